@@ -1,0 +1,2 @@
+//! (to be written)
+#![cfg_attr(target_os = "none", no_std)]

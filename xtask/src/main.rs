@@ -1,0 +1,2 @@
+//! The front desk.
+fn main() {}
