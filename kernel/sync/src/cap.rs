@@ -1,0 +1,422 @@
+//! Selectors to capabilities, and who got what from whom.
+//!
+//! ```text
+//!   selector:  | 25:24 | 23:15 | 14:6 | 5:0 |
+//!                root    table   table   slot in a leaf page of 64
+//!
+//!   slot:      | word: object, permissions | next | previous | depth, selector | space |
+//! ```
+//!
+//! A slot's word is one atomic: a reader under a [`Token`] needs no lock. Who delegated to whom is a depth-first
+//! list through the slots themselves (a child follows its parent, one deeper), one list per object, guarded by the
+//! lock in that object's header, and only ever one such lock at a time ([`Tree`]). A delegation thus costs no memory of its own.
+//! Leaf pages stay until their space is dropped.
+
+use core::ptr::{NonNull, null_mut};
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize};
+
+use logic::Oom;
+
+use crate::slab::Header;
+use crate::{AnyCounted, AnyRef, Guard, Pool, Token};
+
+/// How many selectors a space has (abi.md 1).
+pub const SELECTORS: u64 = 1 << 26;
+
+const PERMISSIONS: u64 = 0x1f;
+
+/// One selector's place.
+#[repr(C, align(64))]
+pub struct CapSlot {
+    word: AtomicU64,
+    next: AtomicPtr<CapSlot>,
+    previous: AtomicPtr<CapSlot>,
+    /// Depth in bits 63:32, selector in bits 31:0.
+    place: AtomicU64,
+    space: AtomicU64,
+}
+
+/// What a slot holds, borrowed.
+#[derive(Clone, Copy)]
+pub struct Capability<'t> {
+    /// The object.
+    pub object: AnyRef<'t>,
+    /// The permission bits (never 0).
+    pub permissions: u8,
+}
+
+#[repr(C, align(4096))]
+struct Table<T>([AtomicPtr<T>; 512]);
+#[repr(C, align(4096))]
+struct Leaf([CapSlot; 64]);
+
+/// The object space of one protection domain.
+pub struct CapSpace {
+    pool: &'static Pool,
+    identity: u64,
+    pages: AtomicUsize,
+    root: [AtomicPtr<Table<Table<Leaf>>>; 4],
+}
+
+static IDENTITIES: AtomicU64 = AtomicU64::new(1);
+
+impl CapSpace {
+    /// An empty space. Its identity is unique for ever.
+    pub fn new(pool: &'static Pool) -> CapSpace {
+        CapSpace {
+            pool,
+            identity: IDENTITIES.fetch_add(1, Relaxed),
+            pages: AtomicUsize::new(0),
+            root: [const { AtomicPtr::new(null_mut()) }; 4],
+        }
+    }
+
+    /// The number that slots of this space carry.
+    pub fn identity(&self) -> u64 {
+        self.identity
+    }
+
+    /// How many frames the space's tables take.
+    pub fn pages(&self) -> usize {
+        self.pages.load(Relaxed)
+    }
+
+    /// The capability at a selector.
+    #[inline(always)]
+    pub fn lookup<'t>(&self, selector: u64, token: &'t Token) -> Option<Capability<'t>> {
+        self.slot(selector)?.load(token)
+    }
+
+    /// The slot of a selector, if its leaf page exists.
+    #[inline(always)]
+    pub fn slot(&self, selector: u64) -> Option<&CapSlot> {
+        let table = follow(self.root.get((selector >> 24) as usize)?)?;
+        let table = follow(&table.0[(selector >> 15) as usize & 511])?;
+        let leaf = follow(&table.0[(selector >> 6) as usize & 511])?;
+        Some(&leaf.0[selector as usize & 63])
+    }
+
+    /// The first selector at or above `from` whose leaf page exists, with the number of selectors up to that page's end.
+    pub fn next_page(&self, from: u64) -> Option<(u64, u64)> {
+        let mut selector = from;
+        while selector < SELECTORS {
+            let Some(table) = follow(self.root.get((selector >> 24) as usize)?) else {
+                selector = ((selector >> 24) + 1) << 24;
+                continue;
+            };
+            let Some(table) = follow(&table.0[(selector >> 15) as usize & 511]) else {
+                selector = ((selector >> 15) + 1) << 15;
+                continue;
+            };
+            if follow(&table.0[(selector >> 6) as usize & 511]).is_some() {
+                return Some((selector, 64 - (selector & 63)));
+            }
+            selector = ((selector >> 6) + 1) << 6;
+        }
+        None
+    }
+
+    /// The slot of a selector, making its tables where missing. `pay` is asked before each frame is taken.
+    pub fn ensure(
+        &self,
+        selector: u64,
+        mut pay: impl FnMut() -> Result<(), Oom>,
+    ) -> Result<&CapSlot, Oom> {
+        let table = self.grow(self.root.get((selector >> 24) as usize).ok_or(Oom)?, &mut pay)?;
+        let table = self.grow(&table.0[(selector >> 15) as usize & 511], &mut pay)?;
+        let leaf = self.grow(&table.0[(selector >> 6) as usize & 511], &mut pay)?;
+        Ok(&leaf.0[selector as usize & 63])
+    }
+
+    fn grow<'a, T>(
+        &'a self,
+        door: &'a AtomicPtr<T>,
+        pay: &mut impl FnMut() -> Result<(), Oom>,
+    ) -> Result<&'a T, Oom> {
+        if let Some(there) = follow(door) {
+            return Ok(there);
+        }
+        pay()?;
+        let fresh = self.pool.alloc_raw(0)?.cast::<T>();
+        match door.compare_exchange(null_mut(), fresh.as_ptr(), AcqRel, Acquire) {
+            Ok(_) => {
+                self.pages.fetch_add(1, Relaxed);
+                // SAFETY: a zeroed page is a valid table or leaf (null pointers, empty slots).
+                Ok(unsafe { fresh.as_ref() })
+            }
+            Err(winner) => {
+                self.pool.free_raw(fresh.cast(), 0);
+                // SAFETY: published by whoever won, never freed before the space.
+                NonNull::new(winner).map(|w| unsafe { w.as_ref() }).ok_or(Oom)
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn follow<T>(door: &AtomicPtr<T>) -> Option<&T> {
+    // SAFETY: tables are published once and live as long as their space, which `door` is part of.
+    unsafe { door.load(Acquire).as_ref() }
+}
+
+impl Drop for CapSpace {
+    fn drop(&mut self) {
+        for door in &self.root {
+            let Some(top) = NonNull::new(door.load(Relaxed)) else { continue };
+            // SAFETY: `&mut self`: nobody walks the tables any more; every page came from `alloc_raw(0)`.
+            unsafe {
+                for door in &top.as_ref().0 {
+                    let Some(middle) = NonNull::new(door.load(Relaxed)) else { continue };
+                    for door in &middle.as_ref().0 {
+                        let Some(leaf) = NonNull::new(door.load(Relaxed)) else { continue };
+                        for slot in &leaf.as_ref().0 {
+                            slot.forget();
+                        }
+                        self.pool.free_raw(leaf.cast(), 0);
+                    }
+                    self.pool.free_raw(middle.cast(), 0);
+                }
+                self.pool.free_raw(top.cast(), 0);
+            }
+        }
+    }
+}
+
+impl CapSlot {
+    /// What the slot holds now.
+    #[inline(always)]
+    pub fn load<'t>(&self, token: &'t Token) -> Option<Capability<'t>> {
+        let word = self.word.load(Acquire);
+        let node = NonNull::new((word & !PERMISSIONS) as *mut Header)?;
+        // SAFETY: a slot counts its object; were it removed now, RCU would keep the object until the token is gone.
+        let object = unsafe { AnyRef::new(node, token) };
+        Some(Capability { object, permissions: (word & PERMISSIONS) as u8 })
+    }
+
+    /// Whether the slot is free.
+    #[inline(always)]
+    pub fn is_free(&self) -> bool {
+        self.word.load(Relaxed) == 0
+    }
+
+    /// The selector this slot was last filled under.
+    pub fn selector(&self) -> u64 {
+        self.place.load(Relaxed) & 0xffff_ffff
+    }
+
+    /// The identity of the space this slot was last filled under.
+    pub fn space(&self) -> u64 {
+        self.space.load(Relaxed)
+    }
+
+    /// Distance from the creator's capability, which has 0.
+    pub fn depth(&self) -> u64 {
+        self.place.load(Relaxed) >> 32
+    }
+
+    fn node(&self) -> Option<NonNull<Header>> {
+        NonNull::new((self.word.load(Acquire) & !PERMISSIONS) as *mut Header)
+    }
+
+    fn fill(&self, object: AnyCounted, permissions: u8) -> Result<(), AnyCounted> {
+        let node = object.into_raw();
+        let word = node.as_ptr() as u64 | (u64::from(permissions) & PERMISSIONS);
+        match self.word.compare_exchange(0, word, AcqRel, Relaxed) {
+            Ok(_) => Ok(()),
+            // SAFETY: the word was not stored, so the count is still ours.
+            Err(_) => Err(unsafe { AnyCounted::from_raw(node) }),
+        }
+    }
+
+    fn set_place(&self, depth: u64, selector: u64, space: u64) {
+        self.place.store(depth << 32 | selector & 0xffff_ffff, Relaxed);
+        self.space.store(space, Relaxed);
+    }
+
+    /// Makes this slot the creator's capability of a new object; refuses an occupied slot.
+    pub fn create(
+        &self,
+        object: AnyCounted,
+        permissions: u8,
+        space: &CapSpace,
+        selector: u64,
+    ) -> Result<(), AnyCounted> {
+        if permissions == 0 {
+            return Err(object);
+        }
+        let node = object.borrow().node();
+        // SAFETY: `object` counts it.
+        let _tree = unsafe { node.as_ref() }.tree.lock();
+        self.fill(object, permissions)?;
+        self.next.store(null_mut(), Relaxed);
+        self.previous.store(null_mut(), Relaxed);
+        self.set_place(0, selector, space.identity);
+        Ok(())
+    }
+
+    /// Empties a slot of a space that dies; the last resort that keeps lists sound.
+    fn forget(&self) {
+        if let Some(node) = self.node() {
+            // SAFETY: the slot counts the object.
+            let tree = unsafe { node.as_ref() }.tree.lock();
+            let object = self.unlink();
+            drop(tree);
+            drop(object);
+        }
+    }
+
+    /// Takes the slot out of its object's list and frees it. The tree's lock is held.
+    fn unlink(&self) -> Option<AnyCounted> {
+        let node = self.node()?;
+        let (next, previous) = (self.next.load(Relaxed), self.previous.load(Relaxed));
+        // SAFETY: linked slots live in pages of live spaces (a space unlinks all before its pages go); the lock is held.
+        unsafe {
+            if let Some(p) = previous.as_ref() {
+                p.next.store(next, Relaxed);
+            }
+            if let Some(n) = next.as_ref() {
+                n.previous.store(previous, Relaxed);
+            }
+        }
+        self.word.store(0, Release);
+        // SAFETY: the word owned this count and is gone.
+        Some(unsafe { AnyCounted::from_raw(node) })
+    }
+}
+
+/// An object's delegation tree, locked, seen from one slot of it.
+pub struct Tree<'a> {
+    slot: &'a CapSlot,
+    _lock: Guard<'a, ()>,
+}
+
+/// What a step of a revocation did to one slot.
+pub enum Removed {
+    /// The slot is free again; the object's count and whether it was the creator's capability.
+    Slot(AnyCounted, Creator),
+    /// Permissions were reduced and some remain.
+    Reduced,
+    /// Nothing (more) to remove.
+    Nothing,
+}
+
+/// Whether a removed capability was the creator's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Creator {
+    /// Depth 0: the object dies now.
+    Yes,
+    /// A delegated one.
+    No,
+}
+
+impl<'a> Tree<'a> {
+    /// Locks the tree of the object in `slot`; `None` if the slot is free.
+    pub fn lock(slot: &'a CapSlot, token: &'a Token) -> Option<Tree<'a>> {
+        loop {
+            let cap = slot.load(token)?;
+            let node = cap.object.node();
+            // SAFETY: the token keeps the node.
+            let lock = unsafe { &*node.as_ptr() }.tree.lock();
+            if slot.node() == Some(node) {
+                return Some(Tree { slot, _lock: lock });
+            }
+        }
+    }
+
+    /// The permissions of the slot.
+    pub fn permissions(&self) -> u8 {
+        (self.slot.word.load(Relaxed) & PERMISSIONS) as u8
+    }
+
+    /// Gives a copy with `permissions` (a subset; the rest is dropped) to a free slot; `false` if it is occupied or
+    /// nothing would be given.
+    pub fn delegate(&self, to: &CapSlot, permissions: u8, space: &CapSpace, selector: u64) -> bool {
+        let permissions = self.permissions() & permissions;
+        let Some(node) = self.slot.node() else { return false };
+        if permissions == 0 || !to.is_free() {
+            return false;
+        }
+        // SAFETY: our slot counts the node; this makes one more count, for the new slot.
+        let object = unsafe {
+            let ours = core::mem::ManuallyDrop::new(AnyCounted::from_raw(node));
+            ours.borrow().hold()
+        };
+        let Some(object) = object else { return false };
+        if to.fill(object, permissions).is_err() {
+            return false;
+        }
+        to.set_place(self.slot.depth() + 1, selector, space.identity);
+        let next = self.slot.next.load(Relaxed);
+        to.next.store(next, Relaxed);
+        to.previous.store(core::ptr::from_ref(self.slot).cast_mut(), Relaxed);
+        self.slot.next.store(core::ptr::from_ref(to).cast_mut(), Relaxed);
+        // SAFETY: linked slots live; the tree's lock is held.
+        if let Some(n) = unsafe { next.as_ref() } {
+            n.previous.store(core::ptr::from_ref(to).cast_mut(), Relaxed);
+        }
+        true
+    }
+
+    /// Takes `permissions` away from the first descendant that has any of them.
+    pub fn revoke_descendant(&self, permissions: u8) -> Removed {
+        let depth = self.slot.depth();
+        let mut at = self.slot.next.load(Relaxed);
+        // SAFETY: linked slots live; the tree's lock is held.
+        while let Some(slot) = unsafe { at.as_ref() } {
+            if slot.depth() <= depth {
+                break;
+            }
+            let next = slot.next.load(Relaxed);
+            match reduce(slot, permissions) {
+                Removed::Nothing => at = next,
+                done => return done,
+            }
+        }
+        Removed::Nothing
+    }
+
+    /// Takes `permissions` away from the slot itself.
+    pub fn revoke_self(&self, permissions: u8) -> Removed {
+        reduce(self.slot, permissions)
+    }
+
+    /// The nearest slot at or above this one that lies in the given space: its selector and this slot's permissions.
+    pub fn find_in(&self, space: &CapSpace) -> Option<u64> {
+        let mut slot = self.slot;
+        loop {
+            if slot.space() == space.identity {
+                return Some(slot.selector());
+            }
+            let depth = slot.depth();
+            if depth == 0 {
+                return None;
+            }
+            // The parent is the nearest predecessor that is less deep.
+            loop {
+                // SAFETY: linked slots live; the tree's lock is held.
+                slot = unsafe { slot.previous.load(Relaxed).as_ref() }?;
+                if slot.depth() < depth {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+fn reduce(slot: &CapSlot, permissions: u8) -> Removed {
+    let word = slot.word.load(Relaxed);
+    let left = word & !(u64::from(permissions) & PERMISSIONS);
+    if left == word {
+        return Removed::Nothing;
+    }
+    if left & PERMISSIONS != 0 {
+        slot.word.store(left, Release);
+        return Removed::Reduced;
+    }
+    let creator = if slot.depth() == 0 { Creator::Yes } else { Creator::No };
+    match slot.unlink() {
+        Some(object) => Removed::Slot(object, creator),
+        None => Removed::Nothing,
+    }
+}

@@ -1,0 +1,88 @@
+//! State that belongs to one CPU.
+//!
+//! A thread's registers and its place in a call chain are touched by its home CPU only. [`CpuCell`] makes
+//! that a type: opening it takes that CPU's [`CpuKey`] by `&mut`, so neither another CPU nor the same one
+//! a second time can hold the contents. What others want from such an object they say through atomics.
+
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::MAX_CPUS;
+
+/// The one key of one CPU. A `Cpu` value owns it.
+pub struct CpuKey {
+    cpu: u32,
+    machine: u32,
+}
+
+/// Which machine numbers exist; tests make many machines, a kernel makes one.
+static MACHINES: AtomicU64 = AtomicU64::new(1);
+
+impl CpuKey {
+    /// The keys of a whole machine, one for each CPU, made once at start-up.
+    pub fn machine() -> impl Iterator<Item = CpuKey> {
+        let machine = MACHINES.fetch_add(1, Relaxed) as u32;
+        (0..MAX_CPUS as u32).map(move |cpu| CpuKey { cpu, machine })
+    }
+
+    /// The number of the CPU that owns this key.
+    #[inline(always)]
+    pub fn cpu(&self) -> usize {
+        self.cpu as usize
+    }
+
+    /// A closed cell for CPU `cpu` of the same machine.
+    pub fn cell<T>(&self, cpu: usize, value: T) -> CpuCell<T> {
+        CpuCell { cpu: cpu as u32, machine: self.machine, value: UnsafeCell::new(value) }
+    }
+}
+
+/// A value that only its home CPU opens.
+pub struct CpuCell<T> {
+    cpu: u32,
+    machine: u32,
+    value: UnsafeCell<T>,
+}
+
+// SAFETY: the contents are reached only through `open`, which takes `&mut` of the one key of the home CPU
+// (keys cannot be copied or made twice), or through `&mut self`; so accesses never overlap.
+unsafe impl<T: Send> Sync for CpuCell<T> {}
+
+impl<T> CpuCell<T> {
+    /// The home CPU.
+    #[inline(always)]
+    pub fn cpu(&self) -> usize {
+        self.cpu as usize
+    }
+
+    /// The contents, if `key` is the home CPU's.
+    #[inline(always)]
+    pub fn open<'a>(&'a self, key: &'a mut CpuKey) -> Option<&'a mut T> {
+        if key.cpu == self.cpu && key.machine == self.machine {
+            // SAFETY: see the `Sync` argument; the borrow of the key lasts as long as the result.
+            Some(unsafe { &mut *self.value.get() })
+        } else {
+            None
+        }
+    }
+
+    /// Two different cells of one CPU at once; `None` if they are the same or of another CPU.
+    #[inline(always)]
+    pub fn open_both<'a>(
+        &'a self,
+        other: &'a CpuCell<T>,
+        key: &'a mut CpuKey,
+    ) -> Option<(&'a mut T, &'a mut T)> {
+        if core::ptr::eq(self, other) || other.cpu != key.cpu || other.machine != key.machine {
+            return None;
+        }
+        let first = self.open(key)?;
+        // SAFETY: as `open`; the cells are distinct, so the two references do not overlap.
+        Some((first, unsafe { &mut *other.value.get() }))
+    }
+
+    /// The contents of a cell nobody else can reach.
+    pub fn get_mut(&mut self) -> &mut T {
+        self.value.get_mut()
+    }
+}

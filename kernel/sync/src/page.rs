@@ -1,0 +1,141 @@
+//! A 4 KiB page that somebody else may write at any time.
+//!
+//! User programs see UTCBs and kernel pages; guests see their virtual-APIC page; other CPUs and the
+//! hardware see page tables. So no Rust reference to plain data ever points into such a page: every
+//! access is one relaxed atomic load or store of a word, which compiles to a plain `mov`. Read what you
+//! judge once (`read-once`), judge the copy, use the copy.
+
+use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
+
+const WORDS: usize = 512;
+
+/// A page accessed word by word. Offsets wrap at the page's end, so none of them can miss it.
+#[repr(C, align(4096))]
+pub struct SharedPage([AtomicU64; WORDS]);
+
+impl SharedPage {
+    /// The 64-bit word number `index` (modulo 512).
+    #[inline(always)]
+    pub fn word(&self, index: usize) -> u64 {
+        self.0[index & (WORDS - 1)].load(Relaxed)
+    }
+
+    /// Writes the 64-bit word number `index` (modulo 512).
+    #[inline(always)]
+    pub fn set_word(&self, index: usize, value: u64) {
+        self.0[index & (WORDS - 1)].store(value, Relaxed);
+    }
+
+    /// The word itself, for compare-exchange on table entries and atomic bits.
+    #[inline(always)]
+    pub fn atomic(&self, index: usize) -> &AtomicU64 {
+        &self.0[index & (WORDS - 1)]
+    }
+
+    /// Reads 64 bits at a byte offset (rounded down to 8, modulo the page).
+    #[inline(always)]
+    pub fn read_u64(&self, offset: usize) -> u64 {
+        self.word(offset >> 3)
+    }
+
+    /// Writes 64 bits at a byte offset (rounded down to 8, modulo the page).
+    #[inline(always)]
+    pub fn write_u64(&self, offset: usize, value: u64) {
+        self.set_word(offset >> 3, value);
+    }
+
+    /// Reads 32 bits at a byte offset (rounded down to 4, modulo the page).
+    #[inline(always)]
+    pub fn read_u32(&self, offset: usize) -> u32 {
+        self.halves()[(offset >> 2) & (WORDS * 2 - 1)].load(Relaxed)
+    }
+
+    /// Writes 32 bits at a byte offset (rounded down to 4, modulo the page).
+    #[inline(always)]
+    pub fn write_u32(&self, offset: usize, value: u32) {
+        self.halves()[(offset >> 2) & (WORDS * 2 - 1)].store(value, Relaxed);
+    }
+
+    /// Reads 16 bits at a byte offset (rounded down to 2, modulo the page).
+    #[inline(always)]
+    pub fn read_u16(&self, offset: usize) -> u16 {
+        self.quarters()[(offset >> 1) & (WORDS * 4 - 1)].load(Relaxed)
+    }
+
+    /// Writes 16 bits at a byte offset (rounded down to 2, modulo the page).
+    #[inline(always)]
+    pub fn write_u16(&self, offset: usize, value: u16) {
+        self.quarters()[(offset >> 1) & (WORDS * 4 - 1)].store(value, Relaxed);
+    }
+
+    /// Reads one byte (offset modulo the page).
+    #[inline(always)]
+    pub fn read_u8(&self, offset: usize) -> u8 {
+        self.bytes()[offset & (WORDS * 8 - 1)].load(Relaxed)
+    }
+
+    /// Writes one byte (offset modulo the page).
+    #[inline(always)]
+    pub fn write_u8(&self, offset: usize, value: u8) {
+        self.bytes()[offset & (WORDS * 8 - 1)].store(value, Relaxed);
+    }
+
+    /// Copies words `first .. first + count` of `from` to the same place here; stops at the page's end.
+    #[inline]
+    pub fn copy_words(&self, from: &SharedPage, first: usize, count: usize) {
+        let first = first.min(WORDS);
+        let count = count.min(WORDS - first);
+        let (Some(from), Some(to)) =
+            (from.0.get(first..first + count), self.0.get(first..first + count))
+        else {
+            return;
+        };
+        // Four at a time: a message word costs two and a half instructions instead of five.
+        let mut from = from.chunks_exact(4);
+        let mut to = to.chunks_exact(4);
+        for (t, f) in to.by_ref().zip(from.by_ref()) {
+            if let ([t0, t1, t2, t3], [f0, f1, f2, f3]) = (t, f) {
+                t0.store(f0.load(Relaxed), Relaxed);
+                t1.store(f1.load(Relaxed), Relaxed);
+                t2.store(f2.load(Relaxed), Relaxed);
+                t3.store(f3.load(Relaxed), Relaxed);
+            }
+        }
+        for (t, f) in to.remainder().iter().zip(from.remainder()) {
+            t.store(f.load(Relaxed), Relaxed);
+        }
+    }
+
+    /// Writes zero to every word.
+    pub fn clear(&self) {
+        for word in &self.0 {
+            word.store(0, Relaxed);
+        }
+    }
+
+    /// Writes `value` to every word.
+    pub fn fill(&self, value: u64) {
+        for word in &self.0 {
+            word.store(value, Relaxed);
+        }
+    }
+
+    #[inline(always)]
+    fn halves(&self) -> &[AtomicU32; WORDS * 2] {
+        // SAFETY: same size, smaller alignment, and atomics of either width may alias in memory that
+        // is only ever accessed through atomics (mixed sizes are plain moves on x86).
+        unsafe { &*(&raw const self.0).cast() }
+    }
+
+    #[inline(always)]
+    fn quarters(&self) -> &[AtomicU16; WORDS * 4] {
+        // SAFETY: as `halves`.
+        unsafe { &*(&raw const self.0).cast() }
+    }
+
+    #[inline(always)]
+    fn bytes(&self) -> &[AtomicU8; WORDS * 8] {
+        // SAFETY: as `halves`.
+        unsafe { &*(&raw const self.0).cast() }
+    }
+}

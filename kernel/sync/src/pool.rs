@@ -1,0 +1,146 @@
+//! All memory the kernel owns at run time, in frames.
+//!
+//! One contiguous physical range, mapped once, managed by the buddy of `logic`. Every frame in it is one of:
+//! free (the buddy's), a [`SharedPage`] some owner knows by number, or part of a [`Slab`](crate::Slab) or of a
+//! capability space, whose frame numbers never leave this crate. A frame number therefore names a `SharedPage`.
+
+use core::ptr::NonNull;
+
+use logic::Oom;
+use logic::addr::Frame;
+use logic::frames::Buddy;
+use logic::page_table::TableMemory;
+
+use crate::{SharedPage, SpinLock};
+
+const PAGE: usize = 4096;
+
+/// The kernel's memory: a range of frames at a fixed virtual base.
+pub struct Pool {
+    base: NonNull<u8>,
+    first: u64,
+    count: u64,
+    buddy: SpinLock<Buddy<'static>>,
+}
+
+// SAFETY: the pool hands out disjoint frames under its lock; `base` is never written after creation.
+unsafe impl Send for Pool {}
+// SAFETY: as `Send`.
+unsafe impl Sync for Pool {}
+
+impl Pool {
+    /// Takes over `count` frames from `first` on, mapped readable and writable at `base`.
+    ///
+    /// The buddy's metadata is taken from the range's own start; the rest is free afterwards. Fails if the range
+    /// cannot even hold its metadata.
+    ///
+    /// # Safety
+    /// The range is RAM that nothing else uses, mapped at `base` (page aligned) for ever, and given to one pool only.
+    pub unsafe fn new(base: NonNull<u8>, first: Frame, count: usize) -> Result<Pool, Oom> {
+        let bytes = Buddy::metadata_bytes(count);
+        let own = bytes.div_ceil(PAGE);
+        if own >= count {
+            return Err(Oom);
+        }
+        // SAFETY: the caller gives us the range; its first `own` pages become the metadata and are never released.
+        let metadata = unsafe {
+            base.write_bytes(0, own * PAGE);
+            core::slice::from_raw_parts_mut(base.as_ptr(), bytes)
+        };
+        let mut buddy = Buddy::new(first, count, metadata);
+        let (from, to) = (first.plus(own as u64), first.plus(count as u64));
+        buddy.release(from..to).map_err(|_| Oom)?;
+        Ok(Pool { base, first: first.0, count: count as u64, buddy: SpinLock::new(buddy) })
+    }
+
+    /// The page of a frame. A number outside the pool names the pool's first page, which holds no secrets worth
+    /// a branch: numbers come from tables that the kernel wrote, so this cannot happen (debug builds stop there).
+    #[inline(always)]
+    pub fn page(&self, frame: Frame) -> &SharedPage {
+        let index = frame.0.wrapping_sub(self.first);
+        debug_assert!(index < self.count, "frame {:#x} is not the kernel's", frame.0);
+        let index = if index < self.count { index as usize } else { 0 };
+        // SAFETY: inside the mapped range, page aligned; `SharedPage` is atomics only.
+        unsafe { self.base.add(index * PAGE).cast().as_ref() }
+    }
+
+    /// Whether a frame belongs to the pool.
+    #[inline]
+    pub fn contains(&self, frame: Frame) -> bool {
+        frame.0.wrapping_sub(self.first) < self.count
+    }
+
+    /// First frame and number of frames.
+    pub fn range(&self) -> (Frame, u64) {
+        (Frame(self.first), self.count)
+    }
+
+    /// The kernel's virtual address of a pool frame.
+    #[inline]
+    pub fn virtual_address(&self, frame: Frame) -> u64 {
+        core::ptr::from_ref(self.page(frame)) as u64
+    }
+
+    /// 2^`order` frames with whatever they held.
+    pub fn alloc(&self, order: u8) -> Result<Frame, Oom> {
+        self.buddy.lock().alloc(order)
+    }
+
+    /// 2^`order` frames of zeros.
+    pub fn alloc_zeroed(&self, order: u8) -> Result<Frame, Oom> {
+        let frame = self.alloc(order)?;
+        for i in 0..1 << order {
+            self.page(Frame(frame.0 + i)).clear();
+        }
+        Ok(frame)
+    }
+
+    /// Gives frames back. Nonsense (not allocated, wrong order) is refused by the buddy and changes nothing.
+    pub fn free(&self, frame: Frame, order: u8) {
+        let refused = self.buddy.lock().free(frame, order).is_err();
+        debug_assert!(!refused, "freed a frame that was not allocated so");
+    }
+
+    /// How many frames are free.
+    pub fn free_frames(&self) -> usize {
+        self.buddy.lock().free_frames()
+    }
+
+    /// Raw memory for this crate's typed pages.
+    pub(crate) fn alloc_raw(&self, order: u8) -> Result<NonNull<u8>, Oom> {
+        let frame = self.alloc_zeroed(order)?;
+        Ok(NonNull::from(self.page(frame)).cast())
+    }
+
+    /// Gives back what `alloc_raw` gave.
+    pub(crate) fn free_raw(&self, at: NonNull<u8>, order: u8) {
+        let offset = (at.as_ptr() as usize).wrapping_sub(self.base.as_ptr() as usize);
+        self.free(Frame(self.first + (offset / PAGE) as u64), order);
+    }
+}
+
+impl TableMemory for Pool {
+    #[inline(always)]
+    fn read(&self, table: Frame, index: usize) -> u64 {
+        self.page(table).word(index)
+    }
+
+    #[inline(always)]
+    fn write(&self, table: Frame, index: usize, value: u64) {
+        self.page(table).set_word(index, value);
+    }
+
+    #[inline]
+    fn exchange(&self, table: Frame, index: usize, old: u64, new: u64) -> Result<(), u64> {
+        use core::sync::atomic::Ordering::{AcqRel, Acquire};
+        self.page(table).atomic(index).compare_exchange(old, new, AcqRel, Acquire).map(|_| ())
+    }
+
+    fn allocate(&self) -> Result<Frame, Oom> {
+        self.alloc_zeroed(0)
+    }
+
+    fn release(&self, frame: Frame) {
+        self.free(frame, 0);
+    }
+}

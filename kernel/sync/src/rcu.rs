@@ -1,0 +1,170 @@
+//! When every CPU has looked away.
+//!
+//! A CPU inside the kernel holds a [`Token`]; borrowed references cannot outlive it. An object whose last counted
+//! reference goes is not freed at once but pushed onto a stack; a batch of them is freed when each CPU has, since
+//! the batch began, passed the point between two tokens (the quiescent state), or sat idle all along.
+//!
+//! ```text
+//!   Counted::drop --> pending (lock-free stack) --> batch, epoch += 1 --> every CPU's epoch caught up --> freed
+//! ```
+//!
+//! The quiescent state costs one load and one store. A CPU that stays in user or guest code does not pass it by
+//! itself: [`Rcu::laggards`] names those CPUs, and the kernel's loop sends them one interrupt after a while.
+
+use core::ptr::null_mut;
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
+use core::sync::atomic::{AtomicPtr, AtomicU64, fence};
+
+use crate::slab::Header;
+use crate::{MAX_CPUS, SpinLock};
+
+/// Epoch of a CPU that holds no token and will fence before it takes one.
+const AWAY: u64 = u64::MAX;
+
+#[repr(align(64))]
+struct CpuEpoch(AtomicU64);
+
+/// Batches of dead objects and how far each CPU has come.
+pub struct Rcu {
+    epoch: AtomicU64,
+    pending: AtomicPtr<Header>,
+    batch: SpinLock<Batch>,
+    cpus: [CpuEpoch; MAX_CPUS],
+}
+
+struct Batch {
+    dead: *mut Header,
+    target: u64,
+}
+
+// SAFETY: the pointer is a list of dead nodes that only the batch's lock holder touches.
+unsafe impl Send for Batch {}
+
+/// The proof that this CPU is inside the kernel since its last quiescent state.
+pub struct Token {
+    cpu: usize,
+}
+
+/// What became of a [`Rcu::collect`].
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Collected {
+    /// Nothing is waiting.
+    Nothing,
+    /// Something waits for other CPUs.
+    Waiting,
+    /// Something was freed and there may be more.
+    More,
+}
+
+impl Rcu {
+    /// No CPU present, nothing dead.
+    pub const fn new() -> Rcu {
+        Rcu {
+            epoch: AtomicU64::new(1),
+            pending: AtomicPtr::new(null_mut()),
+            batch: SpinLock::new(Batch { dead: null_mut(), target: 0 }),
+            cpus: [const { CpuEpoch(AtomicU64::new(AWAY)) }; MAX_CPUS],
+        }
+    }
+
+    /// The CPU's first token: from here on it counts. At most one token per CPU exists: a second call for the same
+    /// CPU while it is present answers `None`.
+    pub fn join(&self, cpu: usize) -> Option<Token> {
+        let mine = self.cpus.get(cpu)?;
+        let now = self.epoch.load(SeqCst);
+        mine.0.compare_exchange(AWAY, now, SeqCst, SeqCst).ok()?;
+        fence(SeqCst);
+        Some(Token { cpu })
+    }
+
+    /// The quiescent state: every borrowed reference is gone (they borrow the token, which is taken by `&mut`).
+    #[inline(always)]
+    pub fn quiesce(&self, token: &mut Token) {
+        if let Some(mine) = self.cpus.get(token.cpu) {
+            mine.0.store(self.epoch.load(Acquire), Release);
+        }
+    }
+
+    /// Gives the token up, to idle; come back by [`Rcu::join`].
+    pub fn leave(&self, token: Token) -> usize {
+        if let Some(mine) = self.cpus.get(token.cpu) {
+            mine.0.store(AWAY, SeqCst);
+        }
+        token.cpu
+    }
+
+    /// Whether anything dead waits to be freed.
+    #[inline(always)]
+    pub fn has_dead(&self) -> bool {
+        !self.pending.load(Relaxed).is_null() || self.batch_waits()
+    }
+
+    fn batch_waits(&self) -> bool {
+        self.batch.try_lock().is_some_and(|batch| !batch.dead.is_null())
+    }
+
+    /// Frees up to `budget` objects whose time has come, or starts a batch.
+    pub fn collect(&self, budget: usize) -> Collected {
+        let Some(mut batch) = self.batch.try_lock() else { return Collected::Waiting };
+        if batch.dead.is_null() {
+            batch.dead = self.pending.swap(null_mut(), AcqRel);
+            if batch.dead.is_null() {
+                return Collected::Nothing;
+            }
+            batch.target = self.epoch.fetch_add(1, SeqCst) + 1;
+            fence(SeqCst);
+        }
+        let target = batch.target;
+        if self.cpus.iter().any(|cpu| cpu.0.load(Acquire) < target) {
+            return Collected::Waiting;
+        }
+        for _ in 0..budget {
+            let node = batch.dead;
+            if node.is_null() {
+                return Collected::More;
+            }
+            // SAFETY: the node is on the batch list, which only we hold; its count reached zero before the batch began
+            // and every CPU has passed a quiescent state since, so nobody can reach it any more.
+            unsafe {
+                batch.dead = (*node).dead_next();
+                Header::free(node);
+            }
+        }
+        Collected::More
+    }
+
+    /// The CPUs that the current batch still waits for.
+    pub fn laggards(&self) -> impl Iterator<Item = usize> + '_ {
+        let target = self.batch.try_lock().filter(|b| !b.dead.is_null()).map_or(0, |b| b.target);
+        (0..MAX_CPUS)
+            .filter(move |&cpu| self.cpus.get(cpu).is_some_and(|c| c.0.load(Acquire) < target))
+    }
+
+    /// Hands a node whose count reached zero over.
+    pub(crate) fn bury(&self, node: *mut Header) {
+        let mut head = self.pending.load(Relaxed);
+        loop {
+            // SAFETY: the count is zero, so this call is the node's only owner until the exchange below publishes it.
+            unsafe { (*node).set_dead_next(head) };
+            match self.pending.compare_exchange_weak(head, node, Release, Relaxed) {
+                Ok(_) => return,
+                Err(now) => head = now,
+            }
+        }
+    }
+}
+
+impl Default for Rcu {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Token {
+    /// The CPU inside the kernel.
+    #[inline(always)]
+    pub fn cpu(&self) -> usize {
+        self.cpu
+    }
+}
