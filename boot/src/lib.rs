@@ -11,15 +11,18 @@
 //! `logic`. Loader bytes are read through [`Bytes`], copied, and never referred to again.
 
 #![cfg_attr(target_os = "none", no_std)]
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod multiboot1;
 mod multiboot2;
 
+/// The assembly files, the only thing in this room that the compiler cannot check.
 #[cfg(target_os = "none")]
-core::arch::global_asm!(include_str!("start.S"));
-#[cfg(target_os = "none")]
-core::arch::global_asm!(include_str!("ap_start.S"));
+#[allow(unsafe_code, reason = "assembly is linked in, nothing else here is unsafe")]
+mod assembly {
+    core::arch::global_asm!(include_str!("start.S"));
+    core::arch::global_asm!(include_str!("ap_start.S"));
+}
 
 /// Most entries a [`BootInfo`] holds; the rest is counted in [`BootInfo::lost`].
 pub const MAX_ENTRIES: usize = 256;

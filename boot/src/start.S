@@ -37,7 +37,13 @@ multiboot1_header:
 boot_gdt:
     .quad 0
     .quad 0x00209b0000000000                        # 0x08: 64-bit code, ring 0
-boot_gdt_end:
+
+# Distances from the load base (this section opens the image).
+.set to_base, multiboot2_header - boot_here
+.set at_no_long_mode, no_long_mode - multiboot2_header
+.set at_no_execute_disable, no_execute_disable - multiboot2_header
+.set at_boot_gdt, boot_gdt - multiboot2_header
+.set at_boot_long, boot_long - multiboot2_header
 
 .code32
 .global boot_start
@@ -49,15 +55,16 @@ boot_start:
     # information block and give it back.
     mov edx, [ebx]
     lea esp, [ebx + 4]
-    call 1f
-1:  pop ebp
+    call boot_here
+boot_here:
+    pop ebp
     mov [ebx], edx
-    sub ebp, offset (1b - multiboot2_header)        # EBP: load base (this section opens the image)
+    lea ebp, [ebp + to_base]                        # EBP: load base
     lea esp, [ebp + boot_stack_top_offset]
     push ebx
 
     # Long mode and no-execute pages, or a last word on COM1.
-    lea esi, [ebp + (no_long_mode - multiboot2_header)]
+    lea esi, [ebp + at_no_long_mode]
     mov eax, 0x80000000
     cpuid
     cmp eax, 0x80000001
@@ -66,7 +73,7 @@ boot_start:
     cpuid
     bt edx, 29                                      # LM
     jnc boot_refuse
-    lea esi, [ebp + (no_execute_disable - multiboot2_header)]
+    lea esi, [ebp + at_no_execute_disable]
     bt edx, 20                                      # NX
     jnc boot_refuse
 
@@ -105,12 +112,12 @@ boot_start:
     mov cr0, eax
 
     pop ebx
-    lea eax, [ebp + (boot_gdt - multiboot2_header)]
+    lea eax, [ebp + at_boot_gdt]
     push 0
     push eax
-    push (boot_gdt_end - boot_gdt - 1) << 16
+    push 15 << 16                                   # limit: two descriptors
     lgdt [esp + 2]
-    lea eax, [ebp + (boot_long - multiboot2_header)]
+    lea eax, [ebp + at_boot_long]
     push 8
     push eax
     retf

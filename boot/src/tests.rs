@@ -39,7 +39,11 @@ fn record(base: u64, size: u64, kind: u32) -> Vec<u8> {
 fn multiboot2_block() -> Block {
     let mut bytes = vec![0; 8];
     tag(&mut bytes, 1, b"serial novga\0");
-    tag(&mut bytes, 3, &[&0x40_0000u32.to_le_bytes()[..], &0x40_1234u32.to_le_bytes(), b"root\0"].concat());
+    tag(
+        &mut bytes,
+        3,
+        &[&0x40_0000u32.to_le_bytes()[..], &0x40_1234u32.to_le_bytes(), b"root\0"].concat(),
+    );
     let map = [
         &24u32.to_le_bytes()[..],
         &[0; 4],

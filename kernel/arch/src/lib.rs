@@ -1,2 +1,4 @@
-//! (to be written)
+//! What the machine does.
 #![cfg_attr(target_os = "none", no_std)]
+#[cfg(target_os = "none")]
+pub mod metal;
