@@ -32,6 +32,7 @@ pub mod memory;
 #[cfg(target_os = "none")]
 mod panic;
 pub mod portal;
+pub mod probe;
 pub mod selectors;
 pub mod start;
 pub mod stub;

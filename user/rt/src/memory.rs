@@ -8,6 +8,7 @@ use crate::start::own_pd;
 use crate::sync::Mutex;
 use abi::cap::{MEM_RW, PORT_ACCESS};
 use abi::crd::ItemMeta;
+use abi::hip::{HipView, Memory, MemoryKind};
 use abi::{Crd, PAGE_BITS, PAGE_SIZE, Status, TypedItem};
 use core::ptr::NonNull;
 
@@ -95,6 +96,36 @@ pub fn blocks(from: u64, to: u64, pages: u64) -> impl Iterator<Item = (u64, u8)>
         done += 1 << order;
         Some(block)
     })
+}
+
+/// Physical memory that is nobody's: the highest range of `bytes` bytes below
+/// 4 GiB, aligned to `align` (a power of two), in RAM and clear of the kernel,
+/// the modules and every reserved range. Nothing remembers that it was given.
+#[must_use]
+pub fn free_ram(hip: &HipView<'_>, bytes: u64, align: u64) -> Option<u64> {
+    let candidates = hip.memory().filter(|range| range.kind == MemoryKind::Ram);
+    candidates.filter_map(|ram| highest(hip, ram, bytes, align)).max()
+}
+
+/// The highest place in one RAM range, found by stepping below whatever is in
+/// the way.
+fn highest(hip: &HipView<'_>, ram: Memory, bytes: u64, align: u64) -> Option<u64> {
+    let mut end = ram.addr.checked_add(ram.size)?.min(1 << 32);
+    loop {
+        let start = end.checked_sub(bytes)? & !(align - 1);
+        if start < ram.addr.max(1 << 20) {
+            return None;
+        }
+        let obstacle = hip.memory().find(|other| {
+            other.kind != MemoryKind::Ram
+                && other.addr < start + bytes
+                && other.addr.saturating_add(other.size) > start
+        });
+        match obstacle {
+            Some(other) => end = other.addr,
+            None => return Some(start),
+        }
+    }
 }
 
 /// Numbers that can be read and written whole.
