@@ -7,8 +7,13 @@
 #![forbid(unsafe_code)]
 
 pub mod addr;
+pub mod bitmaps;
+pub mod cmdline;
+pub mod delegation;
+pub mod elf;
 pub mod frames;
 pub mod page_table;
+pub mod ring;
 
 pub use addr::Frame;
 
