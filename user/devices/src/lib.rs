@@ -13,4 +13,5 @@
 
 extern crate alloc;
 
+pub mod pic;
 pub mod uart;
