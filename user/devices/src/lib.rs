@@ -13,5 +13,8 @@
 
 extern crate alloc;
 
+pub mod clock;
 pub mod pic;
+pub mod pit;
+pub mod rtc;
 pub mod uart;
