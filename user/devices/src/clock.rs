@@ -1,10 +1,13 @@
 //! Conversions between guest nanoseconds and the ticks of a device's oscillator.
 //!
-//! Both directions are exact to one tick and never overflow: products are formed in 128 bits and
-//! results saturate.
+//! Both directions are exact to one tick. Whole seconds and the rest are converted apart, so 64
+//! bits suffice (a 128-bit division would cost more than the rest of most exits); results saturate.
 
 /// Nanoseconds in a second.
 pub const SECOND: u64 = 1_000_000_000;
+
+/// The fastest oscillator, ticks a second: a second's worth of nanoseconds times this fits 64 bits.
+pub const FASTEST: u64 = 18_000_000_000;
 
 /// An oscillator that started at guest time 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,10 +16,16 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// An oscillator of `hz` ticks a second; 0 is taken as 1.
+    /// An oscillator of `hz` ticks a second; 0 is taken as 1, and more than [`FASTEST`] as that.
     #[must_use]
     pub const fn new(hz: u64) -> Self {
-        Self { hz: if hz == 0 { 1 } else { hz } }
+        Self {
+            hz: match hz {
+                0 => 1,
+                1..FASTEST => hz,
+                _ => FASTEST,
+            },
+        }
     }
 
     /// Ticks a second.
@@ -28,20 +37,16 @@ impl Clock {
     /// Whole ticks completed at `now_ns`.
     #[must_use]
     pub fn ticks(self, now_ns: u64) -> u64 {
-        scale(now_ns, self.hz, SECOND, 0)
+        let whole = (now_ns / SECOND).saturating_mul(self.hz);
+        whole.saturating_add((now_ns % SECOND) * self.hz / SECOND)
     }
 
     /// The first nanosecond at which `ticks` ticks are completed.
     #[must_use]
     pub fn nanoseconds(self, ticks: u64) -> u64 {
-        scale(ticks, SECOND, self.hz, self.hz - 1)
+        let whole = (ticks / self.hz).saturating_mul(SECOND);
+        whole.saturating_add(((ticks % self.hz) * SECOND).div_ceil(self.hz))
     }
-}
-
-/// `(value * by + round) / over`, saturating; `over` is not 0.
-fn scale(value: u64, by: u64, over: u64, round: u64) -> u64 {
-    let product = u128::from(value) * u128::from(by) + u128::from(round);
-    u64::try_from(product / u128::from(over.max(1))).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -58,7 +63,9 @@ mod tests {
                 assert!(clock.ticks(at - 1) < ticks);
             }
         }
+        assert_eq!(Clock::new(1 << 63).hz(), FASTEST);
         assert_eq!(Clock::new(1 << 63).ticks(u64::MAX), u64::MAX);
+        assert_eq!(Clock::new(1).nanoseconds(u64::MAX), u64::MAX);
         assert_eq!(Clock::new(0).ticks(SECOND), 1);
     }
 }

@@ -14,7 +14,13 @@
 extern crate alloc;
 
 pub mod clock;
+pub mod i8042;
+pub mod ioapic;
+pub mod lapic;
+pub mod message;
+pub mod pci;
 pub mod pic;
 pub mod pit;
+pub mod pm;
 pub mod rtc;
 pub mod uart;
