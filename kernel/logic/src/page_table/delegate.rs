@@ -1,0 +1,216 @@
+//! Delegation of memory: copies mappings from one tree to another in bounded steps (abi.md 6.2).
+//!
+//! There is no mapping tree for memory: the destination gets what the source has at this moment.
+//! The source is always a host table, or the identity map of physical memory (abi.md 6.5).
+
+use super::{ENTRIES, Entry, ROOT_LEVEL, Rights, index, size, walk};
+use super::{Flush, Format, HostFormat, TableMemory, Target, Tree, Writer};
+use crate::Oom;
+use crate::addr::{Frame, PAGE_BITS, USER_TOP, units};
+
+/// Page numbers from here on are never touched by delegation.
+const USER_PAGES: u64 = USER_TOP >> PAGE_BITS;
+
+/// How a bounded step of a long operation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Whether the whole range is done; otherwise call again with the same cursor.
+    pub done: bool,
+    /// What must be flushed before this step counts as done.
+    pub flush: Flush,
+}
+
+/// Copies the 2^`order` pages at `source_page` of a host table to `page` of `tree`. Both must be
+/// aligned to the order.
+///
+/// Only leaves with [`HostFormat::DELEGATABLE`] are copied, with those of their rights that are
+/// in `rights`; everything else is a hole, and the destination is unmapped there, as it is
+/// everywhere with rights of nothing. `attributes` tells the attributes of the destination's leaf
+/// of 2^order frames at a frame (`None`: the block needs smaller leaves): the memory type for
+/// EPT, [`HostFormat::DELEGATABLE`] for host tables.
+///
+/// `cursor` counts the pages done: 0 at the start, kept by the caller between steps. A step
+/// visits about `budget` entries of tables. The source may change at any time.
+///
+/// # Errors
+/// `Oom` when there was no memory for a table; `cursor` says how far it came, and the caller must
+/// flush as if [`Flush::Needed`] had been returned.
+#[allow(clippy::too_many_arguments, reason = "two places, what, how, and the cursor")]
+pub fn copy<D: Format>(
+    mem: &impl TableMemory,
+    source: Frame,
+    source_page: u64,
+    tree: Tree,
+    page: u64,
+    order: u8,
+    rights: Rights,
+    attributes: &mut dyn FnMut(Frame, u8) -> Option<u64>,
+    cursor: &mut u64,
+    budget: u64,
+) -> Result<Step, Oom> {
+    let end = end_of(page, order);
+    let mut writer = Writer::<D, _>::new(mem, tree, budget);
+    while *cursor < end {
+        let (from, to, left) = (source_page.wrapping_add(*cursor), page + *cursor, end - *cursor);
+        let spot = walk::<HostFormat>(mem, source, from);
+        *cursor += if spot.level == 0 && !rights.is_none() {
+            writer.copy_run(spot.table, from, to, left, rights, attributes)?
+        } else {
+            let inside = from & (size(spot.level) - 1);
+            let left = left.min(size(spot.level) - inside);
+            match delegatable(spot.entry, rights) {
+                Some((frame, rights)) => {
+                    let frame = frame.plus(inside);
+                    writer.put(to, left, Target { frame, rights, attributes })?
+                }
+                None => writer.clear(to, if rights.is_none() { end - *cursor } else { left })?,
+            }
+        };
+        if writer.budget == 0 {
+            break;
+        }
+    }
+    Ok(Step { done: *cursor >= end, flush: writer.flush })
+}
+
+/// Copies from physical memory itself: page number `frame` + i to `page` + i.
+///
+/// `allowed` says with which rights the frame may be given away (nothing: a hole, as the kernel's
+/// memory and the interrupt controllers are) and for how many frames from there on the answer is
+/// the same (0 counts as 1). The rest is as for [`copy`].
+///
+/// # Errors
+/// As for [`copy`].
+#[allow(clippy::too_many_arguments, reason = "two places, what, how, and the cursor")]
+pub fn map_identity<D: Format>(
+    mem: &impl TableMemory,
+    frame: Frame,
+    tree: Tree,
+    page: u64,
+    order: u8,
+    rights: Rights,
+    allowed: &mut dyn FnMut(Frame) -> (Rights, u64),
+    attributes: &mut dyn FnMut(Frame, u8) -> Option<u64>,
+    cursor: &mut u64,
+    budget: u64,
+) -> Result<Step, Oom> {
+    let end = end_of(page, order);
+    let mut writer = Writer::<D, _>::new(mem, tree, budget);
+    while *cursor < end {
+        let frame = frame.plus(*cursor);
+        let (most, length) = allowed(frame);
+        let left = (end - *cursor).min(length.max(1));
+        let target = Target { frame, rights: rights.and(most), attributes };
+        *cursor += writer.put(page + *cursor, left, target)?;
+        if writer.budget == 0 {
+            break;
+        }
+    }
+    Ok(Step { done: *cursor >= end, flush: writer.flush })
+}
+
+/// Unmaps the 2^`order` pages at `page`, and frees the tables that become empty by that. Page 0
+/// with order 35 clears a whole user space.
+///
+/// # Errors
+/// As for [`copy`]; memory is only needed to split a leaf that the range does not cover wholly.
+pub fn clear<D: Format>(
+    mem: &impl TableMemory,
+    tree: Tree,
+    page: u64,
+    order: u8,
+    cursor: &mut u64,
+    budget: u64,
+) -> Result<Step, Oom> {
+    let end = units(order);
+    let mut writer = Writer::<D, _>::new(mem, tree, budget);
+    while *cursor < end {
+        let at = page + *cursor;
+        *cursor += writer.clear(at, end - *cursor)?;
+        for level in 1..ROOT_LEVEL {
+            let table = size(level + 1);
+            let start = at & !(table - 1);
+            let crossed = (page + *cursor) & !(table - 1) != start || *cursor >= end;
+            if crossed && start >= page && units(order) >= table {
+                writer.prune(at, level);
+            }
+        }
+        if writer.budget == 0 {
+            break;
+        }
+    }
+    Ok(Step { done: *cursor >= end, flush: writer.flush })
+}
+
+/// How many pages of a block delegation may touch.
+const fn end_of(page: u64, order: u8) -> u64 {
+    let room = USER_PAGES.saturating_sub(page);
+    if units(order) < room { units(order) } else { room }
+}
+
+/// Where a leaf leads and with what rights, if it may be delegated at all.
+#[inline(always)]
+fn delegatable(entry: Entry, mask: Rights) -> Option<(Frame, Rights)> {
+    match entry {
+        Entry::Leaf { frame, rights, attributes }
+            if attributes & HostFormat::DELEGATABLE != 0 && !rights.and(mask).is_none() =>
+        {
+            Some((frame, rights.and(mask)))
+        }
+        _ => None,
+    }
+}
+
+impl<D: Format, M: TableMemory> Writer<'_, D, M> {
+    /// Copies entries of one source table of level 0, as far as they lie in one table of the
+    /// destination too; returns the pages done.
+    #[inline]
+    fn copy_run(
+        &mut self,
+        source: Frame,
+        from: u64,
+        to: u64,
+        count: u64,
+        mask: Rights,
+        attributes: &mut dyn FnMut(Frame, u8) -> Option<u64>,
+    ) -> Result<u64, Oom> {
+        let (start, target) = (index(from, 0), index(to, 0));
+        let room = (ENTRIES - start.max(target)) as u64;
+        let entries = count.min(room).min(self.budget).max(1);
+        let mem = self.mem;
+        let read =
+            |entry: usize| delegatable(HostFormat::parse(mem.read(source, start + entry), 0), mask);
+        if (0..entries as usize).all(|entry| read(entry).is_none()) {
+            self.budget = self.budget.saturating_sub(entries);
+            return self.clear_at_least(to, entries);
+        }
+        let table = self.descend(to, 0)?;
+        // Attributes are asked for once per aligned block of 512 frames where it has one answer.
+        let (mut block, mut known) = (u64::MAX, None);
+        for entry in 0..entries as usize {
+            let word = match read(entry) {
+                None => 0,
+                Some((frame, rights)) => {
+                    if frame.0 / ENTRIES as u64 != block {
+                        block = frame.0 / ENTRIES as u64;
+                        known = attributes(Frame(block * ENTRIES as u64), 9);
+                    }
+                    let bits = known.or_else(|| attributes(frame, 0)).unwrap_or(0);
+                    D::leaf(0, frame, rights, bits)
+                }
+            };
+            self.replace(table, target + entry, 0, word);
+        }
+        Ok(self.charge(entries, 0))
+    }
+
+    /// Unmaps exactly `count` pages.
+    #[cold]
+    fn clear_at_least(&mut self, page: u64, count: u64) -> Result<u64, Oom> {
+        let mut done = 0;
+        while done < count {
+            done += self.clear(page + done, count - done)?;
+        }
+        Ok(count)
+    }
+}
