@@ -59,7 +59,8 @@ const SEVEN_EDX: u32 = bits(&[4]);
 const EXTENDED_ECX: u32 = bits(&[0, 5, 6, 7, 8]);
 /// Leaf 0x80000001 EDX: what AMD repeats of leaf 1, SYSCALL, NX, MMX extensions, FFXSR,
 /// 1 GiB pages, RDTSCP, long mode.
-const EXTENDED_EDX: u32 = (ONE_EDX & 0x0183_f3ff & !bits(&[7, 11])) | bits(&[11, 20, 22, 24, 26, 27, 29]);
+const EXTENDED_EDX: u32 =
+    (ONE_EDX & 0x0183_f3ff & !bits(&[7, 11])) | bits(&[11, 20, 22, 24, 26, 27, 29]);
 
 const fn bits(list: &[u32]) -> u32 {
     let mut mask = 0;
@@ -91,14 +92,20 @@ pub fn answer(eax: u32, ecx: u32, view: &View, host: impl Fn(u32, u32) -> Leaf) 
         }
         HYPERVISOR => signature(),
         0x4000_0010 => Leaf { eax: view.tsc_khz, ..Leaf::default() },
-        0x8000_0000 => Leaf { eax: host(eax, 0).eax.clamp(0x8000_0008, 0x8000_0008), ..host(eax, 0) },
+        0x8000_0000 => {
+            Leaf { eax: host(eax, 0).eax.clamp(0x8000_0008, 0x8000_0008), ..host(eax, 0) }
+        }
         0x8000_0001 => {
             let leaf = host(eax, 0);
             Leaf { ecx: leaf.ecx & EXTENDED_ECX, edx: leaf.edx & EXTENDED_EDX, ..leaf }
         }
         0x8000_0002..=0x8000_0006 => host(eax, 0),
         0x8000_0007 => Leaf { edx: bits(&[8]), ..Leaf::default() },
-        0x8000_0008 => Leaf { eax: host(eax, 0).eax & 0xffff, ecx: view.vcpus.saturating_sub(1) & 0xff, ..Leaf::default() },
+        0x8000_0008 => Leaf {
+            eax: host(eax, 0).eax & 0xffff,
+            ecx: view.vcpus.saturating_sub(1) & 0xff,
+            ..Leaf::default()
+        },
         _ => Leaf::default(),
     }
 }

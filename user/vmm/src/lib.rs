@@ -8,8 +8,13 @@
 extern crate alloc;
 
 pub mod acpi;
+pub mod channel;
+pub mod control;
+pub mod cpuid;
 pub mod e820;
 pub mod layout;
 pub mod linux;
 pub mod memory;
+pub mod msr;
+pub mod start;
 pub mod walk;

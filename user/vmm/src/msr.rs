@@ -69,18 +69,18 @@ impl MsrFile {
     pub fn read(&self, index: u32, page: &StatePage, tsc: u64) -> Read {
         Read::Value(match index {
             0x10 => tsc,
-            0x17 => 0,                                    // PLATFORM_ID
+            0x17 => 0, // PLATFORM_ID
             0x1b | 0x6e0 | 0x800..=0x8ff => return Read::Board,
-            0x3a => 1,                                    // FEATURE_CONTROL: locked, no VMX
+            0x3a => 1, // FEATURE_CONTROL: locked, no VMX
             0x3b => self.tsc_adjust,
-            0x8b => 1 << 32,                              // microcode revision
-            0xce => 0,                                    // PLATFORM_INFO
-            0xfe => 0x508,                                // MTRRCAP: 8 variable, fixed, WC
-            0x140 => 0,                                   // MISC_FEATURE_ENABLES
+            0x8b => 1 << 32, // microcode revision
+            0xce => 0,       // PLATFORM_INFO
+            0xfe => 0x508,   // MTRRCAP: 8 variable, fixed, WC
+            0x140 => 0,      // MISC_FEATURE_ENABLES
             0x174 => page.sysenter_cs,
             0x175 => page.sysenter_rsp,
             0x176 => page.sysenter_rip,
-            0x179 | 0x17a => 0,                           // MCG_CAP, MCG_STATUS: no banks
+            0x179 | 0x17a => 0, // MCG_CAP, MCG_STATUS: no banks
             0x1a0 => self.misc_enable,
             0x1d9 => self.debug_control,
             0x200..=0x20f => variable(&self.mtrr_variable, index),
@@ -90,7 +90,7 @@ impl MsrFile {
             0xc000_0080 => page.efer,
             0xc000_0081 => page.star,
             0xc000_0082 => page.lstar,
-            0xc000_0083 => 0,                             // CSTAR: kept by AMD for compat mode
+            0xc000_0083 => 0, // CSTAR: kept by AMD for compat mode
             0xc000_0084 => page.fmask,
             0xc000_0100 => page.fs.base,
             0xc000_0101 => page.gs.base,
@@ -100,7 +100,7 @@ impl MsrFile {
             0xc001_0015 => self.hwcr,
             // Family-specific knobs Linux looks at: NB_CFG, PATCH_LEVEL, INT_PENDING, DE_CFG...
             0xc001_001f | 0xc001_0055 | 0xc001_1022..=0xc001_1029 | 0xc001_100d | 0xc001_102a => 0,
-            0xc001_0114 => 1 << 4,                        // VM_CR: SVM disabled
+            0xc001_0114 => 1 << 4, // VM_CR: SVM disabled
             _ => match FIXED.iter().position(|fixed| *fixed == index) {
                 Some(at) => self.mtrr_fixed.get(at).copied().unwrap_or(0),
                 None => return Read::Fault,
@@ -116,15 +116,14 @@ impl MsrFile {
                 return Effect::Done(Mtd::TSC);
             }
             0x3b => {
-                page.tsc_off =
-                    page.tsc_off.wrapping_add(value.wrapping_sub(self.tsc_adjust));
+                page.tsc_off = page.tsc_off.wrapping_add(value.wrapping_sub(self.tsc_adjust));
                 self.tsc_adjust = value;
                 return Effect::Done(Mtd::TSC);
             }
             0x1b | 0x6e0 | 0x800..=0x8ff => return Effect::Board,
             // Microcode update trigger and signature, MCG, misc features: taken, no effect.
             0x79 | 0x8b | 0x140 | 0x17a => {}
-            0x174 | 0x175 | 0x176 => return sysenter(index, value, page),
+            0x174..=0x176 => return sysenter(index, value, page),
             0x1a0 => self.misc_enable = value,
             0x1d9 => self.debug_control = value & 0x3,
             0x200..=0x20f => {
@@ -156,7 +155,12 @@ impl MsrFile {
             }
             0xc001_0010 => self.syscfg = value,
             0xc001_0015 => self.hwcr = value,
-            0xc001_0020 | 0xc001_001f | 0xc001_0055 | 0xc001_1022..=0xc001_1029 | 0xc001_100d | 0xc001_102a => {}
+            0xc001_0020
+            | 0xc001_001f
+            | 0xc001_0055
+            | 0xc001_1022..=0xc001_1029
+            | 0xc001_100d
+            | 0xc001_102a => {}
             _ => match FIXED.iter().position(|fixed| *fixed == index) {
                 Some(at) => {
                     if let Some(slot) = self.mtrr_fixed.get_mut(at) {
@@ -221,7 +225,7 @@ mod tests {
     use super::*;
 
     fn page() -> Box<StatePage> {
-        Box::new(StatePage::default())
+        Box::new(StatePage::ZERO)
     }
 
     #[test]
