@@ -118,11 +118,9 @@ impl Console {
                 self.put(b"\r\n", out);
                 return Action::Command(core::mem::take(&mut self.line));
             }
-            8 | 0x7f => {
-                if self.line.pop().is_some() {
-                    self.put(b"\x08 \x08", out);
-                    self.column = self.column.saturating_sub(3);
-                }
+            8 | 0x7f if self.line.pop().is_some() => {
+                self.put(b"\x08 \x08", out);
+                self.column = self.column.saturating_sub(4);
             }
             b' '..=b'~' if self.line.len() < LINE => {
                 self.line.push(char::from(byte));

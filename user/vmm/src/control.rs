@@ -2,10 +2,10 @@
 //!
 //! The root task makes a domain per guest, maps the things below into it, and starts one thread
 //! at the monitor's entry. A monitor has nothing else: no port, no other memory, no other
-//! capability.
+//! capability. The addresses lie between the program and the room that `rt` hands out.
 
 /// Where the control page lies (read only).
-pub const CONTROL: u64 = 0x40_0000_0000;
+pub const CONTROL: u64 = 0x2_0000_0000;
 /// Where the stream from the guest's serial line lies.
 pub const GUEST_OUT: u64 = CONTROL + 0x1000;
 /// Where the stream to the guest's serial line lies.
@@ -13,11 +13,11 @@ pub const GUEST_IN: u64 = CONTROL + 0x2000;
 /// Where the monitor's own messages go; the status word tells the guest's end ([`End`]).
 pub const MESSAGES: u64 = CONTROL + 0x3000;
 /// Where the kernel image lies (read only).
-pub const KERNEL: u64 = 0x48_0000_0000;
+pub const KERNEL: u64 = 0x3_0000_0000;
 /// Where the initrd lies (read only).
-pub const INITRD: u64 = 0x50_0000_0000;
+pub const INITRD: u64 = 0x4_0000_0000;
 /// Where the guest's RAM lies, 1 GiB aligned so that large pages can be used.
-pub const RAM: u64 = 0x60_0000_0000;
+pub const RAM: u64 = 0x8_0000_0000;
 
 /// Events of the monitor's first thread: exceptions, start-up, recall.
 pub const SEL_EVENTS: u64 = 0;
