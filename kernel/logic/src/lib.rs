@@ -12,6 +12,8 @@ pub mod cmdline;
 pub mod delegation;
 pub mod elf;
 pub mod frames;
+pub mod hip;
+pub mod memory_map;
 pub mod page_table;
 pub mod ring;
 
