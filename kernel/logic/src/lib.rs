@@ -6,6 +6,7 @@
 #![cfg_attr(target_os = "none", no_std)]
 #![forbid(unsafe_code)]
 
+pub mod acpi;
 pub mod addr;
 pub mod bitmaps;
 pub mod cmdline;

@@ -241,7 +241,7 @@ mod tests {
         let mut map = machine();
         map.push(entry(5 * MIB, 9 * MIB, MEMORY_MODULE));
         let image = 2 * MIB..4 * MIB;
-        let keep = [40 * MIB - 1..40 * MIB];
+        let keep = [40 * MIB - 1..40 * MIB, 0..0];
         let chosen = MemoryMap::new(&map, &keep).choose_pool(&image, None).unwrap();
         assert_eq!(chosen, Placement { range: 14 * MIB..32 * MIB, moves: true });
         let chosen = MemoryMap::new(&map, &keep).choose_pool(&image, Some(64 * MIB)).unwrap();
@@ -273,7 +273,7 @@ mod tests {
             map in prop::collection::vec(any_entry(), 0..12),
             keep in 0..250_u64,
         ) {
-            let keep = [keep..keep + 5];
+            let keep = [keep..keep + 5, 0..0];
             let pieces: Vec<_> = MemoryMap::new(&map, &keep).free(0).collect();
             for address in 0..300 {
                 let is = |is_ram| {
