@@ -14,6 +14,12 @@ const WORDS: usize = 512;
 pub struct SharedPage([AtomicU64; WORDS]);
 
 impl SharedPage {
+    /// A page of zeros, for statics and host tests.
+    #[must_use]
+    pub const fn zeroed() -> Self {
+        Self([const { AtomicU64::new(0) }; WORDS])
+    }
+
     /// The 64-bit word number `index` (modulo 512).
     #[inline(always)]
     pub fn word(&self, index: usize) -> u64 {

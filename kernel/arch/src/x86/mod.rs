@@ -3,3 +3,15 @@
 pub mod descriptor;
 pub mod feature;
 pub mod page;
+//! Formats of the machine: words that hardware reads and writes, as plain data tested on any host.
+
+pub mod event;
+pub mod guest_software;
+pub mod svm_controls;
+pub mod svm_exit;
+pub mod svm_state;
+pub mod svm_vmcb;
+pub mod vmx_controls;
+pub mod vmx_fields;
+pub mod vmx_state;
+mod vmx_store;
