@@ -17,7 +17,6 @@ pub mod x86;
 
 pub use thread::{Event, ExitKind, Registers, Thread};
 
-pub mod x86;
 #[cfg(target_os = "none")]
 pub mod metal;
 #[cfg(target_os = "none")]
