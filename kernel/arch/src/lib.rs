@@ -14,6 +14,12 @@
 mod guest;
 mod thread;
 pub mod vector;
+mod thread;
+pub mod vector;
+pub mod x86;
+
+pub use thread::{Event, ExitKind, Registers, Thread};
+
 pub mod x86;
 
 pub use guest::{GuestEnv, GuestEvent, GuestVendor};
