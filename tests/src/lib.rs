@@ -1,2 +1,10 @@
-//! (to be written)
-#![cfg_attr(target_os = "none", no_std)]
+//! The driver that starts emulators, reads their serial line and judges what it says.
+//!
+//! The suites stand in [`stories`] as data; `cargo xtask run` and `cargo xtask test` are the two
+//! users of the driver. It builds nothing: images come ready from xtask.
+#![forbid(unsafe_code)]
+
+pub mod emulator;
+pub mod process;
+pub mod serial;
+pub mod stories;

@@ -1,2 +1,88 @@
-//! The front desk.
-fn main() {}
+//! The front desk: every task of this repository is a command here.
+#![forbid(unsafe_code)]
+
+mod build;
+mod cpio;
+mod desk;
+mod doctor;
+mod elf;
+mod engine;
+mod guest;
+mod image;
+mod manifest;
+mod progress;
+mod recipe;
+mod run;
+mod setup;
+mod terminal;
+mod toolchain;
+mod tools;
+
+use anyhow::{Result, bail};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Hematite's front desk
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", disable_help_subcommand = true)]
+struct Desk {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what is missing, or print the command that does
+    Setup,
+    /// Say what this machine offers, and which engine will be used and why
+    Doctor,
+    /// Build kernel, root task, monitor and test programs into target/hematite
+    Build {
+        /// Only these packages
+        packages: Vec<String>,
+    },
+    /// Write a bootable image for BIOS and UEFI machines
+    Image(ImageArgs),
+    /// Boot in an emulator: the guest's console is your terminal
+    Run(Box<run::RunArgs>),
+}
+
+#[derive(clap::Args)]
+struct ImageArgs {
+    #[command(flatten)]
+    boot: recipe::BootArgs,
+    /// The image to write
+    #[arg(short, long, default_value = "target/hematite/hematite.iso", value_name = "FILE")]
+    output: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let matches = Desk::command().get_matches();
+    let done = Desk::from_arg_matches(&matches).map_err(anyhow::Error::from).and_then(|desk| {
+        let sub = matches.subcommand().map(|(_, sub)| sub);
+        serve(desk.command, sub)
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(task: Task, matches: Option<&clap::ArgMatches>) -> Result<()> {
+    match task {
+        Task::Setup => setup::setup(),
+        Task::Doctor => doctor::doctor(),
+        Task::Build { packages } => {
+            build::build(&packages.iter().map(String::as_str).collect::<Vec<_>>())
+        }
+        Task::Image(args) => args.boot.plan()?.recipe.iso(&std::path::absolute(args.output)?),
+        Task::Run(args) => {
+            let Some(matches) = matches else { bail!("no command") };
+            run::run(&args, &run::script(matches)?)
+        }
+    }
+}

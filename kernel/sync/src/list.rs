@@ -1,7 +1,7 @@
 //! Queues of objects: run queues, waiters, deadlines.
 //!
 //! A doubly linked list through the objects' own headers; it owns one counted reference per element, so nothing
-//! in it can die. Every object can be in two lists at a time, one per link number `N`. A list has an identity,
+//! in it can die. Every object can be in three lists at a time, one per link number `N`. A list has an identity,
 //! stored in the link, so removing from the wrong list is refused and not undefined.
 
 use core::marker::PhantomData;
@@ -12,7 +12,7 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::Counted;
 use crate::slab::{Header, RawLink};
 
-/// A first-in first-out queue of objects of type `T`, linked by link `N` (0 or 1).
+/// A first-in first-out queue of objects of type `T`, linked by link `N` (0 to 2).
 pub struct List<T: 'static, const N: usize> {
     head: *mut Header,
     tail: *mut Header,
@@ -36,7 +36,7 @@ impl<T: 'static, const N: usize> Default for List<T, N> {
 impl<T: 'static, const N: usize> List<T, N> {
     /// An empty list.
     pub const fn new() -> Self {
-        const { assert!(N < 2, "an object has two links") };
+        const { assert!(N < 3, "an object has three links") };
         List { head: null_mut(), tail: null_mut(), identity: 0, kind: PhantomData }
     }
 
@@ -144,6 +144,42 @@ impl<T: 'static, const N: usize> List<T, N> {
         Some(unsafe { self.unlink(NonNull::from(element.header())) })
     }
 
+    /// The first element, counted once more.
+    pub fn first_counted(&self) -> Option<Counted<T>> {
+        let node = NonNull::new(self.head)?;
+        // SAFETY: as `first`.
+        let here = core::mem::ManuallyDrop::new(unsafe { Counted::<T>::from_raw(node) });
+        Some(Counted::clone(&here))
+    }
+
+    /// Shows every element, first to last.
+    pub fn each(&self, mut see: impl FnMut(&T)) {
+        let mut at = self.head;
+        while let Some(node) = NonNull::new(at) {
+            // SAFETY: as `first`.
+            let here = core::mem::ManuallyDrop::new(unsafe { Counted::<T>::from_raw(node) });
+            see(&here);
+            // SAFETY: `at` is in our list.
+            at = unsafe { link::<N>(at).next.load(Relaxed) };
+        }
+    }
+
+    /// Takes the first element for which `wanted` holds.
+    pub fn take_first(&mut self, mut wanted: impl FnMut(&T) -> bool) -> Option<Counted<T>> {
+        let mut at = self.head;
+        while let Some(node) = NonNull::new(at) {
+            // SAFETY: as `first`.
+            let here = core::mem::ManuallyDrop::new(unsafe { Counted::<T>::from_raw(node) });
+            if wanted(&here) {
+                // SAFETY: it is in our list.
+                return Some(unsafe { self.unlink(node) });
+            }
+            // SAFETY: `at` is in our list.
+            at = unsafe { link::<N>(at).next.load(Relaxed) };
+        }
+        None
+    }
+
     fn claim(&mut self, element: Counted<T>) -> Result<Counted<T>, Counted<T>> {
         if self.identity == 0 {
             self.identity = IDENTITIES.fetch_add(1, Relaxed);
@@ -187,6 +223,6 @@ impl<T: 'static, const N: usize> Drop for List<T, N> {
 /// # Safety
 /// `node` is a live node.
 unsafe fn link<'a, const N: usize>(node: *mut Header) -> &'a RawLink {
-    // SAFETY: the caller's promise; N < 2 was asserted when the list was made.
+    // SAFETY: the caller's promise; N < 3 was asserted when the list was made.
     unsafe { &(&(*node).links)[N] }
 }

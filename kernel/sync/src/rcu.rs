@@ -134,6 +134,18 @@ impl Rcu {
         Collected::More
     }
 
+    /// Begins a grace period of the caller's own; ask [`Rcu::has_passed`] with the result.
+    pub fn begin(&self) -> u64 {
+        let target = self.epoch.fetch_add(1, SeqCst) + 1;
+        fence(SeqCst);
+        target
+    }
+
+    /// Whether every CPU has passed a quiescent state since `begin` returned `target`.
+    pub fn has_passed(&self, target: u64) -> bool {
+        self.cpus.iter().all(|cpu| cpu.0.load(Acquire) >= target)
+    }
+
     /// The CPUs that the current batch still waits for.
     pub fn laggards(&self) -> impl Iterator<Item = usize> + '_ {
         let target = self.batch.try_lock().filter(|b| !b.dead.is_null()).map_or(0, |b| b.target);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   frame(s):  | node | node | node | ...        node: | header | value |
-//!   header:    count, type, slab, two list links, the capability tree's lock
+//!   header:    count, type, slab, three list links, the capability tree's lock
 //! ```
 //!
 //! [`Counted<T>`] persists and costs a locked instruction to clone or drop; [`Ref`] is borrowed from the
@@ -27,7 +27,7 @@ pub struct Header {
     count: AtomicUsize,
     kind: TypeId,
     slab: &'static Base,
-    pub(crate) links: [RawLink; 2],
+    pub(crate) links: [RawLink; 3],
     pub(crate) tree: SpinLock<()>,
 }
 
@@ -165,7 +165,7 @@ impl<T: Send + Sync + 'static> Slab<T> {
                         count: AtomicUsize::new(0),
                         kind: TypeId::of::<T>(),
                         slab: &self.base,
-                        links: [RawLink::new(), RawLink::new()],
+                        links: [const { RawLink::new() }; 3],
                         tree: SpinLock::new(()),
                     });
                     node.as_ref().set_dead_next(free.head);
@@ -250,6 +250,23 @@ impl<T: 'static> Counted<T> {
     #[inline(always)]
     pub fn borrow<'t>(&'t self) -> Ref<'t, T> {
         Ref { node: self.node, life: PhantomData }
+    }
+
+    /// Moves the reference into a place inside its own object (an idle thread keeps itself), or gives it back.
+    #[inline(always)]
+    pub fn park<'a>(
+        self,
+        place: impl FnOnce(&'a T) -> Option<&'a mut Option<Counted<T>>>,
+    ) -> Result<(), Counted<T>> {
+        // SAFETY: the object lives while this reference is held, and goes on living when the reference
+        // is stored in `place`; the borrow that `place` returns ends before this function does.
+        match place(unsafe { value_of::<'a, T>(self.node) }) {
+            Some(place) if place.is_none() => {
+                *place = Some(self);
+                Ok(())
+            }
+            _ => Err(self),
+        }
     }
 
     pub(crate) fn into_raw(self) -> NonNull<Header> {

@@ -1,0 +1,2 @@
+//! The machine itself.
+pub mod serial;

@@ -1,0 +1,165 @@
+//! Calls and replies: how the CPU moves along a chain of threads.
+//!
+//! References move, they are not cloned: a call takes the callee's reference to itself out of the callee, makes it
+//! `current`, and stores the caller's in the callee; a reply does the opposite.
+
+use sync::Counted;
+
+use crate::{Cpu, Ec, EcState, Pt, Resume};
+
+/// Lending steps without progress after which a caller is taken for part of a deadlock (abi.md 8).
+const MOST_HELP: u32 = 100;
+
+/// What became of an attempt to lend time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Help {
+    /// The other chain runs now, or this one waits behind it.
+    Lent,
+    /// Too many steps: a circle of calls.
+    Livelock,
+}
+
+/// What a reply found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// The caller is current again.
+    Returned,
+    /// There was no caller: a global context that replied never runs again.
+    NoCaller,
+}
+
+impl Cpu {
+    /// The running thread's state.
+    #[inline(always)]
+    pub fn state(&mut self) -> Option<&mut EcState> {
+        self.current.as_ref()?.cell.open(&mut self.key)
+    }
+
+    /// The state of a portal's thread if it is idle.
+    #[inline(always)]
+    pub fn idle_callee<'a>(&'a mut self, pt: &'a Pt) -> Option<&'a mut EcState> {
+        pt.ec.cell.open(&mut self.key).filter(|state| state.parked.is_some())
+    }
+
+    /// Goes through a portal whose thread is idle; the running one waits as `resume` says. Nothing happens if it is
+    /// not idle.
+    #[inline(always)]
+    pub fn enter_portal(&mut self, pt: &Pt, resume: Resume) -> bool {
+        let Some(current) = &self.current else { return false };
+        let Some((caller, callee)) = current.cell.open_both(&pt.ec.cell, &mut self.key) else {
+            return false;
+        };
+        let Some(next) = callee.parked.take() else { return false };
+        caller.resume = resume;
+        let registers = &mut callee.thread.registers;
+        registers.rip = pt.entry;
+        registers.rdi = pt.id();
+        callee.thread.exit = arch::ExitKind::Syscall;
+        callee.resume = Resume::User;
+        self.depart();
+        callee_of(&next, &mut self.key).map(|state| state.caller = self.current.take());
+        self.current = Some(next);
+        self.arrive();
+        true
+    }
+
+    /// The running thread's caller, if it has one.
+    #[inline(always)]
+    pub fn with_caller<R>(&mut self, f: impl FnOnce(&Ec, &mut EcState, &Ec, &mut EcState) -> R) -> Option<R> {
+        let current = self.current.as_ref()?;
+        let state = current.cell.open(&mut self.key)?;
+        let caller = state.caller.take()?;
+        let result = current
+            .cell
+            .open_both(&caller.cell, &mut self.key)
+            .map(|(mine, theirs)| f(current, mine, &caller, theirs));
+        if let Some(state) = current.cell.open(&mut self.key) {
+            state.caller = Some(caller);
+        }
+        result
+    }
+
+    /// Ends a service: the running thread parks and its caller runs on. The message has been delivered before.
+    #[inline(always)]
+    pub fn leave_portal(&mut self) -> Reply {
+        let Some(state) = self.state() else { return Reply::NoCaller };
+        let Some(caller) = state.caller.take() else { return Reply::NoCaller };
+        self.depart();
+        let key = &mut self.key;
+        if let Some(done) = self.current.take() {
+            let _ = done.park(|ec| ec.cell.open(key).map(|state| &mut state.parked));
+        }
+        self.current = Some(caller);
+        self.arrive();
+        if self.chain.is_some() {
+            self.end_help();
+        }
+        Reply::Returned
+    }
+
+    /// The lent time has served its purpose: the other chain is put away, the own one goes on and tries again.
+    fn end_help(&mut self) {
+        self.helped = 0;
+        self.put_away();
+        let own = match &self.sc {
+            Some(sc) => sc.ec.cell.open(&mut self.key).and_then(|state| state.top.take()),
+            None => None,
+        };
+        self.current = own;
+        self.arrive();
+        if self.current.is_none() {
+            self.reschedule = true;
+        }
+    }
+
+    /// The portal's thread is busy: the running thread will try again as `resume` says, and its time is lent to
+    /// the chain that keeps the thread busy.
+    pub fn help(&mut self, busy: &Counted<Ec>, resume: Resume) -> Help {
+        self.helped += 1;
+        let Some(root) = self.root_of(busy) else { return Help::Livelock };
+        let own = self.sc.as_ref().map(|sc| sc.ec.clone());
+        let running = self.chain.clone().or(own);
+        if self.helped > MOST_HELP || running.is_some_and(|running| running.same(&root)) {
+            return Help::Livelock;
+        }
+        if let Some(state) = self.state() {
+            state.resume = resume;
+        }
+        self.put_away();
+        let Some(state) = root.cell.open(&mut self.key) else { return Help::Livelock };
+        if state.blocked.is_some() {
+            if let Some(sc) = self.sc.take() {
+                let _ = state.helpers.push_back(sc);
+            }
+            self.reschedule = true;
+            return Help::Lent;
+        }
+        match state.top.take() {
+            Some(top) => {
+                self.current = Some(top);
+                self.chain = Some(root);
+                self.arrive();
+            }
+            None => self.reschedule = true,
+        }
+        Help::Lent
+    }
+
+    /// The root of the chain that a busy local thread serves.
+    fn root_of(&mut self, busy: &Counted<Ec>) -> Option<Counted<Ec>> {
+        let mut at = busy.clone();
+        for _ in 0..=MOST_HELP {
+            let above = at.cell.open(&mut self.key)?.caller.clone();
+            match above {
+                Some(caller) => at = caller,
+                None => return Some(at),
+            }
+        }
+        None
+    }
+}
+
+#[inline(always)]
+fn callee_of<'a>(ec: &'a Counted<Ec>, key: &'a mut sync::CpuKey) -> Option<&'a mut EcState> {
+    ec.cell.open(key)
+}

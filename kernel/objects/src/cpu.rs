@@ -1,0 +1,225 @@
+//! What one processor is doing.
+//!
+//! ```text
+//!   sc ──► sc.ec = root ── call ──► ... ── call ──► current
+//!                           (each holds its caller; the last one runs)
+//! ```
+//!
+//! `current` is the thread whose registers the CPU runs, `sc` the time it runs on. When `sc`'s own chain waits for a
+//! busy thread, it lends its time to that thread's chain: then `chain` is that other chain's root.
+
+use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+
+use logic::addr::Frame;
+use sync::{Counted, CpuKey, List};
+
+use crate::{Ec, Kernel, Memory, Pd, Progress, RunQueue, Sc};
+
+/// One processor's own state; nobody else can reach it.
+pub struct Cpu {
+    /// Opens what belongs to this CPU.
+    pub key: CpuKey,
+    /// Its number.
+    pub id: usize,
+    /// What all CPUs share.
+    pub kernel: &'static Kernel,
+    /// The thread that runs; `None` while idle or choosing.
+    pub current: Option<Counted<Ec>>,
+    /// The time it runs on.
+    pub sc: Option<Counted<Sc>>,
+    /// The root of the running chain if it is not `sc`'s own.
+    pub chain: Option<Counted<Ec>>,
+    /// A decision about who runs next is due.
+    pub reschedule: bool,
+    /// Lending steps since somebody last made progress.
+    pub helped: u32,
+    pub(crate) queue: RunQueue,
+    pub(crate) deadlines: List<Sc, 1>,
+    pub(crate) started: u64,
+    pub(crate) space: u64,
+    /// Dead domains whose capabilities are not all taken back (link 0).
+    pub(crate) dying: List<Pd, 0>,
+    pub(crate) dying_cursor: u64,
+    limbo: Limbo,
+    tag: u16,
+    tag_round: u64,
+}
+
+/// Table pages on their way back to the pool.
+#[derive(Default)]
+struct Limbo {
+    open: u64,
+    waiting: u64,
+    target: u64,
+}
+
+impl Cpu {
+    /// A CPU that idles.
+    pub fn new(key: CpuKey, kernel: &'static Kernel) -> Cpu {
+        Cpu {
+            id: key.cpu(),
+            key,
+            kernel,
+            current: None,
+            sc: None,
+            chain: None,
+            reschedule: true,
+            helped: 0,
+            queue: RunQueue::new(),
+            deadlines: List::new(),
+            started: 0,
+            space: 0,
+            dying: List::new(),
+            dying_cursor: 0,
+            limbo: Limbo::default(),
+            tag: 0,
+            tag_round: 1,
+        }
+    }
+
+    /// Puts a thread's registers and space in place; it is `current` now.
+    pub(crate) fn arrive(&mut self) {
+        let Some(current) = &self.current else { return };
+        // A page the thread cannot reach: its own FPU area, always valid.
+        let _ = arch::fpu_restore(current.fpu());
+        let pd: &Pd = &current.pd;
+        if pd.identity() != self.space {
+            self.space = pd.identity();
+            if let Some(mine) = self.kernel.remotes.get(self.id) {
+                mine.space.store(self.space, SeqCst);
+            }
+            arch::load_space(pd.memory.root(), None, true);
+        }
+    }
+
+    /// Saves what `arrive` loads.
+    pub(crate) fn depart(&self) {
+        if let Some(current) = &self.current {
+            arch::fpu_save(current.fpu());
+        }
+    }
+
+    /// Interrupts another CPU so that it looks at its work.
+    pub fn tell(&self, cpu: usize) {
+        if cpu != self.id {
+            arch::send_ipi(cpu, arch::vector::RESCHEDULE);
+        }
+    }
+
+    /// Ends an operation on `memory` of the domain `identity`: flushes where stale translations may be, then lets the
+    /// released table pages go.
+    pub fn settle(&mut self, identity: u64, progress: &Progress) {
+        if progress.flush.is_needed() {
+            self.shoot_down(identity);
+        }
+        self.keep_tables(progress.released);
+    }
+
+    /// Makes every CPU that uses a domain's host or guest tables forget what it knows of them.
+    fn shoot_down(&mut self, identity: u64) {
+        if self.space == identity {
+            arch::flush_space(None);
+        }
+        let kernel = self.kernel;
+        let concerned = |remote: &crate::Remote| {
+            remote.space.load(SeqCst) == identity || remote.guest_space.load(SeqCst) == identity
+        };
+        for (cpu, remote) in kernel.remotes.iter().enumerate().take(kernel.cpus) {
+            if cpu == self.id || !concerned(remote) {
+                continue;
+            }
+            let ticket = remote.flush_wanted.fetch_add(1, SeqCst) + 1;
+            arch::send_ipi(cpu, arch::vector::SHOOTDOWN);
+            while remote.flush_done.load(SeqCst) < ticket && concerned(remote) {
+                self.serve_flush();
+                arch::relax();
+            }
+        }
+    }
+
+    /// Does the shoot-downs that others ask of this CPU.
+    #[inline]
+    pub fn serve_flush(&mut self) {
+        let Some(mine) = self.kernel.remotes.get(self.id) else { return };
+        let wanted = mine.flush_wanted.load(SeqCst);
+        if wanted != mine.flush_done.load(Relaxed) {
+            arch::flush_space(None);
+            mine.flush_done.store(wanted, SeqCst);
+        }
+    }
+
+    /// Keeps table pages until every CPU has passed a quiescent state.
+    fn keep_tables(&mut self, list: u64) {
+        let mut list = list;
+        while list != 0 {
+            let page = self.kernel.pool.page(Frame(list >> 12));
+            let next = page.word(0);
+            page.set_word(0, self.limbo.open);
+            self.limbo.open = list;
+            list = next;
+        }
+    }
+
+    /// Returns table pages whose time has come, and dead objects; whether more waits.
+    pub fn release_memory(&mut self) -> bool {
+        let rcu = self.kernel.rcu;
+        if self.limbo.waiting == 0 && self.limbo.open != 0 {
+            self.limbo.waiting = core::mem::take(&mut self.limbo.open);
+            self.limbo.target = rcu.begin();
+        } else if self.limbo.waiting != 0 && rcu.has_passed(self.limbo.target) {
+            for _ in 0..32 {
+                if self.limbo.waiting == 0 {
+                    break;
+                }
+                let frame = Frame(self.limbo.waiting >> 12);
+                self.limbo.waiting = self.kernel.pool.page(frame).word(0);
+                self.kernel.pool.free(frame, 0);
+            }
+        }
+        let waits = self.limbo.waiting != 0 || self.limbo.open != 0;
+        (rcu.collect(16) != sync::Collected::Nothing) | waits
+    }
+
+    /// Whether `release_memory` has anything to do.
+    #[inline(always)]
+    pub fn has_garbage(&self) -> bool {
+        self.limbo.waiting | self.limbo.open != 0 || self.kernel.rcu.has_dead()
+    }
+
+    /// A tag for a guest's translations on this CPU, and its round; a tag of an older round is void.
+    pub fn new_tag(&mut self) -> (u16, u64) {
+        if self.tag >= arch::guest_tags() {
+            self.tag = 0;
+            self.tag_round += 1;
+        }
+        self.tag += 1;
+        (self.tag, self.tag_round)
+    }
+
+    /// The present round of tags.
+    pub fn tag_round(&self) -> u64 {
+        self.tag_round
+    }
+
+    /// Unmaps the page of an object from a domain, for ever or until it is mapped again.
+    pub fn unmap_kernel_page(&mut self, pd: &Pd, page: u64) {
+        let mut cursor = 0;
+        let progress =
+            pd.memory.unmap(crate::Target::Host, page, 0, &mut cursor, u64::MAX);
+        self.settle(pd.identity(), &progress);
+    }
+
+    /// Maps a kernel page into a domain.
+    pub fn map_kernel_page(
+        &mut self,
+        pd: &Pd,
+        page: u64,
+        frame: Frame,
+        rights: logic::page_table::Rights,
+    ) -> Result<(), logic::Oom> {
+        let memory: &Memory = &pd.memory;
+        let progress = memory.map_kernel_page(page, frame, rights);
+        self.settle(pd.identity(), &progress);
+        if progress.oom { Err(logic::Oom) } else { Ok(()) }
+    }
+}

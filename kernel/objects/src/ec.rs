@@ -1,0 +1,160 @@
+//! Execution contexts: threads, and the local ones that serve portals.
+
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use arch::Thread;
+use sync::{Counted, CpuCell, List, SharedPage};
+
+use crate::{Charge, OwnedFrames, Pd, Sc, Vcpu};
+
+/// Whether a context has time of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Serves portals on its callers' time.
+    Local,
+    /// A thread; needs a scheduling context.
+    Global,
+}
+
+/// What others ask of a context; looked at whenever it is about to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attention(pub u32);
+
+impl Attention {
+    /// It must die.
+    pub const KILL: Attention = Attention(1);
+    /// It must take event 31.
+    pub const RECALL: Attention = Attention(2);
+}
+
+/// An execution context. Lists link 1: the contexts of its domain; link 2: those to be killed.
+pub struct Ec {
+    /// Where it lives.
+    pub pd: Counted<Pd>,
+    /// Local or global.
+    pub kind: Kind,
+    /// Selector of its exception portal 0.
+    pub event_base: u32,
+    /// The page number at which user space sees the UTCB, and in which domain.
+    pub utcb_mapping: Option<(Counted<Pd>, u64)>,
+    /// Register state, place in a call chain: its CPU's alone.
+    pub cell: CpuCell<EcState>,
+    attention: AtomicU32,
+    utcb: OwnedFrames,
+    fpu: OwnedFrames,
+    charge: Charge,
+}
+
+/// What a context does when it gets the CPU.
+pub enum Resume {
+    /// Goes to user mode with its registers.
+    User,
+    /// Repeats the system call in its registers (it was busy, or is done in steps).
+    Restart,
+    /// Takes its startup event.
+    Startup,
+    /// Waits for the reply to its call.
+    AwaitReply,
+    /// Waits for the reply to an exception message.
+    AwaitEventReply,
+    /// Raises an event again whose handler was busy.
+    RaiseAgain {
+        /// The event number.
+        event: u8,
+        /// The error code.
+        error: u64,
+        /// CR2 then.
+        cr2: u64,
+    },
+    /// Enters the guest.
+    Guest(Counted<Vcpu>),
+    /// Never runs again.
+    Dead,
+}
+
+/// What the home CPU knows of a context.
+pub struct EcState {
+    /// Registers.
+    pub thread: Thread,
+    /// What comes next.
+    pub resume: Resume,
+    /// An idle local context's reference to itself, taken by its caller's CPU.
+    pub parked: Option<Counted<Ec>>,
+    /// Who waits for this one's reply.
+    pub caller: Option<Counted<Ec>>,
+    /// In the root of a chain that is not running: the context at the chain's end.
+    pub top: Option<Counted<Ec>>,
+    /// In the root of a chain that waits on a semaphore: contexts whose time waits behind it.
+    pub helpers: List<Sc, 0>,
+    /// In the root of a chain: whether it waits on a semaphore, and which time brought it there.
+    pub blocked: Option<Counted<Sc>>,
+    /// How far a call that is done in steps has come.
+    pub cursor: u64,
+}
+
+impl Ec {
+    /// A context that has never run.
+    #[allow(clippy::too_many_arguments, reason = "the parts of a thread; made in one place")]
+    pub fn new(
+        pd: Counted<Pd>,
+        kind: Kind,
+        event_base: u32,
+        utcb_mapping: Option<(Counted<Pd>, u64)>,
+        utcb: OwnedFrames,
+        fpu: OwnedFrames,
+        cell: CpuCell<EcState>,
+        charge: Charge,
+    ) -> Ec {
+        Ec { pd, kind, event_base, utcb_mapping, cell, attention: AtomicU32::new(0), utcb, fpu, charge }
+    }
+
+    /// The message page.
+    #[inline(always)]
+    pub fn utcb(&self) -> &'static SharedPage {
+        self.utcb.page()
+    }
+
+    /// The message page's frame.
+    pub fn utcb_frame(&self) -> logic::addr::Frame {
+        self.utcb.frame()
+    }
+
+    /// Where its FPU registers are while another context's are loaded.
+    #[inline(always)]
+    pub fn fpu(&self) -> &'static SharedPage {
+        self.fpu.page()
+    }
+
+    /// The CPU it belongs to.
+    #[inline(always)]
+    pub fn cpu(&self) -> usize {
+        self.cell.cpu()
+    }
+
+    /// Whether anything is asked of it.
+    #[inline(always)]
+    pub fn has_attention(&self) -> bool {
+        self.attention.load(Relaxed) != 0
+    }
+
+    /// Whether it was killed.
+    #[inline(always)]
+    pub fn is_dead(&self) -> bool {
+        self.attention.load(Relaxed) & Attention::KILL.0 != 0
+    }
+
+    /// Asks something of it; its CPU must then be told.
+    pub fn ask(&self, what: Attention) {
+        self.attention.fetch_or(what.0, Relaxed);
+    }
+
+    /// Takes a request back; whether it was there.
+    pub fn take(&self, what: Attention) -> bool {
+        self.attention.fetch_and(!what.0, Relaxed) & what.0 != 0
+    }
+
+    /// The account that paid for it.
+    pub fn charge(&self) -> &Charge {
+        &self.charge
+    }
+}

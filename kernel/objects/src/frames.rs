@@ -1,0 +1,53 @@
+//! Frames that an object owns and pays for.
+
+use logic::Oom;
+use logic::addr::{Frame, PAGE_SIZE};
+use sync::{Counted, Pool, SharedPage};
+
+use crate::{Account, Charge};
+
+/// 2^order zeroed frames, freed and paid back when dropped.
+pub struct OwnedFrames {
+    pool: &'static Pool,
+    frame: Frame,
+    order: u8,
+    _charge: Charge,
+}
+
+impl OwnedFrames {
+    /// Zeroed frames charged to `account`.
+    pub fn new(
+        pool: &'static Pool,
+        account: &Counted<Account>,
+        order: u8,
+    ) -> Result<OwnedFrames, Oom> {
+        let charge = Account::charge(account, PAGE_SIZE << order)?;
+        let frame = pool.alloc_zeroed(order)?;
+        Ok(OwnedFrames { pool, frame, order, _charge: charge })
+    }
+
+    /// The first frame.
+    #[inline(always)]
+    pub fn frame(&self) -> Frame {
+        self.frame
+    }
+
+    /// The first page.
+    #[inline(always)]
+    pub fn page(&self) -> &'static SharedPage {
+        self.pool.page(self.frame)
+    }
+
+    /// The page number `index` (0 if there are not so many).
+    #[inline]
+    pub fn page_at(&self, index: u64) -> &'static SharedPage {
+        let index = if index < 1 << self.order { index } else { 0 };
+        self.pool.page(self.frame.plus(index))
+    }
+}
+
+impl Drop for OwnedFrames {
+    fn drop(&mut self) {
+        self.pool.free(self.frame, self.order);
+    }
+}

@@ -1,0 +1,30 @@
+//! Kernel pages: one page that the kernel and a user program share.
+
+use sync::{Counted, SharedPage, SpinLock};
+
+use crate::{Charge, OwnedFrames, Pd};
+
+/// A kernel page.
+pub struct Kp {
+    frames: OwnedFrames,
+    /// Where user space sees it, if it does.
+    pub mapped: SpinLock<Option<(Counted<Pd>, u64)>>,
+    _charge: Charge,
+}
+
+impl Kp {
+    /// A page of zeros, mapped nowhere.
+    pub fn new(frames: OwnedFrames, charge: Charge) -> Kp {
+        Kp { frames, mapped: SpinLock::new(None), _charge: charge }
+    }
+
+    /// Its contents.
+    pub fn page(&self) -> &'static SharedPage {
+        self.frames.page()
+    }
+
+    /// Its frame.
+    pub fn frame(&self) -> logic::addr::Frame {
+        self.frames.frame()
+    }
+}

@@ -1,0 +1,339 @@
+//! The memory space of a domain: its host page table and its guest page table.
+//!
+//! Writers hold the space's lock; readers (delegation from this space, the processor) do not. A table page taken out
+//! of a tree is therefore kept, with its first entry turned into a link that no walker takes for present, until
+//! the shoot-down is over and every CPU has passed a quiescent state (`Cpu::release_tables`).
+
+use core::cell::Cell;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+
+use logic::Oom;
+use logic::addr::{Frame, PAGE_SIZE};
+use logic::page_table::{
+    EptFormat, Flush, HostFormat, NestedFormat, Rights, Step, TableMemory, Tree, clear, copy, lookup,
+    map_identity, release_all,
+};
+use sync::{Counted, Pool, SpinLock};
+
+use crate::{Account, Kernel};
+
+/// Which of a domain's tables an operation means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// What its programs see.
+    Host,
+    /// What its guests see.
+    Guest,
+}
+
+/// A window of pages on its way from one space to another; both places are aligned to the order.
+#[derive(Clone, Copy, Debug)]
+pub struct Transfer {
+    /// First page of the source.
+    pub source: u64,
+    /// First page of the destination.
+    pub page: u64,
+    /// log2 of the number of pages.
+    pub order: u8,
+    /// The most that may be done there.
+    pub rights: Rights,
+}
+
+/// How far a step came, and what must be flushed before anybody may rely on it.
+#[must_use]
+pub struct Progress {
+    /// The whole window is done.
+    pub done: bool,
+    /// Whether translations may be stale.
+    pub flush: Flush,
+    /// Table pages taken out (a list, see [`Memory`]); 0 for none.
+    pub released: u64,
+    /// No memory was left for the rest.
+    pub oom: bool,
+}
+
+/// The page tables of a domain.
+pub struct Memory {
+    pool: &'static Pool,
+    account: Counted<Account>,
+    root: Frame,
+    guest: AtomicU64,
+    lock: SpinLock<()>,
+    pages: AtomicU64,
+    /// Counts changes of guest mappings; a vCPU that saw an older value flushes before it enters.
+    generation: AtomicU64,
+}
+
+struct Tables<'a> {
+    memory: &'a Memory,
+    released: Cell<u64>,
+}
+
+impl TableMemory for Tables<'_> {
+    #[inline(always)]
+    fn read(&self, table: Frame, index: usize) -> u64 {
+        self.memory.pool.read(table, index)
+    }
+    #[inline(always)]
+    fn write(&self, table: Frame, index: usize, value: u64) {
+        self.memory.pool.write(table, index, value);
+    }
+    #[inline]
+    fn exchange(&self, table: Frame, index: usize, old: u64, new: u64) -> Result<(), u64> {
+        self.memory.pool.exchange(table, index, old, new)
+    }
+    fn allocate(&self) -> Result<Frame, Oom> {
+        self.memory.table()
+    }
+    fn release(&self, table: Frame) {
+        self.memory.pages.fetch_sub(1, Relaxed);
+        self.memory.account.give(PAGE_SIZE);
+        self.memory.pool.page(table).set_word(0, self.released.get());
+        self.released.set(table.address());
+    }
+}
+
+impl Memory {
+    /// A space in which only the kernel is mapped.
+    pub fn new(pool: &'static Pool, account: &Counted<Account>) -> Result<Memory, Oom> {
+        account.take(PAGE_SIZE)?;
+        let root = pool.alloc_zeroed(0).inspect_err(|_| account.give(PAGE_SIZE))?;
+        for (index, entry) in arch::kernel_root_entries() {
+            pool.page(root).set_word(index, entry);
+        }
+        Ok(Memory {
+            pool,
+            account: account.clone(),
+            root,
+            guest: AtomicU64::new(0),
+            lock: SpinLock::new(()),
+            pages: AtomicU64::new(1),
+            generation: AtomicU64::new(1),
+        })
+    }
+
+    /// The host table's root.
+    #[inline(always)]
+    pub fn root(&self) -> Frame {
+        self.root
+    }
+
+    /// The guest table's root, made when first asked for.
+    pub fn guest_root(&self) -> Result<Frame, Oom> {
+        if let Some(root) = self.guest_root_if_made() {
+            return Ok(root);
+        }
+        let _lock = self.lock.lock();
+        if let Some(root) = self.guest_root_if_made() {
+            return Ok(root);
+        }
+        let root = self.table()?;
+        self.guest.store(root.0, SeqCst);
+        Ok(root)
+    }
+
+    fn guest_root_if_made(&self) -> Option<Frame> {
+        let root = self.guest.load(SeqCst);
+        (root != 0).then_some(Frame(root))
+    }
+
+    /// Changes of guest mappings so far.
+    #[inline(always)]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(SeqCst)
+    }
+
+    fn table(&self) -> Result<Frame, Oom> {
+        self.account.take(PAGE_SIZE)?;
+        let frame = self.pool.alloc_zeroed(0).inspect_err(|_| self.account.give(PAGE_SIZE))?;
+        self.pages.fetch_add(1, Relaxed);
+        Ok(frame)
+    }
+
+    /// One step of a delegation into `target`; `from` is the source space, or `None` for physical memory itself.
+    pub fn delegate(
+        &self,
+        kernel: &Kernel,
+        from: Option<&Memory>,
+        target: Target,
+        what: Transfer,
+        cursor: &mut u64,
+        budget: u64,
+    ) -> Progress {
+        match target {
+            Target::Host => {
+                let mut host = |_: Frame, _: u8| Some(HostFormat::DELEGATABLE);
+                self.transfer::<HostFormat>(
+                    self.root, kernel, from, target, what, &mut host, cursor, budget,
+                )
+            }
+            Target::Guest => {
+                let Ok(root) = self.guest_root() else { return Progress::out_of_memory() };
+                if arch::guest_vendor() == arch::GuestVendor::Svm {
+                    let mut nested = |_: Frame, _: u8| Some(0);
+                    self.transfer::<NestedFormat>(
+                        root, kernel, from, target, what, &mut nested, cursor, budget,
+                    )
+                } else {
+                    let mut typed =
+                        |frame, order| arch::memory_type(frame, order).map(EptFormat::memory_type);
+                    self.transfer::<EptFormat>(
+                        root, kernel, from, target, what, &mut typed, cursor, budget,
+                    )
+                }
+            }
+        }
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "one door for three formats")]
+    fn transfer<F: logic::page_table::Format>(
+        &self,
+        root: Frame,
+        kernel: &Kernel,
+        from: Option<&Memory>,
+        target: Target,
+        what: Transfer,
+        attributes: &mut dyn FnMut(Frame, u8) -> Option<u64>,
+        cursor: &mut u64,
+        budget: u64,
+    ) -> Progress {
+        let tree = Tree::new(root, if arch::one_gib_pages() { 2 } else { 1 });
+        let tables = Tables { memory: self, released: Cell::new(0) };
+        let _lock = self.lock.lock();
+        let Transfer { source, page, order, rights } = what;
+        let step = match from {
+            Some(from) => copy::<F>(
+                &tables, from.root, source, tree, page, order, rights, attributes, cursor, budget,
+            ),
+            None => map_identity::<F>(
+                &tables,
+                Frame(source),
+                tree,
+                page,
+                order,
+                rights,
+                &mut |frame| allowed(kernel, frame),
+                attributes,
+                cursor,
+                budget,
+            ),
+        };
+        self.finish(target, step, tables.released.get())
+    }
+
+    /// One step of unmapping a window in `target`.
+    pub fn unmap(
+        &self,
+        target: Target,
+        page: u64,
+        order: u8,
+        cursor: &mut u64,
+        budget: u64,
+    ) -> Progress {
+        let root = match target {
+            Target::Host => self.root,
+            Target::Guest => match self.guest_root_if_made() {
+                Some(root) => root,
+                None => return Progress::nothing(),
+            },
+        };
+        let tree = Tree::new(root, if arch::one_gib_pages() { 2 } else { 1 });
+        let tables = Tables { memory: self, released: Cell::new(0) };
+        let _lock = self.lock.lock();
+        let step = if target == Target::Guest && arch::guest_vendor() != arch::GuestVendor::Svm {
+            clear::<EptFormat>(&tables, tree, page, order, cursor, budget)
+        } else {
+            clear::<HostFormat>(&tables, tree, page, order, cursor, budget)
+        };
+        self.finish(target, step, tables.released.get())
+    }
+
+    /// Maps a page of the kernel's for programs: readable, writable or not, never delegatable.
+    pub fn map_kernel_page(&self, page: u64, frame: Frame, rights: Rights) -> Progress {
+        let tree = Tree::new(self.root, 1);
+        let tables = Tables { memory: self, released: Cell::new(0) };
+        let _lock = self.lock.lock();
+        let done = logic::page_table::map::<HostFormat>(&tables, tree, page, frame, 0, rights, 0);
+        let step = done.map(|flush| Step { done: true, flush });
+        self.finish(Target::Host, step, tables.released.get())
+    }
+
+    /// Maps one page into the guest table (the APIC-access page).
+    pub fn map_guest_page(&self, page: u64, frame: Frame, rights: Rights) -> Progress {
+        let Ok(root) = self.guest_root() else { return Progress::out_of_memory() };
+        let tree = Tree::new(root, 1);
+        let tables = Tables { memory: self, released: Cell::new(0) };
+        let _lock = self.lock.lock();
+        let done = if arch::guest_vendor() == arch::GuestVendor::Svm {
+            logic::page_table::map::<NestedFormat>(&tables, tree, page, frame, 0, rights, 0)
+        } else {
+            let attributes = EptFormat::memory_type(6) | EptFormat::IGNORE_PAT;
+            logic::page_table::map::<EptFormat>(&tables, tree, page, frame, 0, rights, attributes)
+        };
+        let step = done.map(|flush| Step { done: true, flush });
+        self.finish(Target::Guest, step, tables.released.get())
+    }
+
+    fn finish(&self, target: Target, step: Result<Step, Oom>, released: u64) -> Progress {
+        let (done, flush, oom) = match step {
+            Ok(step) => (step.done, step.flush, false),
+            Err(Oom) => (false, Flush::Needed, true),
+        };
+        if target == Target::Guest && flush.is_needed() {
+            self.generation.fetch_add(1, SeqCst);
+        }
+        Progress { done, flush, released, oom }
+    }
+
+    /// The frame and rights a program sees at a page.
+    pub fn lookup(&self, page: u64) -> Option<logic::page_table::Mapping> {
+        lookup::<HostFormat>(self.pool, self.root, page)
+    }
+
+    /// Replaces the kernel's entry for the port bitmap.
+    pub fn set_root_entry(&self, index: usize, entry: u64) {
+        let _lock = self.lock.lock();
+        self.pool.page(self.root).set_word(index, entry);
+    }
+}
+
+impl Progress {
+    const fn nothing() -> Progress {
+        Progress { done: true, flush: Flush::None, released: 0, oom: false }
+    }
+    const fn out_of_memory() -> Progress {
+        Progress { done: false, flush: Flush::None, released: 0, oom: true }
+    }
+}
+
+/// What may be given away of physical memory at a frame, and for how many frames that holds (abi.md 2.4).
+fn allowed(kernel: &Kernel, frame: Frame) -> (Rights, u64) {
+    let hip = kernel.hip;
+    if frame == hip {
+        return (Rights::READ, 1);
+    }
+    if kernel.own.contains(&frame.0) {
+        let end = if frame < hip && kernel.own.contains(&hip.0) { hip.0 } else { kernel.own.end };
+        return (Rights::NONE, end - frame.0);
+    }
+    if kernel.controllers.contains(&frame.0) && frame.0 != 0 {
+        return (Rights::NONE, 1);
+    }
+    let marks = kernel.controllers.iter().copied().filter(|c| *c != 0);
+    let next = marks.chain([kernel.own.start, hip.0]).filter(|mark| *mark > frame.0).min();
+    (Rights::ALL, next.map_or(1 << 40, |mark| mark - frame.0))
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        release_all::<HostFormat>(self.pool, self.root);
+        if let Some(guest) = self.guest_root_if_made() {
+            if arch::guest_vendor() == arch::GuestVendor::Svm {
+                release_all::<NestedFormat>(self.pool, guest);
+            } else {
+                release_all::<EptFormat>(self.pool, guest);
+            }
+        }
+        self.account.give(self.pages.load(Relaxed) * PAGE_SIZE);
+    }
+}

@@ -1,0 +1,272 @@
+//! Who may use which I/O ports.
+//!
+//! All port capabilities of the machine stand in one depth-first list (a child follows its parent, one deeper), under
+//! one lock: there are few. A node keeps the range it was delegated with (abi.md 6.2). What the processor
+//! reads are the two bitmaps of each domain, one for programs and one for guests.
+
+use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
+
+use logic::Oom;
+use logic::addr::{Frame, PAGE_SIZE};
+use sync::{Counted, List, Pool};
+
+use crate::{Account, Charge, Kernel, OwnedFrames, Pd};
+
+/// Ports that exist.
+pub const PORTS: u32 = 0x1_0000;
+
+/// A range of ports that a domain holds.
+pub struct PortNode {
+    pd: Option<Counted<Pd>>,
+    base: u32,
+    count: u32,
+    depth: u32,
+    host: bool,
+    guest: bool,
+    permissions: AtomicU8,
+    _charge: Option<Charge>,
+}
+
+/// The list of all of them.
+pub struct PortTree {
+    nodes: List<PortNode, 0>,
+}
+
+/// What a delegation of ports made.
+struct Granted {
+    base: u32,
+    count: u32,
+    host: bool,
+    guest: bool,
+}
+
+impl PortNode {
+    /// A range.
+    #[allow(clippy::too_many_arguments, reason = "a plain record")]
+    pub fn new(
+        pd: Option<Counted<Pd>>,
+        base: u32,
+        count: u32,
+        depth: u32,
+        host: bool,
+        guest: bool,
+        permissions: u8,
+        charge: Option<Charge>,
+    ) -> PortNode {
+        let permissions = AtomicU8::new(permissions);
+        PortNode { pd, base, count, depth, host, guest, permissions, _charge: charge }
+    }
+
+    /// Identity of the domain that holds it; the kernel's is [`KERNEL_SPACE`].
+    fn space(&self) -> u64 {
+        self.pd.as_ref().map_or(KERNEL_SPACE, |pd| pd.identity())
+    }
+
+    /// Allows or forbids it in its domain's bitmaps.
+    fn apply(&self, allow: bool) {
+        if let Some(pd) = &self.pd {
+            let granted = Granted {
+                base: self.base,
+                count: self.count,
+                host: self.host,
+                guest: self.guest,
+            };
+            pd.ports.lock().set(&granted, allow);
+        }
+    }
+
+    fn overlaps(&self, base: u32, count: u32) -> bool {
+        self.base < base.saturating_add(count) && base < self.base.saturating_add(self.count)
+    }
+}
+
+/// The space number of the kernel itself, which owns all ports.
+pub const KERNEL_SPACE: u64 = 0;
+
+impl Default for PortTree {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl PortTree {
+    /// Nobody holds any port.
+    pub const fn new() -> PortTree {
+        PortTree { nodes: List::new() }
+    }
+
+    /// Puts the kernel's node in: all ports.
+    pub fn own_all(&mut self, node: Counted<PortNode>) {
+        let _ = self.nodes.push_back(node);
+    }
+
+    /// The node of a space that contains a port: base, count, permissions.
+    pub fn find(&self, space: u64, port: u32) -> Option<(u32, u32, u8)> {
+        let mut found = None;
+        self.nodes.each(|n| {
+            if n.space() == space && n.overlaps(port, 1) {
+                found = Some((n.base, n.count, n.permissions.load(Relaxed)));
+            }
+        });
+        found
+    }
+
+    /// The part of each node of `from` inside the range that can be given to `to`, one after the other: call again
+    /// with the last answer's end as `after` until `None`.
+    pub fn next_source(&self, from: u64, base: u32, count: u32, after: u32) -> Option<(u32, u32)> {
+        let end = base.saturating_add(count);
+        let mut best: Option<(u32, u32)> = None;
+        self.nodes.each(|n| {
+            let (from_port, to_port) = (n.base.max(base).max(after), (n.base + n.count).min(end));
+            if n.space() == from && from_port < to_port && best.is_none_or(|(b, _)| from_port < b) {
+                best = Some((from_port, to_port - from_port));
+            }
+        });
+        best
+    }
+
+    /// Whether a space already holds one of the ports.
+    pub fn is_taken(&self, space: u64, base: u32, count: u32) -> bool {
+        let mut taken = false;
+        self.nodes.each(|n| taken |= n.space() == space && n.overlaps(base, count));
+        taken
+    }
+
+    /// Depth and permissions of the node of `space` at a port.
+    pub fn source(&self, space: u64, port: u32) -> Option<(u32, u8)> {
+        let mut found = None;
+        self.nodes.each(|n| {
+            if n.space() == space && n.overlaps(port, 1) {
+                found = Some((n.depth, n.permissions.load(Relaxed)));
+            }
+        });
+        found
+    }
+
+    /// Puts a child behind the node of `space` at its base port.
+    pub fn insert(&mut self, space: u64, child: Counted<PortNode>) {
+        child.apply(true);
+        let (base, mut behind) = (child.base, false);
+        let _ = self.nodes.insert_before(child, |n| {
+            let here = behind;
+            behind |= n.space() == space && n.overlaps(base, 1);
+            here
+        });
+    }
+
+    /// Takes `permissions` from the descendants of all nodes of `space` in the range, and with `itself` from these
+    /// nodes too. Returns the next node that vanished by that (its ports are forbidden already); call
+    /// until `None`.
+    pub fn revoke(
+        &mut self,
+        space: u64,
+        base: u32,
+        count: u32,
+        permissions: u8,
+        itself: bool,
+    ) -> Option<Counted<PortNode>> {
+        let mut under: Option<u32> = None;
+        let gone = self.nodes.take_first(|n| {
+            if under.is_some_and(|depth| n.depth <= depth) {
+                under = None;
+            }
+            let below = under.is_some();
+            let own = n.space() == space && n.overlaps(base, count);
+            if own && under.is_none() {
+                under = Some(n.depth);
+            }
+            if !(below || own && itself) || n.depth == 0 {
+                return false;
+            }
+            let left = n.permissions.load(Relaxed) & !permissions;
+            n.permissions.store(left, Relaxed);
+            left == 0
+        })?;
+        gone.apply(false);
+        Some(gone)
+    }
+}
+
+/// The bitmaps that the processor reads for one domain.
+#[derive(Default)]
+pub struct PortMaps {
+    host: Option<HostMap>,
+    guest: Option<OwnedFrames>,
+}
+
+struct HostMap {
+    bits: OwnedFrames,
+    tables: [OwnedFrames; 3],
+}
+
+/// A present, accessed, never executable entry of the kernel's own tables (Intel SDM vol. 3, 4.5).
+const ENTRY: u64 = 1 << 63 | 1 << 5 | 1 << 1 | 1;
+
+impl PortMaps {
+    /// Makes the bitmaps that a grant needs. Returns the root entry for the host map if that is new.
+    pub fn prepare(
+        &mut self,
+        pool: &'static Pool,
+        account: &Counted<Account>,
+        host: bool,
+        guest: bool,
+    ) -> Result<Option<u64>, Oom> {
+        if guest && self.guest.is_none() {
+            let bits = OwnedFrames::new(pool, account, 1)?;
+            for page in 0..2 {
+                bits.page_at(page).fill(u64::MAX);
+            }
+            self.guest = Some(bits);
+        }
+        if !host || self.host.is_some() {
+            return Ok(None);
+        }
+        let bits = OwnedFrames::new(pool, account, 1)?;
+        let table = || OwnedFrames::new(pool, account, 0);
+        let tables = [table()?, table()?, table()?];
+        for page in 0..2 {
+            bits.page_at(page).fill(u64::MAX);
+        }
+        let [top, middle, last] = &tables;
+        let first = bits.frame();
+        last.page().set_word(0, first.address() | ENTRY);
+        last.page().set_word(1, first.plus(1).address() | ENTRY);
+        middle.page().set_word(0, last.frame().address() | ENTRY);
+        top.page().set_word(0, middle.frame().address() | ENTRY);
+        let entry = top.frame().address() | ENTRY & !(1 << 63);
+        self.host = Some(HostMap { bits, tables });
+        Ok(Some(entry))
+    }
+
+    /// Allows or forbids a range.
+    fn set(&self, granted: &Granted, allow: bool) {
+        let Granted { base, count, host, guest } = *granted;
+        let mut change = |bits: &OwnedFrames| {
+            for port in base..base.saturating_add(count).min(PORTS) {
+                let page = bits.page_at(u64::from(port / (PAGE_SIZE as u32 * 8)));
+                let index = (port as usize % (PAGE_SIZE as usize * 8)) / 64;
+                let bit = 1u64 << (port % 64);
+                let word = page.word(index);
+                page.set_word(index, if allow { word & !bit } else { word | bit });
+            }
+        };
+        if let (true, Some(map)) = (host, &self.host) {
+            debug_assert!(map.tables.len() == 3);
+            change(&map.bits);
+        }
+        if let (true, Some(bits)) = (guest, &self.guest) {
+            change(bits);
+        }
+    }
+
+    /// The two frames of the guest bitmap.
+    pub fn guest_frames(&self) -> Option<[Frame; 2]> {
+        self.guest.as_ref().map(|bits| [bits.frame(), bits.frame().plus(1)])
+    }
+}
+
+/// Takes all ports back from a dead domain, and from everybody who got them from it.
+pub(crate) fn revoke_all(kernel: &Kernel, pd: &Pd) {
+    let mut tree = kernel.ports.lock();
+    while tree.revoke(pd.identity(), 0, PORTS, 0x1f, true).is_some() {}
+}

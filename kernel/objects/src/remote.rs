@@ -1,0 +1,95 @@
+//! What other CPUs may touch of a CPU: its inbox, and the marks by which it is found.
+
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+
+use abi::Status;
+use sync::{Counted, List, SpinLock};
+
+use crate::{Ec, IrqTable, Sc, Vcpu};
+
+/// Work that others left for a CPU.
+#[derive(Default)]
+pub struct Work {
+    /// Released or new scheduling contexts.
+    pub ready: List<Sc, 0>,
+    /// Contexts that were killed.
+    pub dead_ecs: List<Ec, 2>,
+    /// Scheduling contexts that were killed.
+    pub dead_scs: List<Sc, 2>,
+    /// Virtual CPUs whose control block must be cleared here.
+    pub dead_vcpus: List<Vcpu, 2>,
+}
+
+/// The part of a CPU that all others see.
+#[repr(align(64))]
+pub struct Remote {
+    work: SpinLock<Work>,
+    has_work: AtomicBool,
+    /// Identity of the domain whose host tables are loaded.
+    pub space: AtomicU64,
+    /// Identity of the domain whose guest tables are in use, 0 outside guests.
+    pub guest_space: AtomicU64,
+    /// Shoot-downs asked of this CPU so far.
+    pub flush_wanted: AtomicU64,
+    /// Shoot-downs it has done.
+    pub flush_done: AtomicU64,
+    /// Its interrupt vectors.
+    pub irqs: SpinLock<Option<Counted<IrqTable>>>,
+}
+
+impl Default for Remote {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Remote {
+    /// A CPU without work.
+    pub const fn new() -> Remote {
+        Remote {
+            work: SpinLock::new(Work {
+                ready: List::new(),
+                dead_ecs: List::new(),
+                dead_scs: List::new(),
+                dead_vcpus: List::new(),
+            }),
+            has_work: AtomicBool::new(false),
+            space: AtomicU64::new(0),
+            guest_space: AtomicU64::new(0),
+            flush_wanted: AtomicU64::new(0),
+            flush_done: AtomicU64::new(0),
+            irqs: SpinLock::new(None),
+        }
+    }
+
+    /// Leaves work; the caller then tells the CPU (`Cpu::tell`).
+    pub fn leave(&self, add: impl FnOnce(&mut Work)) {
+        add(&mut self.work.lock());
+        self.has_work.store(true, SeqCst);
+    }
+
+    /// Leaves a scheduling context to be made ready with a status.
+    pub fn leave_ready(&self, sc: Counted<Sc>, status: Status) {
+        sc.wake_status.store(status as u8, SeqCst);
+        self.leave(|work| {
+            let _ = work.ready.push_back(sc);
+        });
+    }
+
+    /// Whether work waits.
+    #[inline(always)]
+    pub fn has_work(&self) -> bool {
+        self.has_work.load(core::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Takes all work.
+    pub fn take_work(&self) -> Work {
+        self.has_work.store(false, SeqCst);
+        core::mem::take(&mut *self.work.lock())
+    }
+
+    /// The interrupt table of the CPU.
+    pub fn irq_table(&self) -> Option<Counted<IrqTable>> {
+        self.irqs.lock().clone()
+    }
+}

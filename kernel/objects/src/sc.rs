@@ -1,0 +1,46 @@
+//! Scheduling contexts: time, at a priority, for a thread.
+
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
+
+use sync::{Counted, CpuCell};
+
+use crate::{Charge, Ec, Sm};
+
+/// A scheduling context. Lists link 0: one run queue, waiters or helpers; link 1: deadlines;
+/// link 2: those to be taken off.
+pub struct Sc {
+    /// The global thread it is for; its call chain runs on this time.
+    pub ec: Counted<Ec>,
+    /// 1 to 127, higher first.
+    pub priority: u8,
+    /// A full budget, TSC ticks.
+    pub quantum: u64,
+    /// Set when it must not run any more.
+    pub dead: AtomicBool,
+    /// The status that a wake-up delivers (`abi::Status`).
+    pub wake_status: AtomicU8,
+    /// Absolute TSC value at which waiting ends; 0 for never.
+    pub deadline: AtomicU64,
+    /// TSC ticks used so far.
+    pub used: AtomicU64,
+    /// What its CPU alone knows.
+    pub cell: CpuCell<ScState>,
+    /// The memory it is charged.
+    pub charge: Charge,
+}
+
+/// What the home CPU knows of a scheduling context.
+pub struct ScState {
+    /// TSC ticks left of the quantum.
+    pub left: u64,
+    /// The semaphore it waits for, and the root of the chain that went to wait on this time.
+    pub waiting: Option<(Counted<Sm>, Counted<Ec>)>,
+}
+
+impl Sc {
+    /// The CPU it runs on.
+    #[inline(always)]
+    pub fn cpu(&self) -> usize {
+        self.cell.cpu()
+    }
+}

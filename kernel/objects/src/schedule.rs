@@ -1,0 +1,347 @@
+//! Who runs next on this CPU, and until when.
+//!
+//! 128 priorities, round robin within one, preemptive. A budget that is used up is refilled and its owner goes to the
+//! tail; whoever is woken with budget left goes to the head (abi.md 12). No timer runs for the quantum while
+//! nobody else of the same priority is ready.
+
+use core::sync::atomic::Ordering::Relaxed;
+
+use abi::Status;
+use sync::{Counted, List};
+
+use crate::{Cpu, Ec, Sc, Sm, sm::Down};
+
+/// Ready scheduling contexts by priority.
+pub struct RunQueue {
+    lists: [List<Sc, 0>; 128],
+    ready: u128,
+}
+
+/// Which end of a priority's queue.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Head,
+    Tail,
+}
+
+impl Default for RunQueue {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl RunQueue {
+    /// Nobody is ready.
+    pub const fn new() -> RunQueue {
+        RunQueue { lists: [const { List::new() }; 128], ready: 0 }
+    }
+
+    fn push(&mut self, sc: Counted<Sc>, end: End) {
+        let priority = sc.priority & 127;
+        if let Some(list) = self.lists.get_mut(priority as usize) {
+            let _ = if end == End::Head { list.push_front(sc) } else { list.push_back(sc) };
+            self.ready |= 1 << priority;
+        }
+    }
+
+    fn pop(&mut self) -> Option<Counted<Sc>> {
+        let priority = self.highest()?;
+        let list = self.lists.get_mut(priority as usize)?;
+        let first = list.pop_front();
+        if list.is_empty() {
+            self.ready &= !(1 << priority);
+        }
+        first
+    }
+
+    fn remove(&mut self, sc: &Counted<Sc>) -> Option<Counted<Sc>> {
+        let priority = sc.priority & 127;
+        let list = self.lists.get_mut(priority as usize)?;
+        let found = list.remove(sc);
+        if list.is_empty() {
+            self.ready &= !(1 << priority);
+        }
+        found
+    }
+
+    /// The highest priority that somebody is ready at.
+    #[inline]
+    pub fn highest(&self) -> Option<u8> {
+        (self.ready != 0).then(|| 127 - self.ready.leading_zeros() as u8)
+    }
+
+    fn has(&self, priority: u8) -> bool {
+        self.ready >> (priority & 127) & 1 != 0
+    }
+}
+
+impl Cpu {
+    /// Puts a new scheduling context at the tail, here or on its own CPU.
+    pub fn start(&mut self, sc: Counted<Sc>) {
+        if sc.cpu() == self.id {
+            self.enqueue(sc, End::Tail);
+        } else {
+            let cpu = sc.cpu();
+            if let Some(remote) = self.kernel.remotes.get(cpu) {
+                remote.leave_ready(sc, Status::Success);
+            }
+            self.tell(cpu);
+        }
+    }
+
+    fn enqueue(&mut self, sc: Counted<Sc>, end: End) {
+        let priority = sc.priority;
+        self.queue.push(sc, end);
+        match &self.sc {
+            Some(running) if running.priority > priority => {}
+            Some(running) if running.priority == priority => self.arm_timer(),
+            _ => self.reschedule = true,
+        }
+    }
+
+    /// Wakes a scheduling context that waited on a semaphore; its thread gets `status`.
+    pub fn wake(&mut self, sc: Counted<Sc>, status: Status) {
+        let cpu = sc.cpu();
+        if cpu == self.id {
+            self.make_ready(sc, status);
+        } else {
+            if let Some(remote) = self.kernel.remotes.get(cpu) {
+                remote.leave_ready(sc, status);
+            }
+            self.tell(cpu);
+        }
+    }
+
+    fn make_ready(&mut self, sc: Counted<Sc>, status: Status) {
+        let mut fresh = true;
+        if sc.deadline.swap(0, Relaxed) != 0 {
+            let _ = self.deadlines.remove(&sc);
+        }
+        let waited = sc.cell.open(&mut self.key).and_then(|state| state.waiting.take());
+        if let Some((_, root)) = waited {
+            fresh = false;
+            self.end_wait(&root, status);
+        }
+        let end = if fresh { End::Tail } else { End::Head };
+        if !sc.dead.load(Relaxed) {
+            self.enqueue(sc, end);
+        }
+    }
+
+    /// The chain of `root` no longer waits: its last thread gets `status`, and everybody behind it is ready.
+    pub(crate) fn end_wait(&mut self, root: &Counted<Ec>, status: Status) {
+        let Some(state) = root.cell.open(&mut self.key) else { return };
+        state.blocked = None;
+        let top = state.top.take();
+        let mut helpers = core::mem::take(&mut state.helpers);
+        if let Some(top) = top {
+            if let Some(state) = top.cell.open(&mut self.key) {
+                state.thread.registers.rdi = status as u64;
+            }
+            if let Some(state) = root.cell.open(&mut self.key) {
+                state.top = Some(top);
+            }
+        }
+        while let Some(helper) = helpers.pop_front() {
+            self.enqueue(helper, End::Tail);
+        }
+    }
+
+    /// Waits on a semaphore on behalf of the running thread: the status at once, or `None` if it waits now.
+    pub fn wait_on(&mut self, sm: &Counted<Sm>, zero: bool, deadline: u64) -> Option<Status> {
+        let sc = self.sc.clone()?;
+        if deadline != 0 && deadline <= arch::now() {
+            return Some(if sm.try_down(zero) { Status::Success } else { Status::Timeout });
+        }
+        let root = self.chain.clone().unwrap_or_else(|| sc.ec.clone());
+        match sm.down_or_wait(zero, sc.clone()) {
+            Down::Taken => return Some(Status::Success),
+            Down::Dead => return Some(Status::BadCap),
+            Down::Queued => {}
+        }
+        sc.deadline.store(deadline, Relaxed);
+        if deadline != 0 {
+            let later = |other: &Sc| other.deadline.load(Relaxed) > deadline;
+            let _ = self.deadlines.insert_before(sc.clone(), later);
+        }
+        if let Some(state) = sc.cell.open(&mut self.key) {
+            state.waiting = Some((sm.clone(), root.clone()));
+        }
+        self.put_away();
+        if let Some(state) = root.cell.open(&mut self.key) {
+            state.blocked = Some(sc);
+        }
+        self.stop_clock();
+        self.sc = None;
+        self.reschedule = true;
+        None
+    }
+
+    /// Stores the running chain in its root; nothing is current afterwards.
+    pub(crate) fn put_away(&mut self) {
+        self.depart();
+        let Some(current) = self.current.take() else { return };
+        let chain = self.chain.take();
+        let root = match (&chain, &self.sc) {
+            (Some(root), _) => root,
+            (None, Some(sc)) => &sc.ec,
+            (None, None) => return,
+        };
+        if let Some(state) = root.cell.open(&mut self.key) {
+            state.top = Some(current);
+        }
+    }
+
+    /// Charges the time since `started` to the running scheduling context; whether its budget is used up.
+    fn stop_clock(&mut self) -> bool {
+        let now = arch::now();
+        let Some(sc) = &self.sc else { return false };
+        let spent = now.wrapping_sub(self.started);
+        self.started = now;
+        sc.used.fetch_add(spent, Relaxed);
+        let quantum = sc.quantum;
+        let Some(state) = sc.cell.open(&mut self.key) else { return false };
+        if state.left > spent {
+            state.left -= spent;
+            false
+        } else {
+            state.left = quantum;
+            true
+        }
+    }
+
+    /// Puts the running scheduling context back and picks the next: after this, either `current` is set or nobody
+    /// is ready.
+    pub fn choose(&mut self) {
+        self.reschedule = false;
+        self.helped = 0;
+        if self.sc.is_some() {
+            let used_up = self.stop_clock();
+            let Some(sc) = &self.sc else { return };
+            let stays = self.current.is_some() && !sc.dead.load(Relaxed);
+            let rival = self.queue.highest();
+            // The running one goes on unless somebody is more important, or as important and it is its turn.
+            let yields = match rival {
+                Some(rival) => rival > sc.priority || rival == sc.priority && used_up,
+                None => false,
+            };
+            if stays && !yields {
+                self.arm_timer();
+                return;
+            }
+            self.put_away();
+            if let Some(sc) = self.sc.take()
+                && stays
+            {
+                self.queue.push(sc, if used_up { End::Tail } else { End::Head });
+            }
+        }
+        while let Some(sc) = self.queue.pop() {
+            if sc.dead.load(Relaxed) {
+                continue;
+            }
+            if self.begin(sc) {
+                return;
+            }
+        }
+        self.arm_timer();
+    }
+
+    /// Starts running on a scheduling context; `false` if its chain cannot run now.
+    fn begin(&mut self, sc: Counted<Sc>) -> bool {
+        let Some(state) = sc.ec.cell.open(&mut self.key) else { return false };
+        if state.blocked.is_some() {
+            let _ = state.helpers.push_back(sc.clone());
+            return false;
+        }
+        let Some(top) = state.top.take() else { return false };
+        self.current = Some(top);
+        self.sc = Some(sc);
+        self.started = arch::now();
+        self.arrive();
+        self.arm_timer();
+        true
+    }
+
+    /// Takes a dead scheduling context off this CPU, wherever it stands.
+    pub(crate) fn take_off(&mut self, sc: &Counted<Sc>) {
+        if self.sc.as_ref().is_some_and(|running| running.same(sc)) {
+            self.reschedule = true;
+            return;
+        }
+        if self.queue.remove(sc).is_some() {
+            return;
+        }
+        let waiting = sc.cell.open(&mut self.key).and_then(|state| state.waiting.take());
+        if let Some((sm, root)) = waiting {
+            let _ = sm.remove(sc);
+            if sc.deadline.swap(0, Relaxed) != 0 {
+                let _ = self.deadlines.remove(sc);
+            }
+            self.end_wait(&root, Status::Abort);
+        }
+    }
+
+    /// Wakes everybody whose deadline has passed.
+    pub fn expire(&mut self) {
+        let now = arch::now();
+        while self.deadlines.first().is_some_and(|sc| sc.deadline.load(Relaxed) <= now) {
+            let Some(sc) = self.deadlines.pop_front() else { break };
+            sc.deadline.store(0, Relaxed);
+            let sm = sc.cell.open(&mut self.key).and_then(|state| state.waiting.as_ref());
+            // If somebody released it meanwhile it is in our inbox, with its status.
+            if let Some(sm) = sm.map(|(sm, _)| sm.clone())
+                && sm.remove(&sc).is_some()
+            {
+                self.make_ready(sc, Status::Timeout);
+            }
+        }
+    }
+
+    /// The next moment at which this CPU has something to do by itself.
+    pub fn next_deadline(&mut self) -> Option<u64> {
+        let timeout = self.deadlines.first().map(|sc| sc.deadline.load(Relaxed));
+        let slice = match &self.sc {
+            Some(sc) if self.queue.has(sc.priority) => {
+                let started = self.started;
+                sc.cell.open(&mut self.key).map(|state| started.wrapping_add(state.left))
+            }
+            _ => None,
+        };
+        match (timeout, slice) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (one, other) => one.or(other),
+        }
+    }
+
+    /// Sets the timer to `next_deadline`.
+    pub(crate) fn arm_timer(&mut self) {
+        let next = self.next_deadline();
+        arch::set_deadline(next);
+    }
+
+    /// The timer fired.
+    pub fn on_timer(&mut self) {
+        self.expire();
+        self.reschedule = true;
+    }
+
+    /// Takes what others left: ready contexts, dead ones.
+    pub fn take_inbox(&mut self) {
+        let Some(mine) = self.kernel.remotes.get(self.id) else { return };
+        let mut work = mine.take_work();
+        while let Some(sc) = work.ready.pop_front() {
+            let status = Status::from_u8(sc.wake_status.load(Relaxed)).unwrap_or(Status::Abort);
+            self.make_ready(sc, status);
+        }
+        while let Some(sc) = work.dead_scs.pop_front() {
+            self.take_off(&sc);
+        }
+        while let Some(ec) = work.dead_ecs.pop_front() {
+            self.bury(&ec);
+        }
+        while let Some(vcpu) = work.dead_vcpus.pop_front() {
+            self.retire(&vcpu);
+        }
+    }
+}

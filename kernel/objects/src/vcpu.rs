@@ -1,0 +1,78 @@
+//! Virtual CPUs: a guest's processor, run by whichever thread calls.
+
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use arch::Guest;
+use sync::{Counted, CpuCell};
+
+use crate::{Charge, Kp, Pd};
+
+/// A virtual CPU. Lists link 0: those its CPU must retire.
+pub struct Vcpu {
+    /// Whose guest memory and ports it sees.
+    pub pd: Counted<Pd>,
+    /// The page its monitor reads and writes.
+    pub state: Counted<Kp>,
+    /// The virtual-APIC page.
+    pub vlapic: Counted<Kp>,
+    /// FPU registers in XSAVE format.
+    pub fpu: Counted<Kp>,
+    /// Somebody poked it.
+    pub poked: AtomicBool,
+    /// What its CPU alone knows.
+    pub cell: CpuCell<VcpuState>,
+    dead: AtomicBool,
+    _charge: Charge,
+}
+
+/// What the home CPU knows of a virtual CPU.
+pub struct VcpuState {
+    /// The control block; gone once retired.
+    pub guest: Option<Guest>,
+    /// A thread runs it or is between exits inside the kernel.
+    pub busy: bool,
+    /// Tag for its translations, and in which round of tags it was taken.
+    pub tag: u16,
+    /// The round.
+    pub tag_round: u64,
+    /// The guest-mapping generation it saw last.
+    pub generation: u64,
+}
+
+impl Vcpu {
+    /// A virtual CPU that has never run.
+    pub fn new(
+        pd: Counted<Pd>,
+        state: Counted<Kp>,
+        vlapic: Counted<Kp>,
+        fpu: Counted<Kp>,
+        cell: CpuCell<VcpuState>,
+        charge: Charge,
+    ) -> Vcpu {
+        Vcpu {
+            pd,
+            state,
+            vlapic,
+            fpu,
+            poked: AtomicBool::new(false),
+            cell,
+            dead: AtomicBool::new(false),
+            _charge: charge,
+        }
+    }
+
+    /// The CPU it belongs to.
+    pub fn cpu(&self) -> usize {
+        self.cell.cpu()
+    }
+
+    /// Marks it dead; whether it was alive.
+    pub fn kill(&self) -> bool {
+        !self.dead.swap(true, Relaxed)
+    }
+
+    /// Whether its creator's capability is gone.
+    pub fn is_dead(&self) -> bool {
+        self.dead.load(Relaxed)
+    }
+}

@@ -1,0 +1,317 @@
+//! Reads a machine's serial line and plays expectations against it.
+//!
+//! Everything that arrives goes to the log file; a search starts after the previous match.
+
+use crate::emulator::Emulator;
+use anyhow::{Context, Result, bail};
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::{Duration, Instant};
+
+/// One step of a conversation with the machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Wait until the serial line has said this.
+    Expect(String),
+    /// Type this and Enter, byte by byte, at the pace at which it is taken.
+    Send(Vec<u8>),
+    /// Fail when the serial line says this before the conversation ends.
+    Refuse(String),
+}
+
+/// Why a conversation did not reach its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The time was up while waiting for this text.
+    TimeOut(String),
+    /// The machine ended while this text was waited for.
+    Ended(String),
+    /// The serial line said what it must not.
+    Refused(String),
+    /// The user interrupted us.
+    Interrupted,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::TimeOut(text) => write!(f, "time-out while waiting for '{text}'"),
+            Self::Ended(text) => write!(f, "the machine ended while waiting for '{text}'"),
+            Self::Refused(text) => write!(f, "the serial line said '{text}'"),
+            Self::Interrupted => write!(f, "interrupted"),
+        }
+    }
+}
+
+/// How long a typed character may go without an echo before the next one follows.
+const ECHO_PATIENCE: Duration = Duration::from_millis(1500);
+/// The pace once it is plain that nothing is echoed.
+const SILENT_PACE: Duration = Duration::from_millis(200);
+/// A prompt comes out a little before its program reads.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// A machine's serial line, its log and what was said so far.
+#[derive(Debug)]
+pub struct Serial {
+    emulator: Emulator,
+    log: File,
+    log_path: PathBuf,
+    echo: bool,
+    said: Vec<u8>,
+    searched: usize,
+    closed: bool,
+    refused: Vec<String>,
+}
+
+impl Serial {
+    /// Takes the line of `emulator`; everything it says goes to `log`, and to standard output if
+    /// `echo`.
+    ///
+    /// # Errors
+    /// When the log file cannot be written.
+    pub fn new(emulator: Emulator, log: &Path, echo: bool) -> Result<Self> {
+        let file =
+            File::create(log).with_context(|| format!("cannot write the log {}", log.display()))?;
+        Ok(Self {
+            emulator,
+            log: file,
+            log_path: log.to_path_buf(),
+            echo,
+            said: Vec::new(),
+            searched: 0,
+            closed: false,
+            refused: Vec::new(),
+        })
+    }
+
+    /// Where the full log is.
+    #[must_use]
+    pub fn log_path(&self) -> &Path {
+        &self.log_path
+    }
+
+    /// Where the emulator's own messages are.
+    #[must_use]
+    pub fn emulator_log(&self) -> &Path {
+        self.emulator.own_log()
+    }
+
+    /// The emulator behind the line.
+    pub fn emulator(&mut self) -> &mut Emulator {
+        &mut self.emulator
+    }
+
+    /// Whether the machine has ended.
+    #[must_use]
+    pub fn closed(&self) -> bool {
+        self.closed
+    }
+
+    /// The last `count` lines said, without carriage returns and escape characters.
+    #[must_use]
+    pub fn last_lines(&self, count: usize) -> Vec<String> {
+        last_lines(&self.said, count)
+    }
+
+    /// Everything said so far.
+    #[must_use]
+    pub fn said(&self) -> &[u8] {
+        &self.said
+    }
+
+    /// Takes what arrives within `limit`; true if something did.
+    ///
+    /// # Errors
+    /// When the log cannot be written.
+    pub fn listen(&mut self, limit: Duration) -> Result<bool> {
+        match self.emulator.output().recv_timeout(limit) {
+            Ok(part) => {
+                self.log.write_all(&part).context("cannot write the serial log")?;
+                if self.echo {
+                    let mut out = std::io::stdout().lock();
+                    // A closed terminal must not end the run: the log has it all.
+                    let _ = out.write_all(&part).and_then(|()| out.flush());
+                }
+                self.said.extend_from_slice(&part);
+                Ok(true)
+            }
+            Err(RecvTimeoutError::Timeout) => Ok(false),
+            Err(RecvTimeoutError::Disconnected) => {
+                self.closed = true;
+                Ok(false)
+            }
+        }
+    }
+
+    /// Plays the steps in order. `None` for the time-out means to wait for ever.
+    ///
+    /// # Errors
+    /// When the log cannot be written; a failed expectation is an `Ok(Err(..))`.
+    pub fn play(
+        &mut self,
+        steps: &[Step],
+        timeout: Option<Duration>,
+        interrupted: &AtomicBool,
+    ) -> Result<std::result::Result<(), Failure>> {
+        let deadline = timeout.map(|limit| Instant::now() + limit);
+        self.refused = steps
+            .iter()
+            .filter_map(|step| match step {
+                Step::Refuse(text) => Some(text.clone()),
+                _ => None,
+            })
+            .collect();
+        for step in steps {
+            let failure = match step {
+                Step::Expect(text) => self.expect(text, deadline, interrupted)?,
+                Step::Send(text) => self.send(text, deadline, interrupted)?,
+                Step::Refuse(_) => None,
+            };
+            if let Some(failure) = failure {
+                return Ok(Err(failure));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    fn expect(
+        &mut self,
+        text: &str,
+        deadline: Option<Instant>,
+        interrupted: &AtomicBool,
+    ) -> Result<Option<Failure>> {
+        loop {
+            if let Some(bad) = self.refused.iter().find(|bad| find(&self.said, 0, bad).is_some()) {
+                return Ok(Some(Failure::Refused(bad.clone())));
+            }
+            if let Some(end) = find(&self.said, self.searched, text) {
+                self.searched = end;
+                return Ok(None);
+            }
+            if interrupted.load(Ordering::Relaxed) {
+                return Ok(Some(Failure::Interrupted));
+            }
+            if self.closed {
+                return Ok(Some(Failure::Ended(text.to_string())));
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Ok(Some(Failure::TimeOut(text.to_string())));
+            }
+            self.listen(Duration::from_millis(100))?;
+        }
+    }
+
+    fn send(
+        &mut self,
+        text: &[u8],
+        deadline: Option<Instant>,
+        interrupted: &AtomicBool,
+    ) -> Result<Option<Failure>> {
+        self.listen_for(SETTLE, |_| false)?;
+        let mut unanswered = 0_u32;
+        for byte in text.iter().copied().chain(std::iter::once(b'\r')) {
+            if interrupted.load(Ordering::Relaxed) {
+                return Ok(Some(Failure::Interrupted));
+            }
+            let typed = String::from_utf8_lossy(text).into_owned();
+            if self.closed {
+                return Ok(Some(Failure::Ended(typed)));
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Ok(Some(Failure::TimeOut(format!("the end of the input '{typed}'"))));
+            }
+            self.emulator.type_byte(byte);
+            let patience = if unanswered < 3 { ECHO_PATIENCE } else { SILENT_PACE };
+            let wanted = if byte == b'\r' { b'\n' } else { byte };
+            let plain = wanted == b'\n' || (0x20..0x7f).contains(&wanted);
+            let echoed = self.listen_for(patience, |new| !plain || new.contains(&wanted))?;
+            unanswered = if echoed { 0 } else { unanswered + 1 };
+        }
+        Ok(None)
+    }
+
+    /// Listens until `enough` likes what has come since, or `limit` is over.
+    fn listen_for(&mut self, limit: Duration, enough: impl Fn(&[u8]) -> bool) -> Result<bool> {
+        let (begun, from) = (Instant::now(), self.said.len());
+        while begun.elapsed() < limit && !self.closed {
+            self.listen(Duration::from_millis(20))?;
+            let new = self.said.get(from..).unwrap_or_default();
+            if !new.is_empty() && enough(new) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// Where `text` ends in `said`, searched from byte `from` on.
+fn find(said: &[u8], from: usize, text: &str) -> Option<usize> {
+    let text = text.as_bytes();
+    if text.is_empty() {
+        return Some(from);
+    }
+    let rest = said.get(from..)?;
+    rest.windows(text.len()).position(|part| part == text).map(|at| from + at + text.len())
+}
+
+/// The last `count` lines of serial output, made fit to print.
+#[must_use]
+pub fn last_lines(said: &[u8], count: usize) -> Vec<String> {
+    let text: String = String::from_utf8_lossy(said)
+        .chars()
+        .filter(|c| *c == '\n' || *c == '\t' || !c.is_control())
+        .collect();
+    let lines: Vec<_> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    lines.iter().skip(lines.len().saturating_sub(count)).map(ToString::to_string).collect()
+}
+
+/// Turns what `--send` was given into bytes: `\xNN` is the byte NN.
+///
+/// # Errors
+/// When a `\x` is not followed by two hexadecimal digits.
+pub fn unescape(text: &str) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("\\x") {
+        bytes.extend_from_slice(before.as_bytes());
+        let Some(byte) = after.get(..2).and_then(|hex| u8::from_str_radix(hex, 16).ok()) else {
+            bail!("--send '{text}': \\x needs two hexadecimal digits");
+        };
+        bytes.push(byte);
+        rest = after.get(2..).unwrap_or_default();
+    }
+    bytes.extend_from_slice(rest.as_bytes());
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_search_starts_after_the_previous_match() {
+        let said = b"~ # uname\r\n~ # ";
+        let first = find(said, 0, "~ #").unwrap();
+        let second = find(said, first, "~ #").unwrap();
+        assert_eq!((first, second), (3, 14));
+        assert_eq!(find(said, second, "~ #"), None);
+        assert_eq!(find(said, 99, "~"), None);
+    }
+
+    #[test]
+    fn escapes_become_bytes() {
+        assert_eq!(unescape("a\\x1db\\x00").unwrap(), [b'a', 0x1d, b'b', 0]);
+        assert_eq!(unescape("").unwrap(), []);
+        assert!(unescape("\\x1").is_err());
+        assert!(unescape("\\xzz").is_err());
+    }
+
+    #[test]
+    fn last_lines_are_printable() {
+        let said = b"one\r\n\x1b[1mtwo\r\n\r\nthree\xff\n";
+        assert_eq!(last_lines(said, 2), ["[1mtwo", "three\u{fffd}"]);
+    }
+}

@@ -1,0 +1,143 @@
+//! The emulator suites as data: what is started, what it must say, how long it may take.
+
+use crate::emulator::Engine;
+use crate::serial::Step;
+use std::time::Duration;
+
+/// When a story is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tier {
+    /// In every `cargo xtask test`.
+    Quick,
+    /// With `cargo xtask test --long` only.
+    Long,
+}
+
+/// How the machine is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loader {
+    /// A CD image with GRUB; multiboot 2 and the ELF64.
+    Grub,
+    /// QEMU's own multiboot 1 loader and the ELF32.
+    Direct,
+}
+
+/// What runs above the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Load {
+    /// Our root task and nothing to do for it.
+    Root,
+    /// A test program as root task: the name of its ELF in `target/hematite`.
+    Program(&'static str),
+    /// Our root task, the monitor and a stock Linux guest.
+    Linux,
+}
+
+/// One line of a story.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Line {
+    /// The serial line says this, after the previous line.
+    Says(&'static str),
+    /// We type this and Enter.
+    Type(&'static str),
+    /// The serial line never says this.
+    Never(&'static str),
+}
+
+/// One emulator run and what must come of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Story {
+    /// Its name for `cargo xtask test NAME`.
+    pub name: &'static str,
+    /// When it is told.
+    pub tier: Tier,
+    /// Who plays the machine.
+    pub engine: Engine,
+    /// Number of processors.
+    pub cpus: u32,
+    /// The emulator's processor model; empty for the usual one.
+    pub cpu_model: &'static str,
+    /// QEMU's deterministic clock.
+    pub deterministic: bool,
+    /// How the machine is loaded.
+    pub loader: Loader,
+    /// What runs.
+    pub load: Load,
+    /// What must come.
+    pub lines: &'static [Line],
+    /// Seconds until we give up, on two cores of their own.
+    pub timeout_s: u64,
+}
+
+impl Story {
+    /// The story's lines as steps for the serial line.
+    #[must_use]
+    pub fn steps(&self) -> Vec<Step> {
+        let steps = self.lines.iter().map(|line| match line {
+            Line::Says(text) => Step::Expect((*text).to_string()),
+            Line::Type(text) => Step::Send(text.as_bytes().to_vec()),
+            Line::Never(text) => Step::Refuse((*text).to_string()),
+        });
+        steps.collect()
+    }
+
+    /// How long it may take.
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        Duration::from_secs(self.timeout_s)
+    }
+}
+
+/// What most boots have in common; each story changes what is its own.
+const BOOT: Story = Story {
+    name: "",
+    tier: Tier::Quick,
+    engine: Engine::Qemu,
+    cpus: 1,
+    cpu_model: "",
+    deterministic: false,
+    loader: Loader::Grub,
+    load: Load::Root,
+    lines: &[Line::Never("FATAL"), Line::Says("root: hello")],
+    timeout_s: 60,
+};
+
+/// Every suite that runs in an emulator. The long Bochs runs come first, so that two emulators
+/// side by side end at about the same time.
+pub const STORIES: &[Story] = &[
+    Story { name: "boot_bochs_2", engine: Engine::Bochs, cpus: 2, timeout_s: 180, ..BOOT },
+    Story { name: "boot_bochs_1", engine: Engine::Bochs, timeout_s: 120, ..BOOT },
+    Story { name: "boot_qemu_1", ..BOOT },
+    Story { name: "boot_qemu_2", cpus: 2, ..BOOT },
+    Story { name: "boot_qemu_4", cpus: 4, ..BOOT },
+    Story { name: "boot_qemu_8", cpus: 8, timeout_s: 120, ..BOOT },
+    Story { name: "boot_qemu_direct", cpus: 2, loader: Loader::Direct, ..BOOT },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn names_are_unique_words() {
+        let names: HashSet<_> = STORIES.iter().map(|story| story.name).collect();
+        assert_eq!(names.len(), STORIES.len());
+        for name in names {
+            assert!(!name.is_empty());
+            assert!(
+                name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+            );
+        }
+    }
+
+    #[test]
+    fn every_story_can_fail_and_can_be_started() {
+        for story in STORIES {
+            assert!(story.lines.iter().any(|line| matches!(line, Line::Says(_))), "{}", story.name);
+            assert!(story.timeout_s > 0 && story.cpus > 0, "{}", story.name);
+            let direct = story.loader == Loader::Direct;
+            assert!(!direct || story.engine != Engine::Bochs, "{}: Bochs needs GRUB", story.name);
+        }
+    }
+}

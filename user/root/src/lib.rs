@@ -1,0 +1,14 @@
+//! The first program: what it decides, apart from the calls that carry it out.
+//!
+//! Dividing memory, judging the manifest, finding modules, laying out a program, and the console's
+//! state run under `cargo test` on any host. The binary beside this library makes the calls.
+#![cfg_attr(target_os = "none", no_std)]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod console;
+pub mod manifest;
+pub mod modules;
+pub mod pool;
+pub mod program;

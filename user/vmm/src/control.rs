@@ -1,0 +1,265 @@
+//! What the root task and a monitor agree on: addresses, selectors and the control page.
+//!
+//! The root task makes a domain per guest, maps the things below into it, and starts one thread
+//! at the monitor's entry. A monitor has nothing else: no port, no other memory, no other
+//! capability. The addresses lie between the program and the room that `rt` hands out.
+
+/// Where the control page lies (read only).
+pub const CONTROL: u64 = 0x2_0000_0000;
+/// Where the stream from the guest's serial line lies.
+pub const GUEST_OUT: u64 = CONTROL + 0x1000;
+/// Where the stream to the guest's serial line lies.
+pub const GUEST_IN: u64 = CONTROL + 0x2000;
+/// Where the monitor's own messages go; the status word tells the guest's end ([`End`]).
+pub const MESSAGES: u64 = CONTROL + 0x3000;
+/// Where the kernel image lies (read only).
+pub const KERNEL: u64 = 0x3_0000_0000;
+/// Where the initrd lies (read only).
+pub const INITRD: u64 = 0x4_0000_0000;
+/// Where the guest's RAM lies, 1 GiB aligned so that large pages can be used.
+pub const RAM: u64 = 0x8_0000_0000;
+
+/// Events of the monitor's first thread: exceptions, start-up, recall.
+pub const SEL_EVENTS: u64 = 0;
+/// The monitor's own domain, with the right to create.
+pub const SEL_PD: u64 = 32;
+/// Up when something was put into [`GUEST_OUT`] or [`MESSAGES`].
+pub const SEL_WAKE_ROOT: u64 = 35;
+/// Up when something was put into [`GUEST_IN`].
+pub const SEL_WAKE_MONITOR: u64 = 36;
+/// First selector the monitor may use as it likes.
+pub const SEL_FREE: u64 = 64;
+
+/// Longest command line, with room for the page's other fields.
+pub const COMMAND_LINE: usize = 2047;
+/// Longest guest name.
+pub const NAME: usize = 15;
+/// Most virtual processors.
+pub const VCPUS: usize = 64;
+
+const MAGIC: u64 = u64::from_le_bytes(*b"HemaVMM1");
+
+/// How a guest ended: the status word of [`MESSAGES`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It runs, or has not begun.
+    Running,
+    /// It switched itself off.
+    PoweredOff,
+    /// It asked for a reset.
+    Reset,
+    /// The monitor stopped it and has said why.
+    Stopped,
+}
+
+impl End {
+    /// The status word.
+    pub fn word(self) -> u64 {
+        match self {
+            End::Running => 0,
+            End::PoweredOff => 1,
+            End::Reset => 2,
+            End::Stopped => 3,
+        }
+    }
+
+    /// From the status word; unknown words mean stopped.
+    pub fn from_word(word: u64) -> Self {
+        match word {
+            0 => End::Running,
+            1 => End::PoweredOff,
+            2 => End::Reset,
+            _ => End::Stopped,
+        }
+    }
+}
+
+/// How the kernel image is started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Boot {
+    /// A bzImage, by the 64-bit protocol.
+    Linux,
+    /// Raw bytes at this guest-physical address, entered there in 32-bit mode.
+    Flat(u64),
+}
+
+/// What happens at memory and ports nobody claims.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unclaimed {
+    /// Reads give ones, writes are dropped.
+    Ones,
+    /// The guest is stopped.
+    Stop,
+}
+
+/// The order for one guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Control {
+    name: [u8; 16],
+    command_line: [u8; COMMAND_LINE + 1],
+    /// Virtual processors, 1 to [`VCPUS`].
+    pub vcpus: u32,
+    /// The machine's processors; virtual processor i runs on processor i modulo this.
+    pub cpus: u32,
+    /// Processor of the monitor's first thread.
+    pub home_cpu: u32,
+    /// Bytes of guest RAM.
+    pub memory: u64,
+    /// How to start.
+    pub boot: Boot,
+    /// Policy for holes.
+    pub unclaimed: Unclaimed,
+    /// Bytes of the kernel image.
+    pub kernel_size: u64,
+    /// Bytes of the initrd, 0 for none.
+    pub initrd_size: u64,
+    /// TSC frequency in kHz.
+    pub tsc_khz: u32,
+    /// HIP flags, to know the vendor of the virtualization.
+    pub hip_flags: u32,
+    /// The HIP's secondary execution controls: low forced, high allowed.
+    pub secondary_controls: u64,
+    /// Seconds since 1970 at start, 0 if unknown.
+    pub wall_clock: u64,
+}
+
+impl Control {
+    /// An order with this name and command line, everything else 0; too long text is refused.
+    pub fn new(name: &str, command_line: &str) -> Option<Self> {
+        let mut control = Self {
+            name: [0; 16],
+            command_line: [0; COMMAND_LINE + 1],
+            vcpus: 1,
+            cpus: 1,
+            home_cpu: 0,
+            memory: 0,
+            boot: Boot::Linux,
+            unclaimed: Unclaimed::Ones,
+            kernel_size: 0,
+            initrd_size: 0,
+            tsc_khz: 0,
+            hip_flags: 0,
+            secondary_controls: 0,
+            wall_clock: 0,
+        };
+        if name.len() > NAME || command_line.len() > COMMAND_LINE {
+            return None;
+        }
+        control.name.get_mut(..name.len())?.copy_from_slice(name.as_bytes());
+        let room = control.command_line.get_mut(..command_line.len())?;
+        room.copy_from_slice(command_line.as_bytes());
+        Some(control)
+    }
+
+    /// The guest's name.
+    pub fn name(&self) -> &str {
+        text(&self.name)
+    }
+
+    /// The command line.
+    pub fn command_line(&self) -> &str {
+        text(&self.command_line)
+    }
+
+    /// As the words of the page.
+    pub fn encode(&self) -> [u64; 512] {
+        let (kind, address) = match self.boot {
+            Boot::Linux => (0, 0),
+            Boot::Flat(address) => (1, address),
+        };
+        let head = [
+            MAGIC,
+            u64::from(self.vcpus),
+            u64::from(self.cpus),
+            u64::from(self.home_cpu),
+            self.memory,
+            kind,
+            address,
+            u64::from(self.unclaimed == Unclaimed::Stop),
+            self.kernel_size,
+            self.initrd_size,
+            u64::from(self.tsc_khz),
+            u64::from(self.hip_flags),
+            self.secondary_controls,
+            self.wall_clock,
+        ];
+        let text = self.name.chunks(8).chain(self.command_line.chunks(8)).map(|chunk| {
+            let mut word = [0u8; 8];
+            for (to, from) in word.iter_mut().zip(chunk) {
+                *to = *from;
+            }
+            u64::from_le_bytes(word)
+        });
+        let mut page = [0u64; 512];
+        for (to, from) in page.iter_mut().zip(head.into_iter().chain(text)) {
+            *to = from;
+        }
+        page
+    }
+
+    /// From the words of the page; nothing if they are no order.
+    pub fn decode(page: &[u64; 512]) -> Option<Self> {
+        let mut words = page.iter().copied();
+        let mut next = || words.next().unwrap_or(0);
+        if next() != MAGIC {
+            return None;
+        }
+        let mut control = Self::new("", "")?;
+        control.vcpus = u32::try_from(next()).ok().filter(|n| (1..=VCPUS as u32).contains(n))?;
+        control.cpus = u32::try_from(next()).ok().filter(|n| *n > 0)?;
+        control.home_cpu = u32::try_from(next()).ok()?;
+        control.memory = next();
+        let kind = next();
+        let address = next();
+        control.boot = if kind == 0 { Boot::Linux } else { Boot::Flat(address) };
+        control.unclaimed = if next() == 0 { Unclaimed::Ones } else { Unclaimed::Stop };
+        control.kernel_size = next();
+        control.initrd_size = next();
+        control.tsc_khz = u32::try_from(next()).ok()?;
+        control.hip_flags = u32::try_from(next()).ok()?;
+        control.secondary_controls = next();
+        control.wall_clock = next();
+        for chunk in control.name.chunks_mut(8).chain(control.command_line.chunks_mut(8)) {
+            for (to, from) in chunk.iter_mut().zip(next().to_le_bytes()) {
+                *to = from;
+            }
+        }
+        Some(control)
+    }
+}
+
+fn text(bytes: &[u8]) -> &str {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    core::str::from_utf8(bytes.get(..end).unwrap_or_default()).unwrap_or("?")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_arrives_as_it_was_sent() {
+        let mut control = Control::new("linux", "console=ttyS0 mitigations=off").unwrap();
+        control.vcpus = 3;
+        control.cpus = 2;
+        control.memory = 256 << 20;
+        control.boot = Boot::Flat(0x10_0000);
+        control.unclaimed = Unclaimed::Stop;
+        control.tsc_khz = 2_000_000;
+        let back = Control::decode(&control.encode()).unwrap();
+        assert_eq!(back, control);
+        assert_eq!((back.name(), back.command_line()), ("linux", "console=ttyS0 mitigations=off"));
+    }
+
+    #[test]
+    fn a_wrong_page_is_no_order() {
+        assert!(Control::decode(&[0; 512]).is_none());
+        let mut words = Control::new("a", "").unwrap().encode();
+        words[1] = 65;
+        assert!(Control::decode(&words).is_none());
+        assert!(Control::new("a-name-of-16-char", "").is_none());
+        let long = "x".repeat(COMMAND_LINE);
+        let control = Control::new("a", &long).unwrap();
+        assert_eq!(Control::decode(&control.encode()).unwrap().command_line(), long);
+    }
+}

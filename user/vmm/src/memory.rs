@@ -1,0 +1,124 @@
+//! A narrow door to the guest's memory: bytes in, bytes out, bounds checked.
+//!
+//! The guest may change its memory at any moment, so nobody here ever holds a reference into it.
+//! Storage is a slice of atomic words, which makes every race with the guest defined behaviour.
+//! It does not know about devices, holes or page tables.
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// The access would have left the guest's memory; nothing was transferred.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutOfMemory;
+
+/// The RAM of one guest, from guest-physical address 0.
+#[derive(Clone, Copy)]
+pub struct GuestMemory<'a> {
+    words: &'a [AtomicU64],
+}
+
+impl<'a> GuestMemory<'a> {
+    /// Wraps the words that hold guest-physical memory from address 0.
+    pub fn new(words: &'a [AtomicU64]) -> Self {
+        Self { words }
+    }
+
+    /// Size in bytes.
+    pub fn size(&self) -> u64 {
+        (self.words.len() as u64) * 8
+    }
+
+    /// True if `length` bytes from `address` are all RAM.
+    pub fn holds(&self, address: u64, length: u64) -> bool {
+        address.checked_add(length).is_some_and(|end| end <= self.size())
+    }
+
+    /// Copies `out.len()` bytes from guest-physical `address`.
+    pub fn read(&self, address: u64, out: &mut [u8]) -> Result<(), OutOfMemory> {
+        if !self.holds(address, out.len() as u64) {
+            return Err(OutOfMemory);
+        }
+        let mut at = address;
+        let mut rest = out;
+        while !rest.is_empty() {
+            let inside = (at % 8) as usize;
+            let count = rest.len().min(8 - inside);
+            let bytes = self.word(at / 8)?.load(Relaxed).to_le_bytes();
+            let (now, later) = rest.split_at_mut(count);
+            for (to, from) in now.iter_mut().zip(bytes.iter().skip(inside)) {
+                *to = *from;
+            }
+            rest = later;
+            at += count as u64;
+        }
+        Ok(())
+    }
+
+    /// Copies `bytes` to guest-physical `address`.
+    pub fn write(&self, address: u64, bytes: &[u8]) -> Result<(), OutOfMemory> {
+        if !self.holds(address, bytes.len() as u64) {
+            return Err(OutOfMemory);
+        }
+        let mut at = address;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let inside = (at % 8) as usize;
+            let count = rest.len().min(8 - inside);
+            let (now, later) = rest.split_at(count);
+            let word = self.word(at / 8)?;
+            match <[u8; 8]>::try_from(now) {
+                Ok(whole) => word.store(u64::from_le_bytes(whole), Relaxed),
+                Err(_) => {
+                    let mut old = word.load(Relaxed).to_le_bytes();
+                    for (to, from) in old.iter_mut().skip(inside).zip(now) {
+                        *to = *from;
+                    }
+                    word.store(u64::from_le_bytes(old), Relaxed);
+                }
+            }
+            rest = later;
+            at += count as u64;
+        }
+        Ok(())
+    }
+
+    /// Reads a little-endian number of 1 to 8 bytes.
+    pub fn read_number(&self, address: u64, size: usize) -> Result<u64, OutOfMemory> {
+        let mut bytes = [0u8; 8];
+        self.read(address, bytes.get_mut(..size.min(8)).unwrap_or_default())?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    /// Writes the low `size` bytes (1 to 8) of a little-endian number.
+    pub fn write_number(&self, address: u64, size: usize, value: u64) -> Result<(), OutOfMemory> {
+        let bytes = value.to_le_bytes();
+        self.write(address, bytes.get(..size.min(8)).unwrap_or_default())
+    }
+
+    fn word(&self, index: u64) -> Result<&'a AtomicU64, OutOfMemory> {
+        self.words.get(index as usize).ok_or(OutOfMemory)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unaligned_bytes_come_back_and_neighbours_stay() {
+        let words: Vec<AtomicU64> = (0..4).map(|_| AtomicU64::new(u64::MAX)).collect();
+        let memory = GuestMemory::new(&words);
+        memory.write(5, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]).unwrap();
+        let mut out = [0; 14];
+        memory.read(4, &mut out).unwrap();
+        assert_eq!(out, [255, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 255]);
+        assert_eq!(memory.read_number(5, 4), Ok(0x0403_0201));
+    }
+
+    #[test]
+    fn the_edge_is_the_edge() {
+        let words: Vec<AtomicU64> = (0..2).map(|_| AtomicU64::new(0)).collect();
+        let memory = GuestMemory::new(&words);
+        assert!(memory.write_number(8, 8, 1).is_ok());
+        assert_eq!(memory.write_number(9, 8, 1), Err(OutOfMemory));
+        assert_eq!(memory.read_number(u64::MAX, 2), Err(OutOfMemory));
+    }
+}

@@ -1,0 +1,136 @@
+//! Builds the bare-metal programs and leaves them in `target/hematite`.
+
+use crate::desk;
+use crate::elf;
+use crate::progress::Step;
+use crate::toolchain::{TARGET, Toolchain};
+use crate::tools;
+use anyhow::{Context, Result, bail};
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+/// How a program is linked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// At the top of the address space, by `linker.ld` through its build script.
+    Kernel,
+    /// As user code, by `user/rt/user.ld`.
+    User,
+}
+
+/// A bare-metal program.
+#[derive(Clone, Copy, Debug)]
+pub struct Program {
+    /// The cargo package, whose binary has the same name.
+    pub package: &'static str,
+    /// Its folder.
+    pub folder: &'static str,
+    /// How it is linked.
+    pub link: Link,
+    /// Its file in `target/hematite`.
+    pub file: &'static str,
+}
+
+/// Everything that runs on the machine. A program whose folder is not a member of the workspace
+/// (yet) is left out.
+pub const PROGRAMS: &[Program] = &[
+    Program { package: "kernel", folder: "kernel", link: Link::Kernel, file: "hematite.elf64" },
+    Program { package: "root", folder: "user/root", link: Link::User, file: "root.elf" },
+    Program { package: "vmm", folder: "user/vmm", link: Link::User, file: "vmm.elf" },
+    Program { package: "suite", folder: "tests/suite", link: Link::User, file: "suite.elf" },
+    Program { package: "victim", folder: "tests/victim", link: Link::User, file: "victim.elf" },
+    Program { package: "guests", folder: "guests", link: Link::User, file: "guests.elf" },
+];
+
+/// The kernel as multiboot 1 wants it.
+pub const ELF32: &str = "hematite.elf32";
+
+impl Program {
+    /// The folder under `target/` for programs linked this way.
+    fn subdir(link: Link) -> &'static str {
+        match link {
+            Link::Kernel => "metal-kernel",
+            Link::User => "metal-user",
+        }
+    }
+
+    /// The compiler flags: the target is position independent by default, and nothing here is.
+    fn flags(self) -> Vec<String> {
+        let mut flags = vec!["-Crelocation-model=static".to_string()];
+        flags.push(match self.link {
+            Link::Kernel => "-Ccode-model=kernel".to_string(),
+            Link::User => "-Ccode-model=small".to_string(),
+        });
+        let script = desk::root().join("user/rt/user.ld");
+        if self.link == Link::User && script.is_file() {
+            flags.push(format!("-Clink-arg=-T{}", script.display()));
+        }
+        // Back traces need frame pointers; paths of one machine have no place in an image.
+        flags.push("-Cforce-frame-pointers=yes".to_string());
+        flags.push(format!("--remap-path-prefix={}=", desk::root().display()));
+        flags
+    }
+
+    /// Whether this checkout has it.
+    pub fn exists(self) -> Result<bool> {
+        let manifest = desk::root().join("Cargo.toml");
+        let text = fs::read_to_string(&manifest)
+            .with_context(|| format!("cannot read {}", manifest.display()))?;
+        Ok(text.lines().any(|line| line.trim() == format!("\"{}\",", self.folder)))
+    }
+
+    /// A cargo command for it.
+    pub fn cargo(self, toolchain: &Toolchain, verb: &str) -> Command {
+        let mut command = toolchain.cargo(verb, Self::subdir(self.link), &self.flags());
+        command.args(["--release", "--package", self.package]);
+        command
+    }
+
+    /// Where cargo leaves it.
+    pub fn built(self) -> PathBuf {
+        let target = desk::root().join("target").join(Self::subdir(self.link));
+        target.join(TARGET).join("release").join(self.package)
+    }
+
+    /// Where `build` leaves it.
+    pub fn path(self) -> Result<PathBuf> {
+        Ok(desk::out()?.join(self.file))
+    }
+}
+
+/// Builds all programs this checkout has, or only the packages named.
+pub fn build(only: &[&str]) -> Result<()> {
+    if let Some(unknown) = only.iter().find(|name| !PROGRAMS.iter().any(|p| p.package == **name)) {
+        let all: Vec<_> = PROGRAMS.iter().map(|program| program.package).collect();
+        bail!("no bare-metal program '{unknown}'; there are {}", all.join(", "));
+    }
+    let toolchain = Toolchain::find()?;
+    let mut built = 0;
+    for program in PROGRAMS {
+        if (only.is_empty() || only.contains(&program.package)) && program.exists()? {
+            build_one(*program, &toolchain)?;
+            built += 1;
+        }
+    }
+    if built == 0 {
+        bail!("no bare-metal program is a member of the workspace");
+    }
+    Ok(())
+}
+
+fn build_one(program: Program, toolchain: &Toolchain) -> Result<()> {
+    let step = Step::new(format!("build {}", program.package));
+    let mut command = program.cargo(toolchain, "build");
+    command.args(["--bin", program.package]);
+    tools::watched(&mut command, &step)?;
+    let path = program.built();
+    let file = fs::read(&path).with_context(|| format!("cargo left no {}", path.display()))?;
+    desk::write_if_changed(&program.path()?, &file)?;
+    if program.link == Link::Kernel {
+        let wrapped = elf::to_elf32(&file).context("the kernel does not fit an ELF32")?;
+        desk::write_if_changed(&desk::out()?.join(ELF32), &wrapped)?;
+    }
+    step.finish(&format!("target/hematite/{}", program.file));
+    Ok(())
+}

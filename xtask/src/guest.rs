@@ -1,0 +1,273 @@
+//! Gets the default Linux guest from Debian's archive: the stock cloud kernel and busybox.
+//!
+//! `apt-get download` verifies what it fetches by the archive's signatures. Packages are cached
+//! outside the checkout; nothing is installed.
+
+use crate::cpio::Archive;
+use crate::desk;
+use crate::progress::Step;
+use crate::tools;
+use anyhow::{Context, Result, bail};
+use driver::process::on_path;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// A package this project was tested with.
+struct Tested {
+    /// What depends on the current version, or is it.
+    meta: &'static str,
+    /// The package itself.
+    name: &'static str,
+    /// Its version.
+    version: &'static str,
+    /// Where the wanted file lies in it; `*` stands for anything.
+    file: &'static str,
+}
+
+const KERNEL: Tested = Tested {
+    meta: "linux-image-cloud-amd64",
+    name: "linux-image-6.1.0-56-cloud-amd64",
+    version: "6.1.192-2",
+    file: "./boot/vmlinuz-*",
+};
+
+const BUSYBOX: Tested = Tested {
+    meta: "busybox-static",
+    name: "busybox-static",
+    version: "1:1.35.0-4+deb12u1+b1",
+    file: "./bin/busybox",
+};
+
+/// The busybox programs that get a name of their own in the guest.
+const APPLETS: &str = "ash cat chmod clear cp cut date dd df dmesg du echo env false find free grep \
+    halt head hexdump hostname id kill killall less ln ls lsmod md5sum mkdir mknod more mount mv nproc od \
+    ping poweroff printf ps pwd reboot reset rm rmdir sed seq setsid sh sha256sum sleep sort stty \
+    sync tail tar taskset tee test time top touch true tty umount uname uptime vi watch wc which \
+    xargs yes";
+
+/// The default guest's files.
+pub struct Linux {
+    /// A bzImage.
+    pub kernel: PathBuf,
+    /// A gzip-compressed initramfs.
+    pub initrd: PathBuf,
+}
+
+/// The default guest, fetched if it is not in the cache.
+pub fn default_guest() -> Result<Linux> {
+    let kernel = fetch(&KERNEL).context("the default guest's kernel")?;
+    Ok(Linux { kernel, initrd: default_initrd()? })
+}
+
+/// The initramfs of our own making: busybox and the files in `guests/linux`.
+pub fn default_initrd() -> Result<PathBuf> {
+    let busybox = fetch(&BUSYBOX).context("the default guest's programs")?;
+    let ours = |name: &str| {
+        let path = desk::root().join("guests/linux").join(name);
+        fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
+    };
+    let archive = initramfs(&fs::read(&busybox)?, &ours("init")?, &ours("shrc")?);
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
+    gzip.write_all(&archive)?;
+    let path = desk::out()?.join("initramfs.gz");
+    desk::write_if_changed(&path, &gzip.finish()?)?;
+    Ok(path)
+}
+
+fn initramfs(busybox: &[u8], init: &[u8], shell: &[u8]) -> Vec<u8> {
+    let mut archive = Archive::default();
+    for name in ["bin", "dev", "etc", "proc", "root", "sys", "tmp"] {
+        archive.directory(name);
+    }
+    archive.device("dev/console", 5, 1);
+    archive.device("dev/ttyS0", 4, 64);
+    archive.file("etc/passwd", 0o644, b"root::0:0:root:/root:/bin/sh\n");
+    archive.file("etc/shrc", 0o644, shell);
+    archive.file("init", 0o755, init);
+    archive.file("bin/busybox", 0o755, busybox);
+    for name in APPLETS.split_whitespace() {
+        archive.symlink(&format!("bin/{name}"), "busybox");
+    }
+    archive.finish()
+}
+
+/// The wanted file of a package, from the cache or the archive.
+fn fetch(tested: &Tested) -> Result<PathBuf> {
+    let cache = desk::cache()?;
+    let recorded = extracted(&cache, tested.name, tested.version);
+    if recorded.is_file() {
+        return Ok(recorded);
+    }
+    // A newer one taken earlier, because the archive no longer had the recorded one.
+    let current = cache.join(format!("{}.current", tested.meta));
+    if let Ok(text) = fs::read_to_string(&current)
+        && let Some((name, version)) = text.trim().split_once('=')
+        && extracted(&cache, name, version).is_file()
+    {
+        eprintln!("  note  {}: tested with {}, using {text}", tested.meta, tested.version);
+        return Ok(extracted(&cache, name, version));
+    }
+    for (program, package) in [("apt-get", "apt"), ("dpkg-deb", "dpkg"), ("tar", "tar")] {
+        if !on_path(program) {
+            bail!(
+                "{program} ({package}) is needed to fetch {} from Debian's archive; elsewhere give \
+                 a guest of your own with --kernel FILE --initrd FILE",
+                tested.meta
+            );
+        }
+    }
+    let step = Step::new(format!("fetch {}", tested.meta));
+    let (name, version) = match download(&cache, tested.name, tested.version) {
+        Ok(()) => (tested.name.to_string(), tested.version.to_string()),
+        Err(gone) => {
+            let (name, version) = candidate(tested.meta).with_context(|| {
+                format!("{}={} cannot be fetched ({gone:#})", tested.name, tested.version)
+            })?;
+            download(&cache, &name, &version)?;
+            fs::write(&current, format!("{name}={version}"))?;
+            eprintln!(
+                "  note  tested with {}={}, which the archive no longer has; taking {name}={version}",
+                tested.name, tested.version
+            );
+            (name, version)
+        }
+    };
+    let file = extract(&cache, &name, &version, tested.file)?;
+    step.finish(&format!("{name} {version}, verified by apt"));
+    Ok(file)
+}
+
+fn extracted(cache: &Path, name: &str, version: &str) -> PathBuf {
+    cache.join(format!("{name}_{}.extracted", version.replace(':', "%3a")))
+}
+
+/// The package file as apt names it.
+fn package_file(cache: &Path, name: &str, version: &str) -> PathBuf {
+    cache.join(format!("{name}_{}_amd64.deb", version.replace(':', "%3a")))
+}
+
+fn download(cache: &Path, name: &str, version: &str) -> Result<()> {
+    let mut apt = Command::new("apt-get");
+    apt.args(["download", "-q", &format!("{name}={version}")]).current_dir(cache);
+    tools::output(&mut apt)?;
+    let file = package_file(cache, name, version);
+    if !file.is_file() {
+        bail!("apt-get left no {}", file.display());
+    }
+    Ok(())
+}
+
+/// The package and version that Debian would install for `meta` now.
+fn candidate(meta: &str) -> Result<(String, String)> {
+    let text = tools::output(Command::new("apt-cache").args(["depends", meta]))?;
+    let name = depends(&text).unwrap_or_else(|| meta.to_string());
+    let policy = tools::output(Command::new("apt-cache").args(["policy", &name]))?;
+    let version = policy
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("Candidate: "))
+        .filter(|version| *version != "(none)")
+        .with_context(|| format!("apt knows no {name}; is its package list up to date?"))?;
+    Ok((name, version.to_string()))
+}
+
+/// The kernel image that a meta-package depends on.
+fn depends(text: &str) -> Option<String> {
+    let lines = text.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+    lines.map(str::trim).find(|name| name.starts_with("linux-image-")).map(ToString::to_string)
+}
+
+/// Takes one file out of a package, beside it in the cache.
+fn extract(cache: &Path, name: &str, version: &str, wanted: &str) -> Result<PathBuf> {
+    let package = package_file(cache, name, version);
+    let mut unpack = Command::new("dpkg-deb")
+        .arg("--fsys-tarfile")
+        .arg(&package)
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start dpkg-deb")?;
+    let stream = unpack.stdout.take().context("no pipe from dpkg-deb")?;
+    let done = Command::new("tar")
+        .args(["-x", "-O", "--wildcards", wanted])
+        .stdin(stream)
+        .output()
+        .context("cannot start tar")?;
+    let status = unpack.wait()?;
+    if !done.status.success() || !status.success() || done.stdout.is_empty() {
+        bail!("{} has no {wanted}", package.display());
+    }
+    let path = extracted(cache, name, version);
+    // Written beside and renamed: a broken run leaves nothing that looks whole.
+    let partial = path.with_extension("partial");
+    fs::write(&partial, &done.stdout)?;
+    fs::rename(&partial, &path)?;
+    Ok(path)
+}
+
+/// The first bytes of a bzImage say that it is one (Linux `Documentation/arch/x86/boot.rst`).
+pub fn check_bzimage(path: &Path) -> Result<()> {
+    let file = fs::read(path).with_context(|| format!("guest kernel {}", path.display()))?;
+    bzimage(&file).with_context(|| format!("guest kernel {}", path.display()))
+}
+
+fn bzimage(file: &[u8]) -> Result<()> {
+    let byte = |at: usize| file.get(at).copied().context("truncated: no Linux boot header");
+    if file.get(0x202..0x206) != Some(b"HdrS") {
+        bail!("not a bzImage: no HdrS at 0x202");
+    }
+    let version = u16::from_le_bytes([byte(0x206)?, byte(0x207)?]);
+    if version < 0x20c {
+        bail!("boot protocol {}.{:02}; 2.12 is needed", version >> 8, version & 0xff);
+    }
+    let sectors = match byte(0x1f1)? {
+        0 => 4,
+        count => usize::from(count),
+    };
+    // syssize counts 16-byte paragraphs of the part after the set-up sectors.
+    let size = [byte(0x1f4)?, byte(0x1f5)?, byte(0x1f6)?, byte(0x1f7)?];
+    let needed = (sectors + 1) * 512 + usize::try_from(u32::from_le_bytes(size))? * 16;
+    if file.len() < needed {
+        bail!("truncated: {} of {needed} bytes", file.len());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_meta_package_names_the_kernel() {
+        let text = "linux-image-cloud-amd64\n  Depends: linux-image-6.1.0-56-cloud-amd64\n";
+        assert_eq!(depends(text).as_deref(), Some("linux-image-6.1.0-56-cloud-amd64"));
+        assert_eq!(depends("busybox-static\n"), None);
+    }
+
+    fn header(version: u16, total: usize) -> Vec<u8> {
+        let mut file = vec![0; total];
+        file[0x1f1] = 1;
+        file[0x1f4..0x1f8].copy_from_slice(&64_u32.to_le_bytes());
+        file[0x202..0x206].copy_from_slice(b"HdrS");
+        file[0x206..0x208].copy_from_slice(&version.to_le_bytes());
+        file
+    }
+
+    #[test]
+    fn a_truncated_kernel_is_refused() {
+        assert!(bzimage(&header(0x20f, 2048)).is_ok());
+        let error = bzimage(&header(0x20f, 2047)).unwrap_err().to_string();
+        assert!(error.contains("truncated: 2047 of 2048"), "{error}");
+        assert!(bzimage(b"MZ").is_err());
+        assert!(bzimage(&header(0x205, 2048)).is_err());
+    }
+
+    #[test]
+    fn the_initramfs_has_init_and_a_shell() {
+        let archive = initramfs(b"ELF", b"#!", b"cd");
+        let text = String::from_utf8_lossy(&archive);
+        assert!(text.contains("init\0") && text.contains("bin/sh\0"));
+    }
+}

@@ -1,0 +1,236 @@
+//! Puts kernel and boot modules together: a bootable ISO, or a folder for QEMU's own loader.
+
+use crate::build::ELF32;
+use crate::desk;
+use crate::elf::Elf;
+use crate::progress::Step;
+use crate::tools;
+use anyhow::{Context, Result, bail};
+use driver::emulator::Boot;
+use driver::process::on_path;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A boot module. The first word of its command line is its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Module {
+    /// Its name, see [`check_name`].
+    pub name: String,
+    /// The file.
+    pub file: PathBuf,
+    /// Arguments that follow the name.
+    pub args: String,
+}
+
+impl Module {
+    /// A module without arguments.
+    pub fn new(name: &str, file: PathBuf) -> Self {
+        Self { name: name.to_string(), file, args: String::new() }
+    }
+
+    /// `--module FILE[:name]`; without a name it is the file's.
+    pub fn parse(option: &str) -> Result<Self> {
+        let whole = Path::new(option);
+        let (path, name) = match option.rsplit_once(':') {
+            Some((path, name)) if !whole.exists() => (Path::new(path), name.to_string()),
+            _ => {
+                let name = whole.file_name().map(|name| name.to_string_lossy().into_owned());
+                (whole, name.unwrap_or_default())
+            }
+        };
+        let file = desk::given(path, "--module")?;
+        check_name(&name).with_context(|| format!("--module {option}"))?;
+        Ok(Self::new(&name, file))
+    }
+}
+
+/// A module name: 1 to 31 characters of `a-z A-Z 0-9 . _ -` (docs/manifest.md).
+pub fn check_name(name: &str) -> Result<()> {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    if name.is_empty() || name.len() > 31 || !name.bytes().all(fits) {
+        bail!("module name '{name}': 1 to 31 characters of a-z A-Z 0-9 . _ - are allowed");
+    }
+    Ok(())
+}
+
+/// What one machine boots.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    /// The kernel, ELF64.
+    pub kernel: PathBuf,
+    /// The kernel's command line.
+    pub cmdline: String,
+    /// Modules in order; the first is the root task.
+    pub modules: Vec<Module>,
+}
+
+impl Recipe {
+    /// Our kernel with these modules.
+    pub fn new(cmdline: &str, modules: Vec<Module>) -> Result<Self> {
+        Ok(Self {
+            kernel: desk::out()?.join("hematite.elf64"),
+            cmdline: cmdline.to_string(),
+            modules,
+        })
+    }
+
+    /// Refuses what could not start, before anything does.
+    pub fn check(&self) -> Result<()> {
+        let mut names: Vec<_> = self.modules.iter().map(|module| module.name.as_str()).collect();
+        names.sort_unstable();
+        if let Some([twice, _]) = names.windows(2).find(|pair| pair.first() == pair.last()) {
+            bail!("two boot modules are named '{twice}'");
+        }
+        if let Some(root) = self.modules.first() {
+            let file = fs::read(&root.file)
+                .with_context(|| format!("root task {}", root.file.display()))?;
+            let elf =
+                Elf::read(&file).with_context(|| format!("root task {}", root.file.display()))?;
+            if elf.kind != 2 {
+                bail!(
+                    "root task {}: ELF type {}, not 2 (executable)",
+                    root.file.display(),
+                    elf.kind
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// The menu GRUB reads.
+    pub fn grub_cfg(&self) -> String {
+        use std::fmt::Write as _;
+        let mut text = String::from(
+            "set timeout=0\nset default=0\nserial --unit=0 --speed=115200\n\
+             terminal_input console serial\nterminal_output console\n\n\
+             menuentry \"Hematite\" {\n",
+        );
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "    multiboot2 /boot/hematite.elf64 {}", quoted(&self.cmdline));
+        for module in &self.modules {
+            let words = quoted(&format!("{} {}", module.name, module.args));
+            let _ = writeln!(text, "    module2 /boot/{} {words}", module.name);
+        }
+        text.push_str("    boot\n}\n");
+        text
+    }
+
+    /// Makes the ISO for BIOS and UEFI machines.
+    pub fn iso(&self, out: &Path) -> Result<()> {
+        tools::need("grub-mkrescue", "grub-common")?;
+        tools::need("xorriso", "xorriso")?;
+        tools::need("mformat", "mtools")?;
+        let step = Step::new("image");
+        let name = out.file_name().context("the image needs a file name")?;
+        let stage = desk::out_dir("stage")?.join(name);
+        let _ = fs::remove_dir_all(&stage);
+        let boot = stage.join("boot");
+        fs::create_dir_all(boot.join("grub"))
+            .with_context(|| format!("cannot make {}", boot.display()))?;
+        fs::write(boot.join("grub/grub.cfg"), self.grub_cfg())?;
+        copy(&self.kernel, &boot.join("hematite.elf64"))?;
+        for module in &self.modules {
+            copy(&module.file, &boot.join(&module.name))?;
+        }
+        let mut mkrescue = Command::new("grub-mkrescue");
+        mkrescue.arg("-o").arg(out).arg(&stage).args(["--compress=no"]);
+        // A few modules are enough for this menu, and BIOS machines in Bochs load each one slowly.
+        tools::output(&mut mkrescue)?;
+        let _ = fs::remove_dir_all(&stage);
+        let bytes = fs::metadata(out).map_or(0, |data| data.len());
+        step.finish(&format!("{} ({} MiB)", out.display(), bytes >> 20));
+        Ok(())
+    }
+
+    /// Lays the modules out for QEMU's own loader, which hands each module's file name as the
+    /// first word of its command line: so each file is named as its module is.
+    pub fn direct(&self, dir: &Path) -> Result<Boot> {
+        let _ = fs::remove_dir_all(dir);
+        fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        for module in &self.modules {
+            std::os::unix::fs::symlink(&module.file, dir.join(&module.name))
+                .with_context(|| format!("cannot link {}", module.name))?;
+        }
+        let words = self.modules.iter().map(|m| format!("{} {}", m.name, m.args));
+        Ok(Boot::Direct {
+            kernel: self.kernel.with_file_name(ELF32),
+            dir: dir.to_path_buf(),
+            modules: words.map(|words| words.trim_end().to_string()).collect(),
+            cmdline: self.cmdline.clone(),
+        })
+    }
+}
+
+/// Whether an ISO can be made here.
+pub fn grub_ready() -> bool {
+    ["grub-mkrescue", "xorriso", "mformat"].into_iter().all(on_path)
+        && Path::new("/usr/lib/grub/i386-pc").is_dir()
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    if fs::hard_link(from, to).is_err() {
+        fs::copy(from, to).with_context(|| format!("cannot copy {}", from.display()))?;
+    }
+    Ok(())
+}
+
+/// Words for GRUB's shell: anything beyond plain characters is quoted, word by word.
+fn quoted(words: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-=/,:+".contains(&b);
+    let each = words.split_whitespace().map(|word| {
+        if word.bytes().all(plain) {
+            word.to_string()
+        } else {
+            format!("'{}'", word.replace('\'', ""))
+        }
+    });
+    each.collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recipe(names: &[&str]) -> Recipe {
+        let module = |name: &&str| Module::new(name, PathBuf::from(name));
+        Recipe {
+            kernel: PathBuf::from("k"),
+            cmdline: "serial kmem=32M".to_string(),
+            modules: names.iter().map(module).collect(),
+        }
+    }
+
+    #[test]
+    fn the_menu_names_each_module_by_its_first_word() {
+        let text = recipe(&["root", "vmm"]).grub_cfg();
+        assert!(text.contains("multiboot2 /boot/hematite.elf64 serial kmem=32M\n"));
+        assert!(text.contains("module2 /boot/root root\n    module2 /boot/vmm vmm\n"));
+        assert!(text.contains("timeout=0"));
+    }
+
+    #[test]
+    fn words_cannot_break_out_of_the_menu() {
+        assert_eq!(quoted("a=1 $x;y 'z"), "a=1 '$x;y' 'z'");
+    }
+
+    #[test]
+    fn twin_names_are_refused() {
+        let error = recipe(&["kernel", "kernel"]).check().unwrap_err();
+        assert!(error.to_string().contains("'kernel'"));
+    }
+
+    #[test]
+    fn module_names_are_checked() {
+        for bad in ["", "a b", "a/b", "0123456789012345678901234567890x"] {
+            assert!(check_name(bad).is_err(), "{bad}");
+        }
+        assert!(check_name("bzImage-6.1_x").is_ok());
+    }
+
+    #[test]
+    fn a_module_that_is_not_there_is_named() {
+        let error = Module::parse("no/such/file:x").unwrap_err();
+        assert!(format!("{error:#}").contains("no/such/file"));
+    }
+}

@@ -1,0 +1,194 @@
+//! Turns the options of `image` and `run` into what the machine boots.
+
+use crate::build;
+use crate::desk;
+use crate::guest;
+use crate::image::{Module, Recipe};
+use crate::manifest::{self, Guest};
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What is booted.
+#[derive(Args, Clone, Debug, Default)]
+pub struct BootArgs {
+    /// Processors of the machine, and virtual processors of the default guest
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub cpus: u32,
+    /// Guests to run, as device tree source (docs/manifest.md); default: one Linux guest
+    #[arg(long, value_name = "FILE")]
+    pub manifest: Option<PathBuf>,
+    /// Boot this root task instead of ours
+    #[arg(long, value_name = "ELF")]
+    pub root: Option<PathBuf>,
+    /// One more boot module; repeatable
+    #[arg(long, value_name = "FILE[:name]")]
+    pub module: Vec<String>,
+    /// Command line of the Hematite kernel
+    #[arg(long, default_value = "serial", value_name = "WORDS", allow_hyphen_values = true)]
+    pub cmdline: String,
+    /// Kernel of the default guest, a bzImage; default: Debian's cloud kernel
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+    /// Initial RAM disk of the default guest; default: busybox
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<PathBuf>,
+    /// Command line of the default guest
+    #[arg(long, default_value = REFERENCE, value_name = "WORDS", allow_hyphen_values = true)]
+    pub append: String,
+    /// Memory of the default guest in MiB
+    #[arg(long, default_value_t = 256, value_name = "MIB")]
+    pub guest_memory: u32,
+    /// Take the programs in target/hematite as they are
+    #[arg(long)]
+    pub no_build: bool,
+}
+
+/// The reference command line: no mitigations, because Bochs' CPUID alone makes the kernel warn
+/// about them.
+pub const REFERENCE: &str = "console=ttyS0 mitigations=off";
+
+/// A recipe and the memory its guests want, in MiB.
+pub struct Plan {
+    /// What is booted.
+    pub recipe: Recipe,
+    /// Memory of all guests.
+    pub guests_mib: u64,
+}
+
+impl BootArgs {
+    /// Builds what is needed and puts the recipe together.
+    pub fn plan(&self) -> Result<Plan> {
+        // What the user named is checked first: nothing is built for a run that cannot start.
+        let named: Vec<_> = self.module.iter().map(|m| Module::parse(m)).collect::<Result<_>>()?;
+        let root = self.root.as_deref().map(|path| desk::given(path, "--root")).transpose()?;
+        for (path, option) in [(&self.kernel, "--kernel"), (&self.initrd, "--initrd")] {
+            if let Some(path) = path {
+                desk::given(path, option)?;
+            }
+        }
+        if self.cpus == 0 {
+            bail!("--cpus 0: a machine has at least one");
+        }
+        let guests = self.guests(root.is_some(), &named)?;
+        if !self.no_build {
+            let programs =
+                if root.is_some() { &["kernel"][..] } else { &["kernel", "root", "vmm"] };
+            build::build(programs)?;
+        }
+        let built = |name: &str| -> Result<PathBuf> {
+            let path = desk::out()?.join(name);
+            fs::metadata(&path)
+                .with_context(|| format!("{}: run `cargo xtask build`", path.display()))?;
+            Ok(path)
+        };
+        let ours = root.is_none();
+        let mut modules = vec![Module::new("root", root.map_or_else(|| built("root.elf"), Ok)?)];
+        if ours {
+            modules.push(Module::new("vmm", built("vmm.elf")?));
+        }
+        let guests_mib = guests.iter().map(|guests| guests.memory_mib).sum();
+        modules.extend(guests.into_iter().flat_map(|guests| guests.modules));
+        modules.extend(named);
+        built("hematite.elf64")?;
+        let recipe = Recipe::new(&self.cmdline, modules)?;
+        recipe.check()?;
+        Ok(Plan { recipe, guests_mib })
+    }
+
+    /// The manifest and the files it refers to; none when a foreign root task wants none.
+    fn guests(&self, foreign_root: bool, named: &[Module]) -> Result<Option<Guests>> {
+        if let Some(path) = &self.manifest {
+            let source = desk::given(path, "--manifest")?;
+            return self.manifest_guests(&source, named).map(Some);
+        }
+        if foreign_root && self.kernel.is_none() {
+            return Ok(None);
+        }
+        self.default_guest().map(Some)
+    }
+
+    fn default_guest(&self) -> Result<Guests> {
+        let (kernel, initrd) = self.linux()?;
+        let guest = Guest {
+            cpus: self.cpus,
+            memory_mib: self.guest_memory,
+            initrd: initrd.is_some(),
+            cmdline: self.append.clone(),
+        };
+        guest.check()?;
+        guest::check_bzimage(&kernel)?;
+        check_fits(&kernel, initrd.as_deref(), u64::from(self.guest_memory))?;
+        let mut modules = vec![Module::new("manifest", guest.compile()?)];
+        modules.push(Module::new("kernel", kernel));
+        modules.extend(initrd.map(|file| Module::new("initrd", file)));
+        Ok(Guests { modules, memory_mib: u64::from(self.guest_memory) })
+    }
+
+    /// Kernel and initrd of the default guest. A kernel of the user's own gets no initrd of ours.
+    fn linux(&self) -> Result<(PathBuf, Option<PathBuf>)> {
+        let initrd =
+            self.initrd.as_deref().map(|path| desk::given(path, "--initrd")).transpose()?;
+        if let Some(kernel) = &self.kernel {
+            return Ok((desk::given(kernel, "--kernel")?, initrd));
+        }
+        let linux = guest::default_guest()?;
+        Ok((linux.kernel, Some(initrd.unwrap_or(linux.initrd))))
+    }
+
+    fn manifest_guests(&self, source: &Path, named: &[Module]) -> Result<Guests> {
+        let blob = manifest::compile(source)?;
+        let wants =
+            manifest::wants(&blob).with_context(|| format!("manifest {}", source.display()))?;
+        let mut modules = vec![Module::new("manifest", blob)];
+        let mut memory_mib = 0;
+        for guest in wants {
+            memory_mib += guest.memory_mib;
+            for name in guest.kernel.iter().chain(&guest.initrd) {
+                let there = named.iter().chain(&modules).any(|module| module.name == *name);
+                if there {
+                    continue;
+                }
+                let file = match name.as_str() {
+                    "kernel" => self.linux()?.0,
+                    "initrd" => self.linux()?.1.context("--initrd FILE is needed")?,
+                    _ => bail!(
+                        "manifest {}: guest {} wants the module '{name}': --module FILE:{name}",
+                        source.display(),
+                        guest.name
+                    ),
+                };
+                modules.push(Module::new(name, file));
+            }
+        }
+        Ok(Guests { modules, memory_mib })
+    }
+}
+
+/// The manifest and all it refers to.
+struct Guests {
+    modules: Vec<Module>,
+    memory_mib: u64,
+}
+
+/// Kernel and initrd must leave a guest some memory.
+fn check_fits(kernel: &Path, initrd: Option<&Path>, memory_mib: u64) -> Result<()> {
+    let size = |path: &Path| fs::metadata(path).map_or(0, |data| data.len());
+    let limit = memory_mib << 20;
+    for (path, what) in [(Some(kernel), "guest kernel"), (initrd, "initrd")] {
+        if let Some(path) = path
+            && size(path) >= limit
+        {
+            bail!(
+                "{what} {}: {} bytes do not fit the guest's {memory_mib} MiB of memory",
+                path.display(),
+                size(path)
+            );
+        }
+    }
+    if size(kernel) + initrd.map_or(0, size) >= limit {
+        bail!("kernel and initrd together do not fit the guest's {memory_mib} MiB of memory");
+    }
+    Ok(())
+}
