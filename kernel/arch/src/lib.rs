@@ -11,13 +11,14 @@
 
 #![cfg_attr(target_os = "none", no_std)]
 
+mod guest;
 mod thread;
 pub mod vector;
 pub mod x86;
 
+pub use guest::{GuestEnv, GuestEvent, GuestVendor};
 pub use thread::{Event, ExitKind, Registers, Thread};
 
-pub mod x86;
 #[cfg(target_os = "none")]
 pub mod metal;
 #[cfg(target_os = "none")]

@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use sync::SharedPage;
 
-use super::{bases, cpu_number, fpu_restore, fpu_save};
+use super::{bases, cpu_number, fpu_restore, fpu_save, xstate};
 use crate::MAX_CPUS;
 use crate::x86::guest_software::{DR6_RESET, Software, xcr0_is_valid};
 
@@ -34,6 +34,7 @@ pub struct HostValues {
 
 const HAS_TSC_AUX: u64 = 1;
 const HAS_SPEC_CTRL: u64 = 2;
+const HAS_XSAVE: u64 = 4;
 
 static HOSTS: [HostValues; MAX_CPUS] = [const {
     HostValues {
@@ -65,8 +66,12 @@ pub fn note_host() {
     if leaves >= 7 && core::arch::x86_64::__cpuid_count(7, 0).edx >> 26 & 1 != 0 {
         features |= HAS_SPEC_CTRL;
     }
+    // CR4.OSXSAVE: without it there is neither XSETBV nor anything to switch.
+    if core::arch::x86_64::__cpuid(1).ecx >> 27 & 1 != 0 {
+        features |= HAS_XSAVE;
+    }
     host.features.store(features, Relaxed);
-    host.xcr0.store(xgetbv(), Relaxed);
+    host.xcr0.store(xstate(), Relaxed);
 }
 
 /// What [`Switch::enter`] changed and [`Switch::leave`] puts back.
@@ -99,7 +104,8 @@ impl Switch {
         if !xcr0_is_valid(guest.xcr0, xcr0) || fpu_restore(fpu).is_err() {
             return None;
         }
-        if guest.xcr0 != xcr0 {
+        let features = host.features.load(Relaxed);
+        if guest.xcr0 != xcr0 && features & HAS_XSAVE != 0 {
             xsetbv(guest.xcr0);
         }
         let mut kept = (0, 0);
@@ -110,7 +116,6 @@ impl Switch {
             kept = bases::save();
             bases::load(kept.0, guest.syscall[3]);
         }
-        let features = host.features.load(Relaxed);
         if features & HAS_TSC_AUX != 0 {
             exchange(msr::TSC_AUX, host.tsc_aux.load(Relaxed), guest.tsc_aux.into());
         }
@@ -156,7 +161,7 @@ impl Switch {
             }
         }
         let xcr0 = host.xcr0.load(Relaxed);
-        if guest.xcr0 != xcr0 {
+        if guest.xcr0 != xcr0 && features & HAS_XSAVE != 0 {
             xsetbv(xcr0);
         }
         fpu_save(fpu);
@@ -243,16 +248,6 @@ fn read_cr2() -> u64 {
 fn write_cr2(value: u64) {
     // SAFETY: CR2 only reports; page faults of the host have been handled.
     unsafe { asm!("mov cr2, {}", in(reg) value, options(nostack, preserves_flags)) };
-}
-
-fn xgetbv() -> u64 {
-    let (low, high): (u32, u32);
-    // SAFETY: CR4.OSXSAVE is set on every CPU before guests are enabled.
-    unsafe {
-        asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high,
-            options(nostack, preserves_flags));
-    }
-    u64::from(high) << 32 | u64::from(low)
 }
 
 fn xsetbv(value: u64) {
