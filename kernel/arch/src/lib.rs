@@ -18,6 +18,7 @@ mod thread;
 pub mod vector;
 pub mod x86;
 
+pub use guest::{GuestEnv, GuestEvent, GuestVendor};
 pub use thread::{Event, ExitKind, Registers, Thread};
 
 pub mod x86;
