@@ -11,16 +11,24 @@
 
 #![cfg_attr(target_os = "none", no_std)]
 
+mod guest;
 mod thread;
 pub mod vector;
 pub mod x86;
 
+pub use guest::{GuestEnv, GuestEvent, GuestVendor};
 pub use thread::{Event, ExitKind, Registers, Thread};
 
 #[cfg(target_os = "none")]
 pub mod metal;
 #[cfg(target_os = "none")]
 pub use metal::*;
+
+#[cfg(not(target_os = "none"))]
+#[forbid(unsafe_code)]
+pub mod fake;
+#[cfg(not(target_os = "none"))]
+pub use fake::*;
 
 /// The largest number of CPUs that one kernel drives (abi.md 1).
 pub const MAX_CPUS: usize = 128;
