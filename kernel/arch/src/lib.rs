@@ -14,6 +14,13 @@
 mod guest;
 mod thread;
 pub mod vector;
+mod thread;
+pub mod vector;
+pub mod x86;
+
+pub use guest::{GuestEnv, GuestEvent, GuestVendor};
+pub use thread::{Event, ExitKind, Registers, Thread};
+
 pub mod x86;
 
 pub use guest::{GuestEnv, GuestEvent, GuestVendor};
@@ -23,6 +30,12 @@ pub use thread::{Event, ExitKind, Registers, Thread};
 pub mod metal;
 #[cfg(target_os = "none")]
 pub use metal::*;
+
+#[cfg(not(target_os = "none"))]
+#[forbid(unsafe_code)]
+pub mod fake;
+#[cfg(not(target_os = "none"))]
+pub use fake::*;
 
 /// The largest number of CPUs that one kernel drives (abi.md 1).
 pub const MAX_CPUS: usize = 128;

@@ -57,7 +57,9 @@ impl Cpu {
         callee.thread.exit = arch::ExitKind::Syscall;
         callee.resume = Resume::User;
         self.depart();
-        callee_of(&next, &mut self.key).map(|state| state.caller = self.current.take());
+        if let Some(state) = next.cell.open(&mut self.key) {
+            state.caller = self.current.take();
+        }
         self.current = Some(next);
         self.arrive();
         true
@@ -157,9 +159,4 @@ impl Cpu {
         }
         None
     }
-}
-
-#[inline(always)]
-fn callee_of<'a>(ec: &'a Counted<Ec>, key: &'a mut sync::CpuKey) -> Option<&'a mut EcState> {
-    ec.cell.open(key)
 }

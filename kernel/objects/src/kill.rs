@@ -162,8 +162,15 @@ impl Cpu {
             arch::note_killed(self.id, reason);
             current.ask(Attention::KILL);
             let Some(state) = current.cell.open(&mut self.key) else { return };
-            state.resume = Resume::Dead;
+            let was = core::mem::replace(&mut state.resume, Resume::Dead);
             self.current = state.caller.take();
+            let interrupted = state.interrupted.take();
+            let vcpu = if let Resume::Guest(vcpu) = was { Some(vcpu) } else { interrupted };
+            if let Some(vcpu) = vcpu
+                && let Some(inner) = vcpu.cell.open(&mut self.key)
+            {
+                inner.busy = false;
+            }
             let Some(state) = self.state() else { break };
             if let Resume::AwaitReply = state.resume {
                 state.resume = Resume::User;

@@ -258,6 +258,29 @@ impl Memory {
         self.finish(Target::Host, step, tables.released.get())
     }
 
+    /// Maps a run of physical frames for programs, as the first program's segments are: delegatable.
+    pub fn map_run(&self, page: u64, frame: Frame, count: u64, rights: Rights) -> Result<(), Oom> {
+        let tree = Tree::new(self.root, if arch::one_gib_pages() { 2 } else { 1 });
+        let tables = Tables { memory: self, released: Cell::new(0) };
+        let _lock = self.lock.lock();
+        let mut done = 0;
+        while done < count {
+            let order = (count - done).ilog2() as u8;
+            // Nobody runs in the space yet: nothing to flush.
+            let _ = logic::page_table::map::<HostFormat>(
+                &tables,
+                tree,
+                page + done,
+                frame.plus(done),
+                order,
+                rights,
+                HostFormat::DELEGATABLE,
+            )?;
+            done += 1 << order;
+        }
+        Ok(())
+    }
+
     /// Maps one page into the guest table (the APIC-access page).
     pub fn map_guest_page(&self, page: u64, frame: Frame, rights: Rights) -> Progress {
         let Ok(root) = self.guest_root() else { return Progress::out_of_memory() };

@@ -241,7 +241,7 @@ impl PortMaps {
     /// Allows or forbids a range.
     fn set(&self, granted: &Granted, allow: bool) {
         let Granted { base, count, host, guest } = *granted;
-        let mut change = |bits: &OwnedFrames| {
+        let change = |bits: &OwnedFrames| {
             for port in base..base.saturating_add(count).min(PORTS) {
                 let page = bits.page_at(u64::from(port / (PAGE_SIZE as u32 * 8)));
                 let index = (port as usize % (PAGE_SIZE as usize * 8)) / 64;

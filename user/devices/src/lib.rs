@@ -13,7 +13,9 @@
 
 extern crate alloc;
 
+pub mod board;
 pub mod clock;
+pub mod decode;
 pub mod i8042;
 pub mod ioapic;
 pub mod lapic;
