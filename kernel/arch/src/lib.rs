@@ -14,13 +14,6 @@
 mod guest;
 mod thread;
 pub mod vector;
-mod thread;
-pub mod vector;
-pub mod x86;
-
-pub use guest::{GuestEnv, GuestEvent, GuestVendor};
-pub use thread::{Event, ExitKind, Registers, Thread};
-
 pub mod x86;
 
 pub use guest::{GuestEnv, GuestEvent, GuestVendor};

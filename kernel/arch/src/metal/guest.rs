@@ -125,6 +125,9 @@ enum Back {
 }
 
 impl Guest {
+    /// Frames of kernel memory that one guest is charged: the most that either vendor's blocks take.
+    pub const FRAMES: u64 = 1;
+
     /// A guest with all state zero; may be made on any CPU.
     ///
     /// # Errors
