@@ -13,6 +13,7 @@
 
 extern crate alloc;
 
+pub mod board;
 pub mod clock;
 pub mod i8042;
 pub mod ioapic;

@@ -1,6 +1,7 @@
 //! Random words on every register door: no model may panic, whatever a guest writes, in whatever
 //! order, at whatever time. (Overflow checks are on in test builds.)
 
+use devices::board::{Board, Config};
 use devices::pic::PicPair;
 use devices::pit::Pit;
 use devices::rtc::{Memory, Rtc};
@@ -87,4 +88,63 @@ proptest! {
             }
         }
     }
+
+    /// The whole board: any port, device memory, MSRs, interrupts taken at random moments.
+    #[test]
+    fn board(words in accesses(), more in proptest::collection::vec(any::<u64>(), 200)) {
+        let mut board = Board::new(&Config {
+            vcpus: 3,
+            tsc_hz: 2_000_000_000,
+            epoch: 1,
+            memory: Memory::default(),
+            x2apic: true,
+        });
+        let mut now = 0_u64;
+        for ((pick, value, write, time), word) in words.into_iter().zip(more) {
+            now = now.saturating_add(time);
+            let vcpu = usize::from(value & 3);
+            let size = [1, 2, 4, 8][usize::from(value >> 2 & 3)];
+            let port = PORTS[usize::from(pick) % PORTS.len()].wrapping_add(pick >> 13);
+            let page = [0xfec0_0000, 0xfee0_0000, word][usize::from(pick % 3)];
+            let msr = [0x1b, 0x6e0, 0x800 | u32::from(pick & 0xff)][usize::from(pick % 3)];
+            match (pick >> 8 & 3, write) {
+                (0, true) => board.port_write(port, size, word as u32, now),
+                (0, false) => {
+                    board.port_read(port, size, now);
+                }
+                (1, true) => {
+                    // Registers are at multiples of 16: hit them more often than chance would.
+                    board.mmio_write(page | u64::from(pick & 0x3f) << 4, 4, word, vcpu, now);
+                }
+                (1, false) => {
+                    board.mmio_read(page.wrapping_add(pick.into()), size, vcpu, now);
+                }
+                (2, true) => {
+                    let _ = board.write_msr(vcpu, msr, word >> (pick & 63), now);
+                }
+                (2, false) => {
+                    let _ = board.read_msr(vcpu, msr, now);
+                }
+                _ => {
+                    board.advance(now);
+                    let _ = board.receive(&word.to_le_bytes());
+                    board.set_cr8(vcpu, value);
+                    board.set_tsc_offset(vcpu, word, now);
+                    board.press_power_button();
+                }
+            }
+            prop_assert_eq!(board.has_pending(vcpu), board.acknowledge(vcpu).is_some());
+            if value & 0x40 != 0 {
+                while board.take_event().is_some() {}
+                board.take_output();
+            }
+            let _ = board.next_deadline();
+        }
+    }
 }
+
+/// Ports around which something lives.
+const PORTS: [u16; 16] = [
+    0x20, 0x40, 0x43, 0x60, 0x64, 0x70, 0x71, 0x92, 0xa0, 0x3f8, 0x3fc, 0x4d0, 0x600, 0x608, 0xcf8,
+    0xcfc,
+];

@@ -207,7 +207,7 @@ impl Lapic {
 
     /// A fixed interrupt arrives. `false`: the APIC is disabled and ignores it.
     pub fn accept(&mut self, vector: u8, trigger: Trigger) -> bool {
-        if !self.enabled() || !self.software_enabled() {
+        if !self.listens() {
             return false;
         }
         if vector < 16 {
@@ -316,6 +316,12 @@ impl Lapic {
     #[must_use]
     pub fn next_deadline(&self) -> Option<u64> {
         self.timer.expires().filter(|_| self.lvt[Lvt::Timer as usize] & LVT_MASKED == 0)
+    }
+
+    /// Whether fixed interrupts are accepted: enabled, also in the spurious-vector register.
+    #[must_use]
+    pub fn listens(&self) -> bool {
+        self.enabled() && self.software_enabled()
     }
 
     fn enabled(&self) -> bool {
