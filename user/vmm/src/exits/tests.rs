@@ -168,3 +168,34 @@ fn random_exits_never_panic() {
         vm.messages.clear();
     }
 }
+
+/// mov eax, [0xfee00030] and mov dword [0xfee00080], 0x20 in 32-bit code.
+#[test]
+fn the_local_apic_answers_and_takes() {
+    let words = ram();
+    let mut vm = vm(&words);
+    vm.memory.write(0x1000, &[0xa1, 0x30, 0, 0xe0, 0xfe]).unwrap();
+    let mut page = page(ExitReason::EptViolation);
+    (page.cs.ar, page.inst_len) = (1 << 10, 0);
+    page.qual = [0x181, 0xfee0_0030];
+    assert!(matches!(run(&mut page, &mut vm), Next::Resume(_)));
+    assert_eq!((page.rax & 0xff, page.rip), (0x14, 0x1005));
+    vm.memory.write(0x1005, &[0xc7, 5, 0x80, 0, 0xe0, 0xfe, 0x20, 0, 0, 0]).unwrap();
+    page.qual = [0x182, 0xfee0_0080];
+    assert!(matches!(run(&mut page, &mut vm), Next::Resume(_)));
+    assert_eq!((vm.board.cr8(0), page.rip), (2, 0x100f));
+}
+
+#[test]
+fn holes_read_ones_and_code_there_stops() {
+    let words = ram();
+    let mut vm = vm(&words);
+    vm.memory.write(0x1000, &[0xa1, 0, 0, 0, 0xd0]).unwrap();
+    let mut page = page(ExitReason::EptViolation);
+    page.cs.ar = 1 << 10;
+    page.qual = [0x181, 0xd000_0000];
+    assert!(matches!(run(&mut page, &mut vm), Next::Resume(_)));
+    assert_eq!((page.rax, vm.messages.len()), (0xffff_ffff, 1));
+    page.qual = [0x184, 0xd000_0000];
+    assert!(matches!(run(&mut page, &mut vm), Next::Stop(why) if why.contains("executes")));
+}
