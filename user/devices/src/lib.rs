@@ -15,6 +15,7 @@ extern crate alloc;
 
 pub mod board;
 pub mod clock;
+pub mod decode;
 pub mod i8042;
 pub mod ioapic;
 pub mod lapic;

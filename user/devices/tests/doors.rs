@@ -17,6 +17,8 @@ fn accesses() -> impl Strategy<Value = Vec<Access>> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn uart(words in accesses()) {
         let mut uart = Uart::new();

@@ -7,8 +7,9 @@ use crate::{i8042, ioapic, pci, pic, pm, rtc};
 pub(super) const SERIAL: u16 = 0x3f8;
 /// System control port A: bit 0 resets, bit 1 is the A20 gate.
 const CONTROL_A: u16 = 0x92;
-/// Ports that exist only to waste time or to show progress: POST codes, delays, FPU reset.
-const SILENT: [u16; 5] = [0x80, 0xeb, 0xed, 0xf0, 0xf1];
+/// Ports that are known and do nothing: POST codes, delays, FPU reset, and the bytes of the PCI
+/// address register, through which Linux asks for configuration mechanism #2.
+const SILENT: [u16; 8] = [0x80, 0xeb, 0xed, 0xf0, 0xf1, 0xcf8, 0xcfa, 0xcfb];
 
 /// All ones, `size` bytes wide.
 fn ones(size: u8) -> u64 {

@@ -356,26 +356,28 @@ impl Board {
 
     /// Delivers a message to all its targets.
     fn deliver(&mut self, sender: Option<usize>, message: Message) {
-        let hit = |index: usize, lapic: &Lapic| match message.destination {
-            Destination::Itself => sender == Some(index),
-            Destination::All => true,
-            Destination::Others => sender != Some(index),
-            destination => lapic.matches(destination),
-        };
-        let targets: Vec<usize> = self
-            .lapics
-            .iter()
-            .enumerate()
-            .filter(|(index, lapic)| hit(*index, lapic))
-            .map(|(index, _)| index)
-            .collect();
         if message.mode == Mode::Lowest {
-            let key = |vcpu: &&usize| self.lapics.get(**vcpu).map_or(u8::MAX, Lapic::priority);
-            if let Some(vcpu) = targets.iter().filter(|v| self.listens(**v)).min_by_key(key) {
-                self.deliver_to(*vcpu, message);
+            let priority = |vcpu: &usize| self.lapics.get(*vcpu).map_or(u8::MAX, Lapic::priority);
+            let candidates = (0..self.lapics.len())
+                .filter(|vcpu| self.listens(*vcpu) && self.is_target(sender, message, *vcpu));
+            if let Some(vcpu) = candidates.min_by_key(priority) {
+                self.deliver_to(vcpu, message);
             }
         } else {
-            targets.into_iter().for_each(|vcpu| self.deliver_to(vcpu, message));
+            for vcpu in 0..self.lapics.len() {
+                if self.is_target(sender, message, vcpu) {
+                    self.deliver_to(vcpu, message);
+                }
+            }
+        }
+    }
+
+    fn is_target(&self, sender: Option<usize>, message: Message, vcpu: usize) -> bool {
+        match message.destination {
+            Destination::Itself => sender == Some(vcpu),
+            Destination::All => true,
+            Destination::Others => sender != Some(vcpu),
+            destination => self.lapics.get(vcpu).is_some_and(|lapic| lapic.matches(destination)),
         }
     }
 
