@@ -78,8 +78,13 @@ impl Guest {
 
     /// Writes and compiles it; the blob's path.
     pub fn compile(&self) -> Result<PathBuf> {
+        self.compile_as("linux")
+    }
+
+    /// The same under another file name, for machines side by side.
+    pub fn compile_as(&self, name: &str) -> Result<PathBuf> {
         self.check()?;
-        let source = desk::out()?.join("linux.dts");
+        let source = desk::out()?.join(name).with_extension("dts");
         desk::write_if_changed(&source, self.dts().as_bytes())?;
         compile(&source)
     }
