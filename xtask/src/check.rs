@@ -8,7 +8,7 @@ use crate::progress::Step;
 use crate::sources::{self, Source};
 use crate::toolchain::Toolchain;
 use crate::tools;
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use std::process::Command;
 
 /// A check over the source text.
@@ -80,8 +80,11 @@ pub fn all(wanted: impl Fn(&str) -> bool) -> Result<Tally> {
         run(name, &|| Ok(rule(&sources)));
     }
     run("room_doors", &layers::findings);
-    run("format", &|| cargo(&["fmt", "--all", "--check"]));
-    run("lints_host", &|| cargo(&["clippy", "--all-targets", "--quiet", "--", "-D", "warnings"]));
+    run("format", &format);
+    run("lints_host", &|| {
+        let lints = ["clippy", "--all-targets", "--quiet", "--", "-D", "warnings"];
+        tools::output(&mut cargo(&lints)).map(|_| Vec::new())
+    });
     run("lints_metal", &lints_metal);
     run("images", &|| {
         build::build(&[])?;
@@ -97,9 +100,22 @@ fn verdict(found: &[String]) -> Result<()> {
     }
 }
 
-fn cargo(args: &[&str]) -> Result<Vec<String>> {
+fn cargo(args: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-    tools::output(command.args(args).current_dir(desk::root())).map(|_| Vec::new())
+    command.args(args).current_dir(desk::root());
+    command
+}
+
+/// Files that `cargo fmt` would change.
+fn format() -> Result<Vec<String>> {
+    let done = cargo(&["fmt", "--all", "--", "--check", "-l"]).output().context("cargo fmt")?;
+    let said = String::from_utf8_lossy(&done.stdout);
+    let files: Vec<_> =
+        said.lines().map(|file| format!("{file}: `cargo fmt` changes it")).collect();
+    if files.is_empty() && !done.status.success() {
+        bail!("cargo fmt failed:\n{}", String::from_utf8_lossy(&done.stderr));
+    }
+    Ok(files)
 }
 
 /// Lints of the bare-metal programs; Debian's compiler comes without clippy, then there are none.
