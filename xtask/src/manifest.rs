@@ -105,7 +105,9 @@ pub fn compile(source: &Path) -> Result<PathBuf> {
     let done = dtc.output().context("cannot start dtc")?;
     if !done.status.success() {
         let said = String::from_utf8_lossy(&done.stderr);
-        bail!("manifest {}:\n{}", source.display(), said.trim_end());
+        // The first line has file, line, column and reason; what follows is about dtc.
+        let first = said.lines().next().unwrap_or("dtc failed without a word");
+        bail!("manifest: {}", first.trim_start_matches("Error: "));
     }
     Ok(blob)
 }
