@@ -1,6 +1,8 @@
 //! The first program: its domain, thread and time, its segments where the loader put them (abi.md 2).
 
-use abi::cap::{EC_ALL, PD_CREATE, ROOT_EC, ROOT_HIP, ROOT_PD, ROOT_SC, ROOT_STACK, ROOT_UTCB, SC_CT};
+use abi::cap::{
+    EC_ALL, PD_CREATE, ROOT_EC, ROOT_HIP, ROOT_PD, ROOT_SC, ROOT_STACK, ROOT_UTCB, SC_CT,
+};
 use core::ops::Range;
 use logic::addr::{Frame, PAGE_BITS, PAGE_SIZE};
 use logic::elf::{ElfError, FileBytes, RootElf};

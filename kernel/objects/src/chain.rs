@@ -67,7 +67,10 @@ impl Cpu {
 
     /// The running thread's caller, if it has one.
     #[inline(always)]
-    pub fn with_caller<R>(&mut self, f: impl FnOnce(&Ec, &mut EcState, &Ec, &mut EcState) -> R) -> Option<R> {
+    pub fn with_caller<R>(
+        &mut self,
+        f: impl FnOnce(&Ec, &mut EcState, &Ec, &mut EcState) -> R,
+    ) -> Option<R> {
         let current = self.current.as_ref()?;
         let state = current.cell.open(&mut self.key)?;
         let caller = state.caller.take()?;

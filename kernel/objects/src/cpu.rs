@@ -192,7 +192,8 @@ impl Cpu {
     /// Interrupts the CPUs that garbage waits for: they sit in user or guest code.
     pub fn hurry_others(&mut self) {
         let rcu = self.kernel.rcu;
-        let target = rcu.waits_for().max(if self.limbo.waiting != 0 { self.limbo.target } else { 0 });
+        let target =
+            rcu.waits_for().max(if self.limbo.waiting != 0 { self.limbo.target } else { 0 });
         if target > self.hurried {
             self.hurried = target;
             for cpu in rcu.laggards(target) {
@@ -225,8 +226,7 @@ impl Cpu {
     /// Unmaps the page of an object from a domain, for ever or until it is mapped again.
     pub fn unmap_kernel_page(&mut self, pd: &Pd, page: u64) {
         let mut cursor = 0;
-        let progress =
-            pd.memory.unmap(crate::Target::Host, page, 0, &mut cursor, u64::MAX);
+        let progress = pd.memory.unmap(crate::Target::Host, page, 0, &mut cursor, u64::MAX);
         self.settle(pd.identity(), &progress);
     }
 

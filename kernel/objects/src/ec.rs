@@ -144,7 +144,17 @@ impl Ec {
         cell: CpuCell<EcState>,
         charge: Charge,
     ) -> Ec {
-        Ec { pd, kind, event_base, utcb_mapping, cell, attention: AtomicU32::new(0), utcb, fpu, charge }
+        Ec {
+            pd,
+            kind,
+            event_base,
+            utcb_mapping,
+            cell,
+            attention: AtomicU32::new(0),
+            utcb,
+            fpu,
+            charge,
+        }
     }
 
     /// The message page.

@@ -33,7 +33,7 @@ impl Cpu {
             return Status::Busy;
         }
         let Some(guest) = state.guest.as_mut() else { return Status::BadCap };
-        guest.load(page, mtd);
+        guest.load(self.kernel.pool, page, mtd);
         state.busy = true;
         if let Some(state) = self.state() {
             state.resume = Resume::Guest(vcpu);
@@ -76,6 +76,7 @@ impl Cpu {
         };
         let access = vcpu.pd.access_page.lock().as_ref().map(|page| page.frame());
         let env = GuestEnv {
+            pool: kernel.pool,
             table,
             tag,
             flush_tag,
@@ -83,9 +84,8 @@ impl Cpu {
             vlapic: vcpu.vlapic.frame(),
             apic_access: access.unwrap_or_default(),
             fpu: vcpu.fpu.page(),
-            state: vcpu.state.page(),
             host_deadline: deadline,
-            poked: vcpu.poked.load(Relaxed),
+            pending_poke: vcpu.poked.load(Relaxed),
         };
         // The monitor's FPU registers give way to the guest's (`enter` loads and saves those).
         if let Some(current) = &self.current {
@@ -121,10 +121,11 @@ impl Cpu {
     }
 
     fn finish_run(&mut self, vcpu: &Counted<Vcpu>, reason: u32) -> GuestStop {
+        let pool = self.kernel.pool;
         if let Some(inner) = vcpu.cell.open(&mut self.key)
             && let Some(guest) = inner.guest.as_mut()
         {
-            guest.store(vcpu.state.page(), reason);
+            guest.store(pool, vcpu.state.page(), reason);
         }
         self.end_run(vcpu, Status::Success)
     }

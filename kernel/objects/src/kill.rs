@@ -85,8 +85,9 @@ impl Cpu {
     pub(crate) fn retire(&mut self, vcpu: &Vcpu) {
         let pool = self.kernel.pool;
         if let Some(state) = vcpu.cell.open(&mut self.key)
-            && let Some(guest) = state.guest.take()
+            && let Some(mut guest) = state.guest.take()
         {
+            guest.retire();
             guest.free(pool);
         }
     }

@@ -26,7 +26,11 @@ fn pay<T: Send + Sync>(slab: &Slab<T>, account: &Counted<Account>) -> Result<Cha
 
 impl Kernel {
     /// A semaphore.
-    pub fn make_sm(&'static self, account: &Counted<Account>, count: u64) -> Result<Counted<Sm>, Oom> {
+    pub fn make_sm(
+        &'static self,
+        account: &Counted<Account>,
+        count: u64,
+    ) -> Result<Counted<Sm>, Oom> {
         let charge = pay(&self.sms, account)?;
         Ok(self.sms.reserve()?.fill(Sm::new(count, charge)))
     }
@@ -176,13 +180,8 @@ impl Cpu {
         drop(access);
         let guest = arch::Guest::new(kernel.pool)?;
         arch::fpu_init(fpu.page());
-        let inner = VcpuState {
-            guest: Some(guest),
-            busy: false,
-            tag: 0,
-            tag_round: 0,
-            generation: 0,
-        };
+        let inner =
+            VcpuState { guest: Some(guest), busy: false, tag: 0, tag_round: 0, generation: 0 };
         let cell = self.key.cell(cpu, inner);
         Ok(place.fill(Vcpu::new(pd, state, vlapic, fpu, cell, [charge, blocks])))
     }
@@ -194,8 +193,7 @@ impl Cpu {
         let account = kernel.accounts.reserve()?.fill(Account::root());
         let pd = kernel.make_pd(&account, Trust { privileged: true, passthrough: true })?;
         let mapping = Some((pd.clone(), utcb_page));
-        let ec =
-            self.make_ec(&account, pd.clone(), Kind::Global, self.id, 0, stack, mapping)?;
+        let ec = self.make_ec(&account, pd.clone(), Kind::Global, self.id, 0, stack, mapping)?;
         if let Some(state) = ec.cell.open(&mut self.key) {
             state.resume = Resume::User;
             state.thread.registers.rip = entry;

@@ -10,8 +10,8 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use logic::Oom;
 use logic::addr::{Frame, PAGE_SIZE};
 use logic::page_table::{
-    EptFormat, Flush, HostFormat, NestedFormat, Rights, Step, TableMemory, Tree, clear, copy, lookup,
-    map_identity, release_all,
+    EptFormat, Flush, HostFormat, NestedFormat, Rights, Step, TableMemory, Tree, clear, copy,
+    lookup, map_identity, release_all,
 };
 use sync::{Counted, Pool, SpinLock};
 
@@ -172,7 +172,14 @@ impl Memory {
                 if arch::guest_vendor() == arch::GuestVendor::Svm {
                     let mut nested = |_: Frame, _: u8| Some(0);
                     self.transfer::<NestedFormat>(
-                        root, kernel, from, target, what, &mut nested, cursor, budget,
+                        root,
+                        kernel,
+                        from,
+                        target,
+                        what,
+                        &mut nested,
+                        cursor,
+                        budget,
                     )
                 } else {
                     let mut typed =

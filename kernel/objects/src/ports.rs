@@ -65,12 +65,8 @@ impl PortNode {
     /// Allows or forbids it in its domain's bitmaps.
     fn apply(&self, allow: bool) {
         if let Some(pd) = &self.pd {
-            let granted = Granted {
-                base: self.base,
-                count: self.count,
-                host: self.host,
-                guest: self.guest,
-            };
+            let granted =
+                Granted { base: self.base, count: self.count, host: self.host, guest: self.guest };
             pd.ports.lock().set(&granted, allow);
         }
     }

@@ -16,7 +16,13 @@ fn slot(pd: &Pd, selector: Selector) -> Result<&CapSlot, Status> {
 }
 
 /// Fills a slot that was found free. Should another CPU have been faster, the new object just goes again.
-fn place(pd: &Pd, slot: &CapSlot, selector: Selector, object: AnyCounted, permissions: u8) -> Outcome {
+fn place(
+    pd: &Pd,
+    slot: &CapSlot,
+    selector: Selector,
+    object: AnyCounted,
+    permissions: u8,
+) -> Outcome {
     match slot.create(object, permissions, &pd.objects, selector) {
         Ok(()) => Ok(Success.into()),
         Err(_) => Err(Status::BadCap),
@@ -57,9 +63,8 @@ pub fn create_ec(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let mapping = (args.utcb != 0).then_some((viewer, args.utcb >> PAGE_BITS));
     let account = pd.account.clone();
     let on = usize::from(args.cpu);
-    let ec = cpu
-        .make_ec(&account, pd, kind, on, args.event_base, args.stack, mapping)
-        .map_err(oom)?;
+    let ec =
+        cpu.make_ec(&account, pd, kind, on, args.event_base, args.stack, mapping).map_err(oom)?;
     let done = place(&own, slot, args.sel, ec.clone().erase(), EC_ALL)?;
     cpu.settle_ec(&ec);
     Ok(done)
@@ -138,8 +143,6 @@ pub fn create_vcpu(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     }
     let slot = slot(&pd, args.sel)?;
     let on = usize::from(args.cpu);
-    let vcpu = cpu
-        .make_vcpu(&pd.account, on, pd.clone(), state, vlapic, fpu)
-        .map_err(oom)?;
+    let vcpu = cpu.make_vcpu(&pd.account, on, pd.clone(), state, vlapic, fpu).map_err(oom)?;
     place(&pd, slot, args.sel, vcpu.erase(), VCPU_CT)
 }

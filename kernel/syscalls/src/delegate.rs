@@ -21,8 +21,7 @@ pub fn pd_ctrl(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
             let (to, _) = domain(cpu, token, destination)?;
             let giver = Giver { pd: &from, privileged: from.trust.privileged };
             let mut cursor = cpu.state().map_or(0, |state| state.cursor);
-            let step =
-                item(cpu, token, &giver, &to, crd, meta, (window, window), &mut cursor);
+            let step = item(cpu, token, &giver, &to, crd, meta, (window, window), &mut cursor);
             let (crd, flags) = match step {
                 Ok(Step::More) => return revoke::again(cpu, Some(cursor)),
                 Ok(Step::Done { crd, flags }) => (crd, flags),
@@ -118,4 +117,3 @@ fn msr_access(cpu: &mut Cpu, write: bool, msr: u32, value: u64) -> Outcome {
     }
     value.map(|_| Verdict::Answer(Status::Success)).ok_or(Status::BadPar)
 }
-

@@ -58,26 +58,27 @@ pub fn raise(cpu: &mut Cpu, token: &Token, event: u8, error: u64, cr2: u64) {
             }
         }
     };
-    put(Mtd::ACDB, &[
-        (offset::RAX, r.rax),
-        (offset::RCX, r.rcx),
-        (offset::RDX, r.rdx),
-        (offset::RBX, r.rbx),
-    ]);
+    put(
+        Mtd::ACDB,
+        &[(offset::RAX, r.rax), (offset::RCX, r.rcx), (offset::RDX, r.rdx), (offset::RBX, r.rbx)],
+    );
     put(Mtd::BSD, &[(offset::RBP, r.rbp), (offset::RSI, r.rsi), (offset::RDI, r.rdi)]);
     put(Mtd::RSP, &[(offset::RSP, r.rsp)]);
     put(Mtd::RIP_LEN, &[(offset::RIP, r.rip)]);
     put(Mtd::RFLAGS, &[(offset::RFLAGS, r.rflags)]);
-    put(Mtd::R8_R15, &[
-        (offset::R8, r.r8),
-        (offset::R8 + 8, r.r9),
-        (offset::R8 + 16, r.r10),
-        (offset::R8 + 24, r.r11),
-        (offset::R8 + 32, r.r12),
-        (offset::R8 + 40, r.r13),
-        (offset::R8 + 48, r.r14),
-        (offset::R8 + 56, r.r15),
-    ]);
+    put(
+        Mtd::R8_R15,
+        &[
+            (offset::R8, r.r8),
+            (offset::R8 + 8, r.r9),
+            (offset::R8 + 16, r.r10),
+            (offset::R8 + 24, r.r11),
+            (offset::R8 + 32, r.r12),
+            (offset::R8 + 40, r.r13),
+            (offset::R8 + 48, r.r14),
+            (offset::R8 + 56, r.r15),
+        ],
+    );
     put(Mtd::QUAL, &[(offset::QUAL0, error), (offset::QUAL1, cr2)]);
     cpu.enter_portal(pt, Resume::AwaitEventReply);
 }

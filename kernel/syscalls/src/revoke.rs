@@ -32,12 +32,15 @@ pub fn revoke(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
         }
         CrdKind::Port => {
             let first = crd.base() & !(units(crd.order()) - 1);
-            let (first, count) = (first.min(1 << 16) as u32, units(crd.order()).min(1 << 16) as u32);
+            let (first, count) =
+                (first.min(1 << 16) as u32, units(crd.order()).min(1 << 16) as u32);
             let mut tree = cpu.kernel.ports.lock();
             let more = tree.revoke(pd.identity(), first, count, crd.perms(), own).is_some();
             more.then_some(0)
         }
-        CrdKind::Object => objects(cpu, token, &pd, crd.base(), crd.order(), crd.perms(), own, cursor),
+        CrdKind::Object => {
+            objects(cpu, token, &pd, crd.base(), crd.order(), crd.perms(), own, cursor)
+        }
     };
     again(cpu, next)
 }

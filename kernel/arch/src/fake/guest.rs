@@ -47,6 +47,9 @@ pub struct Guest {
 }
 
 impl Guest {
+    /// Frames of kernel memory that one guest is charged.
+    pub const FRAMES: u64 = 1;
+
     /// A guest with all state zero.
     ///
     /// # Errors
@@ -62,14 +65,14 @@ impl Guest {
     pub fn free(self, _pool: &Pool) {}
 
     /// Takes the monitor's state; the fake takes all of it whatever the message descriptor says.
-    pub fn load(&mut self, page: &SharedPage, _mtd: Mtd) {
+    pub fn load(&mut self, _pool: &Pool, page: &SharedPage, _mtd: Mtd) {
         for index in STATE {
             self.words[index] = page.word(index);
         }
     }
 
     /// Gives the monitor the state and the exit reason.
-    pub fn store(&mut self, page: &SharedPage, exit_reason: u32) {
+    pub fn store(&mut self, _pool: &Pool, page: &SharedPage, exit_reason: u32) {
         for index in STATE {
             page.set_word(index, self.words[index]);
         }

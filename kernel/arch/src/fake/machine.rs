@@ -110,6 +110,10 @@ pub(super) struct State {
     pub msrs: BTreeMap<u32, u64>,
     pub console: Vec<u8>,
     pub killed: Vec<(usize, &'static str)>,
+    /// Interrupts that nobody asked for: CPU and vector.
+    pub unclaimed: Vec<(usize, u8)>,
+    /// Deadly events: CPU, event, address.
+    pub faults: Vec<(usize, u8, u64)>,
     /// First frames of ranges with their memory types, from 0 upwards.
     pub memory_types: BTreeMap<u64, u8>,
     deeds: Vec<(usize, Deed)>,
@@ -133,6 +137,8 @@ impl State {
             msrs: BTreeMap::new(),
             console: Vec::new(),
             killed: Vec::new(),
+            unclaimed: Vec::new(),
+            faults: Vec::new(),
             memory_types: [(0, 6), (0xc_0000, 0), (0x10_0000, 6)].into(),
             deeds: Vec::new(),
             programs: BTreeMap::new(),

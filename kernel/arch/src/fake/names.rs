@@ -244,3 +244,13 @@ pub fn console_write(bytes: &[u8]) {
 pub fn note_killed(cpu: usize, reason: &'static str) {
     with(|state| state.killed.push((cpu, reason)));
 }
+
+/// Notes an interrupt that nobody asked for.
+pub fn note_unclaimed(cpu: usize, vector: u8) {
+    with(|state| state.unclaimed.push((cpu, vector)));
+}
+
+/// Notes which event a thread on a CPU died of, and where.
+pub fn note_fault(cpu: usize, event: u8, address: u64) {
+    with(|state| state.faults.push((cpu, event, address)));
+}

@@ -67,11 +67,6 @@ pub fn physical_address() -> u64 {
     read_msr(IA32_APIC_BASE).map_or(0xfee0_0000, |base| base & ADDRESS)
 }
 
-/// Whether firmware has already switched the calling CPU to x2APIC.
-pub fn is_x2apic_on() -> bool {
-    read_msr(IA32_APIC_BASE).is_ok_and(|base| base & X2APIC_ON != 0)
-}
-
 /// Turns the calling CPU's APIC on. `x2apic` is the same for all CPUs.
 pub fn enable(x2apic: bool) {
     X2APIC.store(x2apic, Relaxed);
@@ -261,13 +256,7 @@ fn arm(deadline: u64) {
     write(INITIAL_COUNT, count);
 }
 
-/// Routes the thermal sensor of the calling CPU to `vector`, or masks it.
-pub fn set_lvt_thermal(vector: Option<u8>) {
-    write(LVT_THERMAL, vector.map_or(MASKED | u32::from(vector::LVT_THERMAL), u32::from));
-}
-
-/// Masks or unmasks the thermal sensor of the calling CPU, leaving its vector.
-pub fn mask_lvt_thermal(masked: bool) {
-    let entry = read(LVT_THERMAL) & !MASKED;
-    write(LVT_THERMAL, if masked { entry | MASKED } else { entry });
+/// Routes the thermal sensor of the calling CPU to `vector`, masked or not.
+pub fn lvt_thermal(vector: u8, masked: bool) {
+    write(LVT_THERMAL, u32::from(vector) | if masked { MASKED } else { 0 });
 }

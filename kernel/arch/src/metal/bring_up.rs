@@ -1,13 +1,15 @@
 //! The one set-up that every CPU goes through: the first at boot, the others when started, all again
 //! after resume.
 
-use super::{apic, cpu, descriptors, space, traps};
+use core::sync::atomic::Ordering::Relaxed;
+
+use super::{apic, cpu, descriptors, percpu, space, traps};
 use crate::x86::feature::Features;
 
 /// Brings the calling CPU from "runs our code on our tables" to "may run user code". Its number is
 /// already known (`percpu::adopt`).
 pub fn this_cpu() {
-    descriptors::load_segments_keeping_gs();
+    descriptors::load_segments();
     descriptors::load_task();
     traps::load();
     cpu::withdraw_missing();
@@ -17,10 +19,9 @@ pub fn this_cpu() {
     space::flush_everything();
     apic::enable(cpu::features().contains(Features::X2APIC));
     apic::set_registers();
-    if super::cpu_number() != 0 {
-        apic::start_timer();
-    }
+    apic::start_timer();
     if !descriptors::verify() || !traps::verify() {
         log::error!("GDT, TSS or IDT is not what was loaded");
     }
+    percpu::local().online.store(1, Relaxed);
 }

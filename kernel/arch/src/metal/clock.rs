@@ -52,7 +52,8 @@ pub fn calibrate(reference: Reference) -> bool {
         Reference::Pit => against_pit(),
     };
     let Some((ticks, counts, span, hz)) = measured else { return false };
-    let khz = |count: u64| (u128::from(count) * u128::from(hz) / u128::from(span.max(1)) / 1000) as u64;
+    let khz =
+        |count: u64| (u128::from(count) * u128::from(hz) / u128::from(span.max(1)) / 1000) as u64;
     TSC_KHZ.store(khz(ticks), Relaxed);
     BUS_KHZ.store(khz(counts), Relaxed);
     tsc_khz() != 0
@@ -81,7 +82,12 @@ fn against_pm_timer(port: u16) -> Option<Measurement> {
     for _ in 0..PATIENCE {
         let passed = u64::from(read().wrapping_sub(start) & 0xff_ffff);
         if passed >= span {
-            return Some((now() - tsc, u64::from(count.wrapping_sub(apic::count())), passed, PM_TIMER_HZ));
+            return Some((
+                now() - tsc,
+                u64::from(count.wrapping_sub(apic::count())),
+                passed,
+                PM_TIMER_HZ,
+            ));
         }
     }
     None

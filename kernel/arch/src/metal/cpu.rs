@@ -203,3 +203,10 @@ pub fn has_meltdown() -> bool {
     let told = ask(0, 0)[0] >= 7 && ask(7, 0)[3] >> 29 & 1 != 0;
     intel && !(told && read_msr(0x10a).is_ok_and(|bits| bits & 1 != 0))
 }
+
+/// The local APIC identifier that the CPU has had since reset.
+pub fn initial_apic_id() -> u32 {
+    let [highest, ..] = ask(0, 0);
+    let [_, ebx, _, edx] = if highest >= 0xb { ask(0xb, 0) } else { [0; 4] };
+    if ebx != 0 { edx } else { ask(1, 0)[1] >> 24 }
+}

@@ -79,12 +79,38 @@ pub fn stop() -> ! {
 
 /// Names of the exceptions (Intel SDM vol. 3, table 6-1).
 const NAMES: [&str; 32] = [
-    "divide error", "debug", "NMI", "breakpoint", "overflow", "bound range", "invalid opcode",
-    "device not available", "double fault", "coprocessor overrun", "invalid TSS",
-    "segment not present", "stack fault", "general protection", "page fault", "reserved",
-    "x87 error", "alignment check", "machine check", "SIMD error", "virtualization",
-    "control protection", "reserved", "reserved", "reserved", "reserved", "reserved", "reserved",
-    "hypervisor injection", "VMM communication", "security", "reserved",
+    "divide error",
+    "debug",
+    "NMI",
+    "breakpoint",
+    "overflow",
+    "bound range",
+    "invalid opcode",
+    "device not available",
+    "double fault",
+    "coprocessor overrun",
+    "invalid TSS",
+    "segment not present",
+    "stack fault",
+    "general protection",
+    "page fault",
+    "reserved",
+    "x87 error",
+    "alignment check",
+    "machine check",
+    "SIMD error",
+    "virtualization",
+    "control protection",
+    "reserved",
+    "reserved",
+    "reserved",
+    "reserved",
+    "reserved",
+    "reserved",
+    "hypervisor injection",
+    "VMM communication",
+    "security",
+    "reserved",
 ];
 
 /// An exception in the kernel that nothing can repair.
@@ -116,7 +142,10 @@ fn describe(out: &mut Epitaph, registers: &Registers) -> fmt::Result {
     let address = Cr2::read_raw();
     match guarded_cpu(address) {
         Some(cpu) if matches!(vector, 8 | 14) => {
-            writeln!(out, "the kernel stack of CPU {cpu} overflowed ({address:#x} is its guard page)")
+            writeln!(
+                out,
+                "the kernel stack of CPU {cpu} overflowed ({address:#x} is its guard page)"
+            )
         }
         _ if matches!(vector, 8 | 14) && tables::is_boot_guard(address) => {
             writeln!(out, "the boot stack overflowed ({address:#x} is its guard page)")
@@ -173,6 +202,17 @@ pub fn backtrace(out: &mut Epitaph, rip: u64, mut frame: u64) -> fmt::Result {
     Ok(())
 }
 
+/// A backtrace of the caller.
+pub fn backtrace_here(out: &mut Epitaph) {
+    let (rip, frame): (u64, u64);
+    // SAFETY: reads two registers.
+    unsafe {
+        core::arch::asm!("lea {}, [rip]", "mov {}, rbp", out(reg) rip, out(reg) frame,
+            options(nomem, nostack, preserves_flags));
+    }
+    let _ = backtrace(out, rip, frame);
+}
+
 /// A machine check: the end unless the CPU says that the program can go on.
 #[unsafe(no_mangle)]
 extern "C" fn machine_check() {
@@ -183,7 +223,8 @@ extern "C" fn machine_check() {
         return;
     }
     let mut out = Epitaph::begin();
-    let _ = writeln!(out, "\n*** CPU {}: machine check, MCG_STATUS {status:#x}", percpu::cpu_number());
+    let _ =
+        writeln!(out, "\n*** CPU {}: machine check, MCG_STATUS {status:#x}", percpu::cpu_number());
     for bank in 0..32u32 {
         if let Ok(bits) = msr::read_msr(0x401 + 4 * bank)
             && bits >> 63 != 0
@@ -194,4 +235,3 @@ extern "C" fn machine_check() {
     }
     out.end()
 }
-

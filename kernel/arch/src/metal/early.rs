@@ -40,7 +40,8 @@ pub fn read_physical(address: u64, out: &mut [u8]) -> bool {
     if FINAL.load(Relaxed) {
         return physical::read(address, out);
     }
-    let fits = address.checked_add(out.len() as u64).is_some_and(|end| end >> cpu::physical_bits() == 0);
+    let fits =
+        address.checked_add(out.len() as u64).is_some_and(|end| end >> cpu::physical_bits() == 0);
     if !fits || out.len() as u64 > LARGE_PAGE {
         return false;
     }

@@ -56,6 +56,12 @@ pub fn ioapic_registers(number: usize) -> (u32, u32) {
     (access(number, ID, None).unwrap_or(0), access(number, VERSION, None).unwrap_or(0))
 }
 
+/// Identifier of I/O APIC `number`: bits 27:24 of its register (abi.md 13).
+#[must_use]
+pub fn ioapic_id(number: usize) -> u8 {
+    (ioapic_registers(number).0 >> 24 & 0xf) as u8
+}
+
 /// Writes the redirection entry of a pin: masked first, unmasked (if `low` says so) last. Does nothing
 /// for a pin that does not exist.
 pub fn ioapic_write(number: usize, pin: u32, low: u32, high: u32) {

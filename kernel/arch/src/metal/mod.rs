@@ -32,23 +32,29 @@ mod traps;
 mod user;
 
 pub use apic::{
-    end_of_interrupt, found_registers, mask_lvt_thermal, msi_target, send_ipi, set_deadline,
-    set_lvt_thermal, timer_fired,
+    end_of_interrupt, found_registers, lvt_thermal, msi_target, send_ipi, set_deadline, timer_fired,
 };
 pub use clock::{bus_khz, now, tsc_khz};
 pub use cpu::{one_gib_pages, pcid_available, physical_bits, topology, xstate};
 pub use descriptors::task_was_cut;
-pub use dump::Epitaph;
+pub use dump::{Epitaph, backtrace_here};
 pub use fpu::{fpu_init, fpu_order, fpu_restore, fpu_save};
 pub use ioapic::{
-    ioapic_count, ioapic_mask, ioapic_pins, ioapic_read, ioapic_registers, ioapic_write,
+    ioapic_count, ioapic_id, ioapic_mask, ioapic_pins, ioapic_read, ioapic_registers, ioapic_write,
 };
 pub use layout::PORT_BITMAP_ADDRESS;
-pub use machine::{Machine, Plan, Taken, console_write, early_start, read_physical, start_machine};
+pub use machine::{
+    Clocks, check_cpu, console_write, early_start, local_apic_address, note_killed, note_unclaimed,
+    own_apic_id, read_physical, relax, start_clocks, start_devices, start_first_cpu,
+    start_other_cpus, stop,
+};
 pub use msr::{read_msr, write_msr};
 pub use percpu::cpu_number;
 pub use physical::with_physical;
-pub use smp::cpu_count;
+pub use smp::{BadPlace, START_PAGES, boot_cpu, cpu_count, cpu_online, join};
 pub use space::{flush_everything, flush_page, flush_space, load_kernel_space, load_space};
-pub use tables::{kernel_root_entries, port_bitmap_entry, port_bitmap_tail, port_table_entry};
+pub use tables::{
+    TablesError, Taken, image_bytes, kernel_root_entries, port_bitmap_entry, port_bitmap_tail,
+    port_table_entry, take_over,
+};
 pub use user::{idle, park, run, take_interrupt};

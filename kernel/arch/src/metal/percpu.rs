@@ -33,6 +33,10 @@ pub struct CpuLocal {
     pub task_stale: AtomicU32,
     /// Windows in use.
     pub windows: AtomicU32,
+    /// 1 when the CPU has been brought up; others read it.
+    pub online: AtomicU32,
+    /// Keeps the next field aligned.
+    reserved: AtomicU32,
     /// The armed deadline in TSC ticks, 0 for none.
     pub deadline: AtomicU64,
     /// Address of the page-table entries of this CPU's windows.
@@ -65,6 +69,8 @@ impl CpuLocal {
             apic_id: AtomicU32::new(0),
             task_stale: AtomicU32::new(0),
             windows: AtomicU32::new(0),
+            online: AtomicU32::new(0),
+            reserved: AtomicU32::new(0),
             deadline: AtomicU64::new(0),
             window_entries: AtomicU64::new(0),
             gdt: [const { AtomicU64::new(0) }; GDT_ENTRIES],

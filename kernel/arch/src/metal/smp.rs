@@ -25,10 +25,25 @@ static COUNT: AtomicUsize = AtomicUsize::new(1);
 /// Where a CPU goes when all are up: set before any is started.
 static LOOP: SpinLock<Option<fn(usize) -> !>> = SpinLock::new(None);
 
-/// How many CPUs are up.
+static BOOT_CPU: AtomicUsize = AtomicUsize::new(0);
+
+/// How many CPUs the firmware lists; their numbers are below this. Some may be missing
+/// ([`cpu_online`]).
 #[inline]
 pub fn cpu_count() -> usize {
     COUNT.load(Ordering::Relaxed)
+}
+
+/// Number of the CPU that the loader started.
+#[inline]
+pub fn boot_cpu() -> usize {
+    BOOT_CPU.load(Ordering::Relaxed)
+}
+
+/// Whether CPU number `cpu` is up.
+#[inline]
+pub fn cpu_online(cpu: usize) -> bool {
+    cpu < cpu_count() && percpu::of(cpu).online.load(Ordering::Relaxed) != 0
 }
 
 /// The start block cannot be put where it was to go.
@@ -38,8 +53,11 @@ pub struct BadPlace(pub u64);
 /// The start block in low memory; what was there comes back when it is dropped.
 pub struct StartBlock {
     address: u64,
-    saved: [[u64; 512]; START_PAGES as usize],
 }
+
+/// What was in the pages of the start block.
+static SAVED: SpinLock<[[u64; 512]; START_PAGES as usize]> =
+    SpinLock::new([[0; 512]; START_PAGES as usize]);
 
 impl StartBlock {
     /// Puts the block at physical `address`: page aligned, RAM, below 640 KiB, [`START_PAGES`] pages.
@@ -47,11 +65,11 @@ impl StartBlock {
     /// # Errors
     /// The address is not such a place.
     pub fn new(address: u64) -> Result<Self, BadPlace> {
-        if !address.is_multiple_of(PAGE) || address == 0 || address + START_PAGES * PAGE > 0xa_0000 {
+        if !address.is_multiple_of(PAGE) || address == 0 || address + START_PAGES * PAGE > 0xa_0000
+        {
             return Err(BadPlace(address));
         }
-        let mut block = Self { address, saved: [[0; 512]; START_PAGES as usize] };
-        for (page, words) in (0..START_PAGES).zip(&mut block.saved) {
+        for (page, words) in (0..START_PAGES).zip(SAVED.lock().iter_mut()) {
             with_words(address + page * PAGE, |slot, word| {
                 if let Some(kept) = words.get_mut(slot) {
                     *kept = word;
@@ -59,18 +77,21 @@ impl StartBlock {
                 0
             });
         }
+        let block = Self { address };
         block.fill();
         Ok(block)
     }
 
     /// Code, and tables: slot 0 maps 2 MiB 1:1, the kernel's slots are as everywhere.
     fn fill(&self) {
-        let [code, root, second, third] =
-            [0, 1, 2, 3].map(|page| self.address + page * PAGE);
+        let [code, root, second, third] = [0, 1, 2, 3].map(|page| self.address + page * PAGE);
         // SAFETY: the symbols are the two ends of boot/src/ap_start.S in the constant segment.
         let bytes = unsafe {
             let start = &raw const ap_start;
-            core::slice::from_raw_parts(start, (&raw const ap_start_end).offset_from_unsigned(start))
+            core::slice::from_raw_parts(
+                start,
+                (&raw const ap_start_end).offset_from_unsigned(start),
+            )
         };
         write_bytes(code, bytes);
         write_word(root, 0, second | TABLE);
@@ -115,10 +136,8 @@ impl StartBlock {
 
 impl Drop for StartBlock {
     fn drop(&mut self) {
-        for (page, words) in (0..START_PAGES).zip(&self.saved) {
-            with_words(self.address + page * PAGE, |slot, _| {
-                words.get(slot).copied().unwrap_or(0)
-            });
+        for (page, words) in (0..START_PAGES).zip(SAVED.lock().iter()) {
+            with_words(self.address + page * PAGE, |slot, _| words.get(slot).copied().unwrap_or(0));
         }
     }
 }
@@ -136,16 +155,17 @@ pub fn set_loop(run: fn(usize) -> !) {
     *LOOP.lock() = Some(run);
 }
 
-/// The first CPU, when no more will be started: fixes their number.
-pub fn all_started(count: usize) {
+/// Fixes how many CPUs the machine has, and which of them the loader started.
+pub fn set_count(count: usize, boot: usize) {
     COUNT.store(count, Ordering::Relaxed);
+    BOOT_CPU.store(boot, Ordering::Relaxed);
 }
 
 /// Waits until all CPUs are here, sets the TSC as all others do at the same moment, and goes on in the
 /// loop on this CPU's own stack.
 pub fn join() -> ! {
-    if percpu::cpu_number() == 0 {
-        while ENTERED.load(Ordering::Acquire) + 1 < cpu_count() {
+    if percpu::cpu_number() == boot_cpu() {
+        while ENTERED.load(Ordering::Acquire) < STARTED.load(Ordering::Acquire) {
             core::hint::spin_loop();
         }
         COMMON_TSC.store(clock::now(), Ordering::Relaxed);
@@ -157,7 +177,8 @@ pub fn join() -> ! {
         }
     }
     clock::set_tsc(COMMON_TSC.load(Ordering::Relaxed));
-    match *LOOP.lock() {
+    let run = *LOOP.lock();
+    match run {
         Some(run) => run(percpu::cpu_number()),
         None => super::dump::stop(),
     }

@@ -182,7 +182,13 @@ impl Builder {
         self.word(table, index(address, level))
     }
 
-    fn map(&mut self, address: u64, frame: u64, rights: u64, level: u32) -> Result<(), TablesError> {
+    fn map(
+        &mut self,
+        address: u64,
+        frame: u64,
+        rights: u64,
+        level: u32,
+    ) -> Result<(), TablesError> {
         self.leaf(address, level)?.store(frame & ADDRESS | rights, Relaxed);
         Ok(())
     }
@@ -279,7 +285,6 @@ pub fn port_bitmap_entry(page: logic::addr::Frame) -> u64 {
 pub fn port_table_entry(table: logic::addr::Frame) -> u64 {
     table.address() & ADDRESS | TABLE
 }
-
 
 /// Whether `address` lies in the unmapped page below the boot stack.
 pub fn is_boot_guard(address: u64) -> bool {
