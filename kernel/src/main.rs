@@ -1,28 +1,48 @@
-//! (to be written)
+//! The bootable kernel: who calls whom, and when.
+//!
+//! Read [`kernel_main`] first; it is the table of contents. `boot` brings the first CPU here, `run_loop`
+//! is where every CPU ends up.
+
 #![cfg_attr(target_os = "none", no_std)]
 #![cfg_attr(target_os = "none", no_main)]
-
-#[cfg(target_os = "none")]
-use boot as _;
+#![deny(unsafe_code)]
 
 #[cfg(not(target_os = "none"))]
 fn main() {}
 
-/// first
 #[cfg(target_os = "none")]
+mod bring_up;
+#[cfg(target_os = "none")]
+mod log_lines;
+#[cfg(target_os = "none")]
+mod panic;
+
+/// Linked for its assembly alone.
+#[cfg(target_os = "none")]
+use boot as _;
+
+/// Where `boot` arrives: the loader's magic number and information block, and where the image is.
+#[cfg(target_os = "none")]
+#[allow(unsafe_code, reason = "the symbol that start.S calls")]
 #[unsafe(no_mangle)]
-extern "C" fn kernel_main(magic: u32, info: u64, base: u64) -> ! {
-    arch::metal::serial::start();
-    arch::metal::serial::send(b"hello from rust\n");
-    let _ = (magic, info, base);
-    loop {
-        core::hint::spin_loop();
-    }
+extern "C" fn kernel_main(magic: u32, information: u64, load_base: u64) -> ! {
+    arch::early_start();
+    let loader = bring_up::read_loader(magic, information);
+    let options = bring_up::read_command_line(&loader);
+    bring_up::check_cpu(&options);
+    let firmware = bring_up::read_firmware(&loader);
+    let memory = bring_up::take_memory(&loader, &firmware, &options, information, load_base);
+    bring_up::start_clocks_and_devices(&firmware, &options);
+    bring_up::start_other_cpus(&loader, &firmware, run_loop);
+    log::info!("{} KiB of kernel memory left", (memory.free.end - memory.free.start) >> 10);
+    arch::join()
 }
+
 #[cfg(target_os = "none")]
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo) -> ! {
+fn run_loop(cpu: usize) -> ! {
+    log::info!("in the loop");
+    let _ = cpu;
     loop {
-        core::hint::spin_loop();
+        arch::idle();
     }
 }

@@ -4,15 +4,8 @@
 
 use core::ops::Range;
 
-/// log2 of the size of a page.
-pub const PAGE_BITS: u32 = 12;
-
-/// Bytes of a page.
-pub const PAGE_SIZE: u64 = 1 << PAGE_BITS;
-
-/// The first user address that no mapping may use: the last page below the hole of non-canonical
-/// addresses stays empty, so that SYSRET never sees a non-canonical return address.
-pub const USER_TOP: u64 = 0x0000_7fff_ffff_f000;
+pub use abi::cap::USER_TOP;
+pub use abi::{PAGE_BITS, PAGE_SIZE};
 
 /// A page of physical memory, by its number (address / 4096).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

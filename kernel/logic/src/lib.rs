@@ -6,12 +6,15 @@
 #![cfg_attr(target_os = "none", no_std)]
 #![forbid(unsafe_code)]
 
+pub mod acpi;
 pub mod addr;
 pub mod bitmaps;
 pub mod cmdline;
 pub mod delegation;
 pub mod elf;
 pub mod frames;
+pub mod hip;
+pub mod memory_map;
 pub mod page_table;
 pub mod ring;
 

@@ -26,11 +26,7 @@ impl Account {
 
     /// The account of a domain created by the owner of `parent`, without a limit of its own.
     pub const fn child(parent: Counted<Account>) -> Account {
-        Account {
-            used: AtomicU64::new(0),
-            limit: AtomicU64::new(UNLIMITED),
-            parent: Some(parent),
-        }
+        Account { used: AtomicU64::new(0), limit: AtomicU64::new(UNLIMITED), parent: Some(parent) }
     }
 
     /// Bytes in use and the limit (`u64::MAX`: the creator's).

@@ -57,7 +57,9 @@ impl Cpu {
         callee.thread.exit = arch::ExitKind::Syscall;
         callee.resume = Resume::User;
         self.depart();
-        callee_of(&next, &mut self.key).map(|state| state.caller = self.current.take());
+        if let Some(state) = next.cell.open(&mut self.key) {
+            state.caller = self.current.take();
+        }
         self.current = Some(next);
         self.arrive();
         true
@@ -65,7 +67,10 @@ impl Cpu {
 
     /// The running thread's caller, if it has one.
     #[inline(always)]
-    pub fn with_caller<R>(&mut self, f: impl FnOnce(&Ec, &mut EcState, &Ec, &mut EcState) -> R) -> Option<R> {
+    pub fn with_caller<R>(
+        &mut self,
+        f: impl FnOnce(&Ec, &mut EcState, &Ec, &mut EcState) -> R,
+    ) -> Option<R> {
         let current = self.current.as_ref()?;
         let state = current.cell.open(&mut self.key)?;
         let caller = state.caller.take()?;
@@ -157,9 +162,4 @@ impl Cpu {
         }
         None
     }
-}
-
-#[inline(always)]
-fn callee_of<'a>(ec: &'a Counted<Ec>, key: &'a mut sync::CpuKey) -> Option<&'a mut EcState> {
-    ec.cell.open(key)
 }

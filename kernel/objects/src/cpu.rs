@@ -33,6 +33,8 @@ pub struct Cpu {
     pub reschedule: bool,
     /// Lending steps since somebody last made progress.
     pub helped: u32,
+    /// A host interrupt that came together with a guest's last exit, not yet settled.
+    pub pending_interrupt: Option<u8>,
     pub(crate) queue: RunQueue,
     pub(crate) deadlines: List<Sc, 1>,
     pub(crate) started: u64,
@@ -41,6 +43,10 @@ pub struct Cpu {
     pub(crate) dying: List<Pd, 0>,
     pub(crate) dying_cursor: u64,
     limbo: Limbo,
+    /// The epoch for which other CPUs were last interrupted.
+    hurried: u64,
+    /// Since when garbage waits, TSC; 0 for not at all.
+    pub waiting_since: u64,
     tag: u16,
     tag_round: u64,
 }
@@ -65,6 +71,7 @@ impl Cpu {
             chain: None,
             reschedule: true,
             helped: 0,
+            pending_interrupt: None,
             queue: RunQueue::new(),
             deadlines: List::new(),
             started: 0,
@@ -72,6 +79,8 @@ impl Cpu {
             dying: List::new(),
             dying_cursor: 0,
             limbo: Limbo::default(),
+            hurried: 0,
+            waiting_since: 0,
             tag: 0,
             tag_round: 1,
         }
@@ -93,7 +102,7 @@ impl Cpu {
     }
 
     /// Saves what `arrive` loads.
-    pub(crate) fn depart(&self) {
+    pub fn depart(&self) {
         if let Some(current) = &self.current {
             arch::fpu_save(current.fpu());
         }
@@ -180,6 +189,19 @@ impl Cpu {
         (rcu.collect(16) != sync::Collected::Nothing) | waits
     }
 
+    /// Interrupts the CPUs that garbage waits for: they sit in user or guest code.
+    pub fn hurry_others(&mut self) {
+        let rcu = self.kernel.rcu;
+        let target =
+            rcu.waits_for().max(if self.limbo.waiting != 0 { self.limbo.target } else { 0 });
+        if target > self.hurried {
+            self.hurried = target;
+            for cpu in rcu.laggards(target) {
+                self.tell(cpu);
+            }
+        }
+    }
+
     /// Whether `release_memory` has anything to do.
     #[inline(always)]
     pub fn has_garbage(&self) -> bool {
@@ -204,8 +226,7 @@ impl Cpu {
     /// Unmaps the page of an object from a domain, for ever or until it is mapped again.
     pub fn unmap_kernel_page(&mut self, pd: &Pd, page: u64) {
         let mut cursor = 0;
-        let progress =
-            pd.memory.unmap(crate::Target::Host, page, 0, &mut cursor, u64::MAX);
+        let progress = pd.memory.unmap(crate::Target::Host, page, 0, &mut cursor, u64::MAX);
         self.settle(pd.identity(), &progress);
     }
 

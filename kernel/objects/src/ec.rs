@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use arch::Thread;
+use arch::{ExitKind, Thread};
 use sync::{Counted, CpuCell, List, SharedPage};
 
 use crate::{Charge, OwnedFrames, Pd, Sc, Vcpu};
@@ -90,7 +90,46 @@ pub struct EcState {
     pub blocked: Option<Counted<Sc>>,
     /// How far a call that is done in steps has come.
     pub cursor: u64,
+    /// CR2 of the exception that is being handled.
+    pub fault_address: u64,
+    /// The guest run that an event interrupted; it goes on after the reply.
+    pub interrupted: Option<Counted<Vcpu>>,
 }
+
+impl EcState {
+    /// A context whose first step is `resume`, with a stack pointer.
+    pub fn new(resume: Resume, stack: u64) -> EcState {
+        let mut thread = Thread::default();
+        thread.registers.rsp = stack;
+        thread.registers.rflags = USER_FLAGS;
+        EcState {
+            thread,
+            resume,
+            parked: None,
+            caller: None,
+            top: None,
+            helpers: List::new(),
+            blocked: None,
+            cursor: 0,
+            fault_address: 0,
+            interrupted: None,
+        }
+    }
+
+    /// From now on it returns to user mode with all its registers as they stand here, not as from a system call.
+    pub fn restore_all(&mut self) {
+        if self.thread.exit == ExitKind::Syscall {
+            self.thread.exit = ExitKind::Trap;
+            let registers = &mut self.thread.registers;
+            registers.rcx = registers.rip;
+            registers.r11 = USER_FLAGS;
+            registers.rflags = USER_FLAGS;
+        }
+    }
+}
+
+/// RFLAGS of user code after every system call: interrupts on, bit 1 (abi.md 4).
+pub const USER_FLAGS: u64 = 0x202;
 
 impl Ec {
     /// A context that has never run.
@@ -105,7 +144,17 @@ impl Ec {
         cell: CpuCell<EcState>,
         charge: Charge,
     ) -> Ec {
-        Ec { pd, kind, event_base, utcb_mapping, cell, attention: AtomicU32::new(0), utcb, fpu, charge }
+        Ec {
+            pd,
+            kind,
+            event_base,
+            utcb_mapping,
+            cell,
+            attention: AtomicU32::new(0),
+            utcb,
+            fpu,
+            charge,
+        }
     }
 
     /// The message page.
@@ -123,6 +172,13 @@ impl Ec {
     #[inline(always)]
     pub fn fpu(&self) -> &'static SharedPage {
         self.fpu.page()
+    }
+
+    /// Gives this context the FPU registers that another one has saved.
+    pub fn copy_fpu(&self, from: &Ec) {
+        for page in 0..1 << arch::fpu_order() {
+            self.fpu.page_at(page).copy_words(from.fpu.page_at(page), 0, 512);
+        }
     }
 
     /// The CPU it belongs to.

@@ -85,8 +85,9 @@ impl Cpu {
     pub(crate) fn retire(&mut self, vcpu: &Vcpu) {
         let pool = self.kernel.pool;
         if let Some(state) = vcpu.cell.open(&mut self.key)
-            && let Some(guest) = state.guest.take()
+            && let Some(mut guest) = state.guest.take()
         {
+            guest.retire();
             guest.free(pool);
         }
     }
@@ -162,8 +163,15 @@ impl Cpu {
             arch::note_killed(self.id, reason);
             current.ask(Attention::KILL);
             let Some(state) = current.cell.open(&mut self.key) else { return };
-            state.resume = Resume::Dead;
+            let was = core::mem::replace(&mut state.resume, Resume::Dead);
             self.current = state.caller.take();
+            let interrupted = state.interrupted.take();
+            let vcpu = if let Resume::Guest(vcpu) = was { Some(vcpu) } else { interrupted };
+            if let Some(vcpu) = vcpu
+                && let Some(inner) = vcpu.cell.open(&mut self.key)
+            {
+                inner.busy = false;
+            }
             let Some(state) = self.state() else { break };
             if let Resume::AwaitReply = state.resume {
                 state.resume = Resume::User;

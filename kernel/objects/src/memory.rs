@@ -10,8 +10,8 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use logic::Oom;
 use logic::addr::{Frame, PAGE_SIZE};
 use logic::page_table::{
-    EptFormat, Flush, HostFormat, NestedFormat, Rights, Step, TableMemory, Tree, clear, copy, lookup,
-    map_identity, release_all,
+    EptFormat, Flush, HostFormat, NestedFormat, Rights, Step, TableMemory, Tree, clear, copy,
+    lookup, map_identity, release_all,
 };
 use sync::{Counted, Pool, SpinLock};
 
@@ -172,7 +172,14 @@ impl Memory {
                 if arch::guest_vendor() == arch::GuestVendor::Svm {
                     let mut nested = |_: Frame, _: u8| Some(0);
                     self.transfer::<NestedFormat>(
-                        root, kernel, from, target, what, &mut nested, cursor, budget,
+                        root,
+                        kernel,
+                        from,
+                        target,
+                        what,
+                        &mut nested,
+                        cursor,
+                        budget,
                     )
                 } else {
                     let mut typed =
@@ -256,6 +263,29 @@ impl Memory {
         let done = logic::page_table::map::<HostFormat>(&tables, tree, page, frame, 0, rights, 0);
         let step = done.map(|flush| Step { done: true, flush });
         self.finish(Target::Host, step, tables.released.get())
+    }
+
+    /// Maps a run of physical frames for programs, as the first program's segments are: delegatable.
+    pub fn map_run(&self, page: u64, frame: Frame, count: u64, rights: Rights) -> Result<(), Oom> {
+        let tree = Tree::new(self.root, if arch::one_gib_pages() { 2 } else { 1 });
+        let tables = Tables { memory: self, released: Cell::new(0) };
+        let _lock = self.lock.lock();
+        let mut done = 0;
+        while done < count {
+            let order = (count - done).ilog2() as u8;
+            // Nobody runs in the space yet: nothing to flush.
+            let _ = logic::page_table::map::<HostFormat>(
+                &tables,
+                tree,
+                page + done,
+                frame.plus(done),
+                order,
+                rights,
+                HostFormat::DELEGATABLE,
+            )?;
+            done += 1 << order;
+        }
+        Ok(())
     }
 
     /// Maps one page into the guest table (the APIC-access page).

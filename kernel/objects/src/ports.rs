@@ -65,12 +65,8 @@ impl PortNode {
     /// Allows or forbids it in its domain's bitmaps.
     fn apply(&self, allow: bool) {
         if let Some(pd) = &self.pd {
-            let granted = Granted {
-                base: self.base,
-                count: self.count,
-                host: self.host,
-                guest: self.guest,
-            };
+            let granted =
+                Granted { base: self.base, count: self.count, host: self.host, guest: self.guest };
             pd.ports.lock().set(&granted, allow);
         }
     }
@@ -241,7 +237,7 @@ impl PortMaps {
     /// Allows or forbids a range.
     fn set(&self, granted: &Granted, allow: bool) {
         let Granted { base, count, host, guest } = *granted;
-        let mut change = |bits: &OwnedFrames| {
+        let change = |bits: &OwnedFrames| {
             for port in base..base.saturating_add(count).min(PORTS) {
                 let page = bits.page_at(u64::from(port / (PAGE_SIZE as u32 * 8)));
                 let index = (port as usize % (PAGE_SIZE as usize * 8)) / 64;

@@ -12,6 +12,8 @@ use crate::{Ec, IrqTable, Sc, Vcpu};
 pub struct Work {
     /// Released or new scheduling contexts.
     pub ready: List<Sc, 0>,
+    /// Contexts made for this CPU by another one.
+    pub new_ecs: List<Ec, 0>,
     /// Contexts that were killed.
     pub dead_ecs: List<Ec, 2>,
     /// Scheduling contexts that were killed.
@@ -49,6 +51,7 @@ impl Remote {
         Remote {
             work: SpinLock::new(Work {
                 ready: List::new(),
+                new_ecs: List::new(),
                 dead_ecs: List::new(),
                 dead_scs: List::new(),
                 dead_vcpus: List::new(),

@@ -9,7 +9,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use abi::Status;
 use sync::{Counted, List};
 
-use crate::{Cpu, Ec, Sc, Sm, sm::Down};
+use crate::{Cpu, Ec, Resume, Sc, Sm, sm::Down};
 
 /// Ready scheduling contexts by priority.
 pub struct RunQueue {
@@ -135,7 +135,10 @@ impl Cpu {
         let top = state.top.take();
         let mut helpers = core::mem::take(&mut state.helpers);
         if let Some(top) = top {
-            if let Some(state) = top.cell.open(&mut self.key) {
+            // A thread that repeats its call still needs its own RDI.
+            if let Some(state) = top.cell.open(&mut self.key)
+                && !matches!(state.resume, Resume::Restart)
+            {
                 state.thread.registers.rdi = status as u64;
             }
             if let Some(state) = root.cell.open(&mut self.key) {
@@ -330,6 +333,9 @@ impl Cpu {
     pub fn take_inbox(&mut self) {
         let Some(mine) = self.kernel.remotes.get(self.id) else { return };
         let mut work = mine.take_work();
+        while let Some(ec) = work.new_ecs.pop_front() {
+            self.adopt(&ec);
+        }
         while let Some(sc) = work.ready.pop_front() {
             let status = Status::from_u8(sc.wake_status.load(Relaxed)).unwrap_or(Status::Abort);
             self.make_ready(sc, status);

@@ -22,7 +22,7 @@ pub struct Vcpu {
     /// What its CPU alone knows.
     pub cell: CpuCell<VcpuState>,
     dead: AtomicBool,
-    _charge: Charge,
+    _charges: [Charge; 2],
 }
 
 /// What the home CPU knows of a virtual CPU.
@@ -47,7 +47,7 @@ impl Vcpu {
         vlapic: Counted<Kp>,
         fpu: Counted<Kp>,
         cell: CpuCell<VcpuState>,
-        charge: Charge,
+        charges: [Charge; 2],
     ) -> Vcpu {
         Vcpu {
             pd,
@@ -57,7 +57,7 @@ impl Vcpu {
             poked: AtomicBool::new(false),
             cell,
             dead: AtomicBool::new(false),
-            _charge: charge,
+            _charges: charges,
         }
     }
 

@@ -53,6 +53,18 @@ impl Pool {
         Ok(Pool { base, first: first.0, count: count as u64, buddy: SpinLock::new(buddy) })
     }
 
+    /// A pool over memory of the host that is never given back, for tests; `first` is what its frames count from.
+    #[cfg(not(target_os = "none"))]
+    pub fn leaked(first: Frame, count: usize) -> Result<&'static Pool, Oom> {
+        let bytes = count.checked_mul(PAGE).filter(|bytes| *bytes != 0).ok_or(Oom)?;
+        let layout = std::alloc::Layout::from_size_align(bytes, PAGE).map_err(|_| Oom)?;
+        // SAFETY: the layout is not empty.
+        let base = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).ok_or(Oom)?;
+        // SAFETY: fresh memory of that size and alignment, which nobody else has and nobody frees.
+        let pool = unsafe { Pool::new(base, first, count) }?;
+        Ok(Box::leak(Box::new(pool)))
+    }
+
     /// The page of a frame. A number outside the pool names the pool's first page, which holds no secrets worth
     /// a branch: numbers come from tables that the kernel wrote, so this cannot happen (debug builds stop there).
     #[inline(always)]

@@ -29,6 +29,8 @@ pub struct Rcu {
     epoch: AtomicU64,
     pending: AtomicPtr<Header>,
     batch: SpinLock<Batch>,
+    /// The epoch that the batch waits for, 0 while there is none.
+    waits_for: AtomicU64,
     cpus: [CpuEpoch; MAX_CPUS],
 }
 
@@ -64,6 +66,7 @@ impl Rcu {
             epoch: AtomicU64::new(1),
             pending: AtomicPtr::new(null_mut()),
             batch: SpinLock::new(Batch { dead: null_mut(), target: 0 }),
+            waits_for: AtomicU64::new(0),
             cpus: [const { CpuEpoch(AtomicU64::new(AWAY)) }; MAX_CPUS],
         }
     }
@@ -97,11 +100,7 @@ impl Rcu {
     /// Whether anything dead waits to be freed.
     #[inline(always)]
     pub fn has_dead(&self) -> bool {
-        !self.pending.load(Relaxed).is_null() || self.batch_waits()
-    }
-
-    fn batch_waits(&self) -> bool {
-        self.batch.try_lock().is_some_and(|batch| !batch.dead.is_null())
+        !self.pending.load(Relaxed).is_null() || self.waits_for.load(Relaxed) != 0
     }
 
     /// Frees up to `budget` objects whose time has come, or starts a batch.
@@ -113,6 +112,7 @@ impl Rcu {
                 return Collected::Nothing;
             }
             batch.target = self.epoch.fetch_add(1, SeqCst) + 1;
+            self.waits_for.store(batch.target, Relaxed);
             fence(SeqCst);
         }
         let target = batch.target;
@@ -122,7 +122,7 @@ impl Rcu {
         for _ in 0..budget {
             let node = batch.dead;
             if node.is_null() {
-                return Collected::More;
+                break;
             }
             // SAFETY: the node is on the batch list, which only we hold; its count reached zero before the batch began
             // and every CPU has passed a quiescent state since, so nobody can reach it any more.
@@ -130,6 +130,9 @@ impl Rcu {
                 batch.dead = (*node).dead_next();
                 Header::free(node);
             }
+        }
+        if batch.dead.is_null() {
+            self.waits_for.store(0, Relaxed);
         }
         Collected::More
     }
@@ -146,9 +149,13 @@ impl Rcu {
         self.cpus.iter().all(|cpu| cpu.0.load(Acquire) >= target)
     }
 
-    /// The CPUs that the current batch still waits for.
-    pub fn laggards(&self) -> impl Iterator<Item = usize> + '_ {
-        let target = self.batch.try_lock().filter(|b| !b.dead.is_null()).map_or(0, |b| b.target);
+    /// The epoch that the present batch waits for; 0 if there is none.
+    pub fn waits_for(&self) -> u64 {
+        self.waits_for.load(Relaxed)
+    }
+
+    /// The CPUs that have not yet come as far as `target`.
+    pub fn laggards(&self, target: u64) -> impl Iterator<Item = usize> + '_ {
         (0..MAX_CPUS)
             .filter(move |&cpu| self.cpus.get(cpu).is_some_and(|c| c.0.load(Acquire) < target))
     }

@@ -1,2 +1,60 @@
-//! The machine itself.
-pub mod serial;
+//! The machine itself: instructions, only for target_os = "none".
+//!
+//! ```text
+//!   bring_up   what each CPU goes through        early, tables, smp   what happens once
+//!   user       to user mode and back             traps, dump          what must not happen
+//!   cpu msr fpu descriptors percpu bases         the CPU's own state
+//!   apic ioapic pic clock serial                 what lies around it
+//!   space physical layout                        addresses
+//! ```
+
+mod apic;
+mod bases;
+mod bring_up;
+mod clock;
+mod cpu;
+mod descriptors;
+mod dump;
+mod early;
+mod fpu;
+mod ioapic;
+mod layout;
+mod machine;
+mod msr;
+mod percpu;
+mod physical;
+mod pic;
+mod serial;
+mod smp;
+mod space;
+mod tables;
+mod traps;
+mod user;
+
+pub use apic::{
+    end_of_interrupt, found_registers, lvt_thermal, msi_target, send_ipi, set_deadline, timer_fired,
+};
+pub use clock::{bus_khz, now, tsc_khz};
+pub use cpu::{one_gib_pages, pcid_available, physical_bits, topology, xstate};
+pub use descriptors::task_was_cut;
+pub use dump::{Epitaph, backtrace_here};
+pub use fpu::{fpu_init, fpu_order, fpu_restore, fpu_save};
+pub use ioapic::{
+    ioapic_count, ioapic_id, ioapic_mask, ioapic_pins, ioapic_read, ioapic_registers, ioapic_write,
+};
+pub use layout::PORT_BITMAP_ADDRESS;
+pub use machine::{
+    Clocks, check_cpu, console_write, early_start, local_apic_address, note_killed, note_unclaimed,
+    own_apic_id, read_physical, relax, start_clocks, start_devices, start_first_cpu,
+    start_other_cpus, stop,
+};
+pub use msr::{read_msr, write_msr};
+pub use percpu::cpu_number;
+pub use physical::with_physical;
+pub use smp::{BadPlace, START_PAGES, boot_cpu, cpu_count, cpu_online, join};
+pub use space::{flush_everything, flush_page, flush_space, load_kernel_space, load_space};
+pub use tables::{
+    TablesError, Taken, image_bytes, kernel_root_entries, port_bitmap_entry, port_bitmap_tail,
+    port_table_entry, take_over,
+};
+pub use user::{idle, park, run, take_interrupt};

@@ -1,7 +1,11 @@
 //! Formats of the machine: words that hardware reads and writes, as plain data tested on any host.
+//! Formats of the x86-64 machine: words and tables as the manuals define them, tested on any host.
 
+pub mod descriptor;
 pub mod event;
+pub mod feature;
 pub mod guest_software;
+pub mod page;
 pub mod svm_controls;
 pub mod svm_exit;
 pub mod svm_state;

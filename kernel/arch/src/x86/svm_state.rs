@@ -222,6 +222,11 @@ impl SvmState {
         self.clean = clean::ALL;
     }
 
+    /// Fields of these clean groups were written outside this module.
+    pub fn touch(&mut self, groups: u32) {
+        self.clean &= !groups;
+    }
+
     /// Another CPU or another VMCB came between: nothing is clean.
     pub fn forget_clean(&mut self) {
         self.clean = 0;

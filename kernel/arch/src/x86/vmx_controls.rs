@@ -238,6 +238,24 @@ impl Capabilities {
         rules.iter().find(|(present, _)| !present).map(|(_, reason)| *reason)
     }
 
+    /// What this CPU and another have in common.
+    #[must_use]
+    pub fn common(&self, other: &Self) -> Self {
+        let fixed = |a: [u64; 2], b: [u64; 2]| [a[0] | b[0], a[1] & b[1]];
+        Self {
+            pin: self.pin.common(other.pin),
+            primary: self.primary.common(other.primary),
+            secondary: self.secondary.common(other.secondary),
+            exit: self.exit.common(other.exit),
+            entry: self.entry.common(other.entry),
+            cr0_fixed: fixed(self.cr0_fixed, other.cr0_fixed),
+            cr4_fixed: fixed(self.cr4_fixed, other.cr4_fixed),
+            ept_vpid: self.ept_vpid & other.ept_vpid,
+            misc: self.misc,
+            basic: self.basic,
+        }
+    }
+
     /// Whether translations are tagged by VPID (25.6.12), with INVVPID for one tag.
     #[must_use]
     pub const fn vpid(&self) -> bool {

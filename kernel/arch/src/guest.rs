@@ -1,0 +1,56 @@
+//! What a guest is to the kernel's loop: the words that both vendors' back ends and the fake share.
+
+use logic::addr::Frame;
+use sync::{Pool, SharedPage};
+
+/// Which virtualization the machine has on all its CPUs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum GuestVendor {
+    /// None: a plain microkernel.
+    #[default]
+    None = 0,
+    /// Intel's.
+    Vmx = 1,
+    /// AMD's.
+    Svm = 2,
+}
+
+/// What a guest needs from its surroundings for one entry. Everything may change between entries.
+pub struct GuestEnv<'a> {
+    /// Where frames become pages.
+    pub pool: &'a Pool,
+    /// Root of the guest space: an EPT on VMX, a nested page table on SVM.
+    pub table: Frame,
+    /// Tag of the guest's translations, 1 to [`crate::guest_tags`]; ignored if that is 0.
+    pub tag: u16,
+    /// Forget all translations under this tag first: the guest space changed or the tag is new here.
+    pub flush_tag: bool,
+    /// The two pages of the guest's port permissions (bit set: exits), if it has any. SVM uses them only
+    /// if they are neighbours and the next frame is all ones, because its map is one piece of 12 KiB.
+    pub ports: Option<[Frame; 2]>,
+    /// The virtual APIC page.
+    pub vlapic: Frame,
+    /// The APIC access page.
+    pub apic_access: Frame,
+    /// The guest's FPU state in the standard XSAVE format.
+    pub fpu: &'a SharedPage,
+    /// When this CPU must be back in the kernel, in TSC ticks.
+    pub host_deadline: Option<u64>,
+    /// The vCPU was poked: the guest is entered once, so that state and events are consumed, and comes
+    /// back at once. Keep it set until an [`GuestEvent::Exit`] comes.
+    pub pending_poke: bool,
+}
+
+/// Why a guest came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuestEvent {
+    /// A host interrupt, acknowledged; the receiver ends it.
+    Interrupt(u8),
+    /// The host's deadline has come, without an interrupt so far.
+    HostTimer,
+    /// The monitor's: an exit reason word (abi.md 11.2).
+    Exit(u32),
+    /// Settled; enter again.
+    Nothing,
+}

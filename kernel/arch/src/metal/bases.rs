@@ -1,0 +1,46 @@
+//! FS and GS base of the current user thread, by instructions or by MSRs.
+//!
+//! Inside the kernel the user's GS base is the inactive one (IA32_KERNEL_GS_BASE).
+
+use core::arch::asm;
+
+use x86_64::VirtAddr;
+use x86_64::registers::model_specific::{FsBase, KernelGsBase};
+
+use super::cpu;
+use crate::x86::feature::Features;
+
+/// Loads both; a non-canonical base counts as 0.
+pub fn load(fs: u64, gs: u64) {
+    let (fs, gs) = (canonical(fs), canonical(gs));
+    if cpu::features().contains(Features::FSGSBASE) {
+        // SAFETY: CR4.FSGSBASE is set when the feature is in use; the kernel does not use FS, and GS
+        // is its own again before the block ends (an NMI handler uses neither).
+        unsafe {
+            asm!("wrfsbase {}", "swapgs", "wrgsbase {}", "swapgs", in(reg) fs, in(reg) gs,
+                options(nostack, preserves_flags));
+        }
+    } else {
+        FsBase::write(VirtAddr::new_truncate(fs));
+        KernelGsBase::write(VirtAddr::new_truncate(gs));
+    }
+}
+
+/// Reads both: FS, GS.
+pub fn save() -> (u64, u64) {
+    if cpu::features().contains(Features::FSGSBASE) {
+        let (fs, gs);
+        // SAFETY: as `load`.
+        unsafe {
+            asm!("rdfsbase {}", "swapgs", "rdgsbase {}", "swapgs", out(reg) fs, out(reg) gs,
+                options(nostack, preserves_flags));
+        }
+        (fs, gs)
+    } else {
+        (FsBase::read().as_u64(), KernelGsBase::read().as_u64())
+    }
+}
+
+fn canonical(base: u64) -> u64 {
+    VirtAddr::try_new(base).map_or(0, VirtAddr::as_u64)
+}

@@ -1,0 +1,88 @@
+//! Saves and restores the floating-point state of threads and guests.
+//!
+//! The kernel itself uses none. State lies in whole frames of the pool, in the standard format of XSAVE
+//! (Intel SDM vol. 1, 13.4), or FXSAVE's where there is no XSAVE.
+
+use core::arch::asm;
+
+use sync::SharedPage;
+
+use super::cpu;
+use crate::x86::feature::Features;
+
+/// Offsets of the two control words that are not zero initially, and their initial values.
+const CONTROL: (usize, u16) = (0, 0x37f);
+const MXCSR: (usize, u32) = (24, 0x1f80);
+
+/// How many frames a state needs, as an order of the pool: 0 on all CPUs whose state the kernel enables
+/// (x87 to AVX-512 is 2688 bytes).
+#[must_use]
+pub fn fpu_order() -> u8 {
+    let frames = u64::from(cpu::xstate_bytes()).div_ceil(4096);
+    logic::addr::order_for(frames)
+}
+
+/// Makes a zeroed page the initial state.
+pub fn fpu_init(page: &SharedPage) {
+    page.write_u16(CONTROL.0, CONTROL.1);
+    page.write_u32(MXCSR.0, MXCSR.1);
+}
+
+/// Saves the calling CPU's state into `page` (and the frames behind it, see [`fpu_order`]).
+#[inline]
+pub fn fpu_save(page: &SharedPage) {
+    let at = core::ptr::from_ref(page).cast_mut();
+    let features = cpu::features();
+    let mask = u64::MAX;
+    // SAFETY: the page is shared memory made of atomics, large enough and aligned to 64 bytes.
+    unsafe {
+        if features.contains(Features::XSAVEOPT) {
+            asm!("xsaveopt64 [{}]", in(reg) at, in("eax") mask as u32, in("edx") mask as u32,
+                options(nostack, preserves_flags));
+        } else if features.contains(Features::XSAVE) {
+            asm!("xsave64 [{}]", in(reg) at, in("eax") mask as u32, in("edx") mask as u32,
+                options(nostack, preserves_flags));
+        } else {
+            asm!("fxsave64 [{}]", in(reg) at, options(nostack, preserves_flags));
+        }
+    }
+}
+
+/// Loads the state in `page`.
+///
+/// # Errors
+/// The page does not hold a valid state; what the CPU has then is undefined, and the caller loads
+/// another one before anybody uses it.
+#[inline]
+pub fn fpu_restore(page: &SharedPage) -> Result<(), ()> {
+    let at = core::ptr::from_ref(page);
+    let mut refused: u32 = 1;
+    // SAFETY: a state that the CPU refuses faults, which the fix-up turns into an error.
+    unsafe {
+        if cpu::features().contains(Features::XSAVE) {
+            asm!(
+                "2: xrstor64 [{at}]",
+                "xor {refused:e}, {refused:e}",
+                "3:",
+                ".pushsection .fixup, \"a\"",
+                ".quad 2b, 3b",
+                ".popsection",
+                at = in(reg) at, refused = inout(reg) refused,
+                in("eax") u32::MAX, in("edx") u32::MAX,
+                options(nostack),
+            );
+        } else {
+            asm!(
+                "2: fxrstor64 [{at}]",
+                "xor {refused:e}, {refused:e}",
+                "3:",
+                ".pushsection .fixup, \"a\"",
+                ".quad 2b, 3b",
+                ".popsection",
+                at = in(reg) at, refused = inout(reg) refused,
+                options(nostack),
+            );
+        }
+    }
+    if refused == 0 { Ok(()) } else { Err(()) }
+}

@@ -1,0 +1,265 @@
+//! What must change hands between host and guest by instructions, the same for both vendors.
+//!
+//! FPU, XCR0, CR2, debug registers, the MSRs that no control block carries, FS and GS base. Everything
+//! is compared first and written only where host and guest differ.
+
+use core::arch::asm;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use sync::SharedPage;
+
+use super::{bases, cpu_number, fpu_restore, fpu_save, xstate};
+use crate::MAX_CPUS;
+use crate::x86::guest_software::{DR6_RESET, Software, xcr0_is_valid};
+
+/// MSRs that the kernel switches by hand.
+mod msr {
+    pub const STAR: u32 = 0xc000_0081;
+    pub const LSTAR: u32 = 0xc000_0082;
+    pub const FMASK: u32 = 0xc000_0084;
+    pub const TSC_AUX: u32 = 0xc000_0103;
+    pub const SPEC_CTRL: u32 = 0x48;
+}
+
+/// STAR, LSTAR, FMASK: in the order of the state page.
+const SYSCALL_MSRS: [u32; 3] = [msr::STAR, msr::LSTAR, msr::FMASK];
+
+/// What the host has in the registers that a guest changes; constant once a CPU is up.
+pub struct HostValues {
+    syscall: [AtomicU64; 3],
+    tsc_aux: AtomicU64,
+    xcr0: AtomicU64,
+    features: AtomicU64,
+}
+
+const HAS_TSC_AUX: u64 = 1;
+const HAS_SPEC_CTRL: u64 = 2;
+const HAS_XSAVE: u64 = 4;
+
+static HOSTS: [HostValues; MAX_CPUS] = [const {
+    HostValues {
+        syscall: [const { AtomicU64::new(0) }; 3],
+        tsc_aux: AtomicU64::new(0),
+        xcr0: AtomicU64::new(1),
+        features: AtomicU64::new(0),
+    }
+}; MAX_CPUS];
+
+/// The calling CPU's values.
+#[inline(always)]
+pub fn host() -> &'static HostValues {
+    &HOSTS[cpu_number() % MAX_CPUS]
+}
+
+/// Notes the calling CPU's values; system-call MSRs and XCR0 must have got theirs before.
+pub fn note_host() {
+    let host = host();
+    for (place, number) in host.syscall.iter().zip(SYSCALL_MSRS) {
+        place.store(rdmsr(number), Relaxed);
+    }
+    let mut features = 0;
+    if core::arch::x86_64::__cpuid(0x8000_0001).edx >> 27 & 1 != 0 {
+        features |= HAS_TSC_AUX;
+        host.tsc_aux.store(rdmsr(msr::TSC_AUX), Relaxed);
+    }
+    let leaves = core::arch::x86_64::__cpuid(0).eax;
+    if leaves >= 7 && core::arch::x86_64::__cpuid_count(7, 0).edx >> 26 & 1 != 0 {
+        features |= HAS_SPEC_CTRL;
+    }
+    // CR4.OSXSAVE: without it there is neither XSETBV nor anything to switch.
+    if core::arch::x86_64::__cpuid(1).ecx >> 27 & 1 != 0 {
+        features |= HAS_XSAVE;
+    }
+    host.features.store(features, Relaxed);
+    host.xcr0.store(xstate(), Relaxed);
+}
+
+/// What [`Switch::enter`] changed and [`Switch::leave`] puts back.
+pub struct Switch {
+    host: &'static HostValues,
+    bases: (u64, u64),
+    debug: bool,
+}
+
+/// Which of the guest's registers must be moved by hand on this vendor.
+#[derive(Clone, Copy)]
+pub struct Duties {
+    /// STAR, LSTAR, FMASK, KERNEL_GS_BASE, FS base (VMX; on SVM VMLOAD and VMSAVE do it).
+    pub syscall: bool,
+    /// The guest reaches TSC_AUX and SPEC_CTRL without an exit.
+    pub free_msrs: bool,
+    /// CR2 (VMX; on SVM it lies in the VMCB).
+    pub cr2: bool,
+    /// DR0 to DR3 are loaded, because the guest uses them.
+    pub debug: bool,
+    /// DR6 as well (VMX).
+    pub dr6: bool,
+}
+
+impl Switch {
+    /// Loads the guest's side. Refused, with nothing changed, if XCR0 or the FPU page is invalid.
+    pub fn enter(guest: &mut Software, fpu: &SharedPage, duties: Duties) -> Option<Self> {
+        let host = host();
+        let xcr0 = host.xcr0.load(Relaxed);
+        if !xcr0_is_valid(guest.xcr0, xcr0) || fpu_restore(fpu).is_err() {
+            return None;
+        }
+        let features = host.features.load(Relaxed);
+        if guest.xcr0 != xcr0 && features & HAS_XSAVE != 0 {
+            xsetbv(guest.xcr0);
+        }
+        let mut kept = (0, 0);
+        if duties.syscall {
+            for (i, number) in SYSCALL_MSRS.iter().enumerate() {
+                exchange(*number, host.syscall[i].load(Relaxed), guest.syscall[i]);
+            }
+            kept = bases::save();
+            bases::load(kept.0, guest.syscall[3]);
+        }
+        if features & HAS_TSC_AUX != 0 {
+            exchange(msr::TSC_AUX, host.tsc_aux.load(Relaxed), guest.tsc_aux.into());
+        }
+        if features & HAS_SPEC_CTRL != 0 {
+            exchange(msr::SPEC_CTRL, 0, guest.spec_ctrl);
+        }
+        if duties.debug {
+            load_debug(guest, duties.dr6);
+        }
+        if duties.cr2 && read_cr2() != guest.cr2 {
+            write_cr2(guest.cr2);
+        }
+        Some(Self { host, bases: kept, debug: duties.debug })
+    }
+
+    /// Takes the guest's side out and loads the host's.
+    pub fn leave(self, guest: &mut Software, fpu: &SharedPage, duties: Duties) {
+        let host = self.host;
+        if duties.cr2 {
+            guest.cr2 = read_cr2();
+        }
+        if self.debug {
+            save_debug(guest, duties.dr6);
+        }
+        let features = host.features.load(Relaxed);
+        if features & HAS_SPEC_CTRL != 0 {
+            if duties.free_msrs {
+                guest.spec_ctrl = rdmsr(msr::SPEC_CTRL);
+            }
+            exchange(msr::SPEC_CTRL, guest.spec_ctrl, 0);
+        }
+        if features & HAS_TSC_AUX != 0 {
+            if duties.free_msrs {
+                guest.tsc_aux = rdmsr(msr::TSC_AUX) as u32;
+            }
+            exchange(msr::TSC_AUX, guest.tsc_aux.into(), host.tsc_aux.load(Relaxed));
+        }
+        if duties.syscall {
+            guest.syscall[3] = bases::save().1;
+            bases::load(self.bases.0, self.bases.1);
+            for (i, number) in SYSCALL_MSRS.iter().enumerate() {
+                exchange(*number, guest.syscall[i], host.syscall[i].load(Relaxed));
+            }
+        }
+        let xcr0 = host.xcr0.load(Relaxed);
+        if guest.xcr0 != xcr0 && features & HAS_XSAVE != 0 {
+            xsetbv(xcr0);
+        }
+        fpu_save(fpu);
+    }
+}
+
+/// Whether a guest with this DR7 has a breakpoint armed; only then must DR0 to DR3 be loaded at once.
+#[must_use]
+pub const fn breakpoints_armed(dr7: u64) -> bool {
+    dr7 & 0xff != 0
+}
+
+/// A guest that never touched DR0 to DR3 may still have set bits of DR6 (single steps): takes them
+/// over, before its first access loads the others.
+pub fn adopt_dr6(guest: &mut Software) {
+    let left = read_dr6();
+    if left != DR6_RESET {
+        guest.dr6 |= left & 0xe00f;
+        write_dr6(DR6_RESET);
+    }
+}
+
+/// Another guest comes: DR6 bits of the last one are not its business.
+pub fn reset_dr6() {
+    if read_dr6() != DR6_RESET {
+        write_dr6(DR6_RESET);
+    }
+}
+
+/// WRMSR if the two values differ.
+fn exchange(number: u32, old: u64, new: u64) {
+    if old != new {
+        // A value that the CPU refuses stays out: the state page is the monitor's word, not ours.
+        let _ = super::write_msr(number, new);
+    }
+}
+
+fn load_debug(guest: &Software, dr6: bool) {
+    // SAFETY: DR7 is clear in the host, so addresses in DR0 to DR3 have no effect before the guest runs.
+    unsafe {
+        asm!("mov dr0, {}", "mov dr1, {}", "mov dr2, {}", "mov dr3, {}",
+            in(reg) guest.dr[0], in(reg) guest.dr[1], in(reg) guest.dr[2], in(reg) guest.dr[3],
+            options(nostack, preserves_flags));
+    }
+    if dr6 {
+        // Bits 63:32 fault when set.
+        write_dr6(guest.dr6 & 0xffff_ffff);
+    }
+}
+
+fn save_debug(guest: &mut Software, dr6: bool) {
+    let (a, b, c, d): (u64, u64, u64, u64);
+    // SAFETY: reads registers.
+    unsafe {
+        asm!("mov {}, dr0", "mov {}, dr1", "mov {}, dr2", "mov {}, dr3",
+            out(reg) a, out(reg) b, out(reg) c, out(reg) d, options(nostack, preserves_flags));
+    }
+    guest.dr = [a, b, c, d];
+    if dr6 {
+        guest.dr6 = read_dr6();
+        write_dr6(DR6_RESET);
+    }
+}
+
+fn read_dr6() -> u64 {
+    let value;
+    // SAFETY: reads a register.
+    unsafe { asm!("mov {}, dr6", out(reg) value, options(nostack, preserves_flags)) };
+    value
+}
+
+fn write_dr6(value: u64) {
+    // SAFETY: DR6 only reports; the callers pass 32-bit values.
+    unsafe { asm!("mov dr6, {}", in(reg) value, options(nostack, preserves_flags)) };
+}
+
+fn read_cr2() -> u64 {
+    let value;
+    // SAFETY: reads a register.
+    unsafe { asm!("mov {}, cr2", out(reg) value, options(nostack, preserves_flags)) };
+    value
+}
+
+fn write_cr2(value: u64) {
+    // SAFETY: CR2 only reports; page faults of the host have been handled.
+    unsafe { asm!("mov cr2, {}", in(reg) value, options(nostack, preserves_flags)) };
+}
+
+fn xsetbv(value: u64) {
+    // SAFETY: the value is the host's own or passed `xcr0_is_valid` against it; no FPU register is used
+    // between the two XSETBVs around a guest.
+    unsafe {
+        asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32,
+            options(nostack, preserves_flags));
+    }
+}
+
+/// Reads an MSR that is known to exist.
+pub fn rdmsr(number: u32) -> u64 {
+    super::read_msr(number).unwrap_or(0)
+}

@@ -1,0 +1,131 @@
+//! What each CPU keeps for itself, found through GS.
+//!
+//! Inside the kernel GS always points to the CPU's [`CpuLocal`]; `swapgs` at each border to user mode
+//! keeps it so. Every field is an atomic that only its CPU writes (relaxed: plain moves), except where
+//! noted.
+
+use core::mem::offset_of;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use crate::MAX_CPUS;
+use crate::x86::descriptor::GDT_ENTRIES;
+
+/// One CPU's own words. Assembly knows the first six by their offsets.
+#[repr(C, align(64))]
+pub struct CpuLocal {
+    /// Its own address.
+    this: AtomicU64,
+    /// End of the current thread's registers, less SS: where the system-call entry starts to push.
+    pub frame_end: AtomicU64,
+    /// The user stack pointer, for one instruction.
+    user_rsp: AtomicU64,
+    /// The stack to come back to in `run`.
+    kernel_rsp: AtomicU64,
+    /// Address of the thread whose FS and GS base the CPU holds, 0 for none.
+    pub thread: AtomicU64,
+    /// The vector that interrupted `idle` or `take_interrupt`, 0 for none.
+    pub interrupt: AtomicU64,
+    /// CPU number.
+    pub number: AtomicU32,
+    /// Local APIC identifier.
+    pub apic_id: AtomicU32,
+    /// The task register's limit was cut by a VM exit (Intel SDM vol. 3, 27.5.2).
+    pub task_stale: AtomicU32,
+    /// Windows in use.
+    pub windows: AtomicU32,
+    /// 1 when the CPU has been brought up; others read it.
+    pub online: AtomicU32,
+    /// Keeps the next field aligned.
+    reserved: AtomicU32,
+    /// The armed deadline in TSC ticks, 0 for none.
+    pub deadline: AtomicU64,
+    /// Address of the page-table entries of this CPU's windows.
+    pub window_entries: AtomicU64,
+    /// Its descriptor table.
+    pub gdt: [AtomicU64; GDT_ENTRIES],
+}
+
+/// Offset of `user_rsp`, for assembly.
+pub const USER_RSP: usize = offset_of!(CpuLocal, user_rsp);
+/// Offset of `kernel_rsp`, for assembly.
+pub const KERNEL_RSP: usize = offset_of!(CpuLocal, kernel_rsp);
+/// Offset of `frame_end`, for assembly.
+pub const FRAME_END: usize = offset_of!(CpuLocal, frame_end);
+/// Offset of `interrupt`, for assembly.
+pub const INTERRUPT: usize = offset_of!(CpuLocal, interrupt);
+
+static LOCALS: [CpuLocal; MAX_CPUS] = [const { CpuLocal::new() }; MAX_CPUS];
+
+impl CpuLocal {
+    const fn new() -> Self {
+        Self {
+            this: AtomicU64::new(0),
+            frame_end: AtomicU64::new(0),
+            user_rsp: AtomicU64::new(0),
+            kernel_rsp: AtomicU64::new(0),
+            thread: AtomicU64::new(0),
+            interrupt: AtomicU64::new(0),
+            number: AtomicU32::new(0),
+            apic_id: AtomicU32::new(0),
+            task_stale: AtomicU32::new(0),
+            windows: AtomicU32::new(0),
+            online: AtomicU32::new(0),
+            reserved: AtomicU32::new(0),
+            deadline: AtomicU64::new(0),
+            window_entries: AtomicU64::new(0),
+            gdt: [const { AtomicU64::new(0) }; GDT_ENTRIES],
+        }
+    }
+}
+
+/// The words of CPU number `cpu` (modulo the maximum, which no caller exceeds).
+#[inline(always)]
+pub fn of(cpu: usize) -> &'static CpuLocal {
+    &LOCALS[cpu % MAX_CPUS]
+}
+
+/// The calling CPU's words.
+#[inline(always)]
+pub fn local() -> &'static CpuLocal {
+    let address: *const CpuLocal;
+    // SAFETY: GS points to this CPU's `CpuLocal` from `adopt` on, before any other Rust code runs on
+    // the CPU, and its first word is its address; the static lives for ever.
+    unsafe {
+        core::arch::asm!("mov {}, gs:[0]", out(reg) address,
+            options(pure, readonly, nostack, preserves_flags));
+        &*address
+    }
+}
+
+/// Makes the calling CPU number `cpu`: the first thing it does in Rust.
+pub fn adopt(cpu: usize) {
+    let local = of(cpu);
+    local.this.store(core::ptr::from_ref(local) as u64, Relaxed);
+    local.number.store(cpu as u32, Relaxed);
+    let address = x86_64::VirtAddr::from_ptr(local);
+    x86_64::registers::model_specific::GsBase::write(address);
+}
+
+/// The address of the thread whose bases the CPU holds (one instruction on the hot path).
+#[inline(always)]
+pub fn loaded_thread() -> u64 {
+    let address: u64;
+    // SAFETY: as `local`; reads a word of it.
+    unsafe {
+        core::arch::asm!("mov {}, gs:[{}]", out(reg) address, const offset_of!(CpuLocal, thread),
+            options(readonly, nostack, preserves_flags));
+    }
+    address
+}
+
+/// Number of the calling CPU, as in the HIP.
+#[inline(always)]
+pub fn cpu_number() -> usize {
+    let number: u32;
+    // SAFETY: as `local`; reads a word of it that never changes.
+    unsafe {
+        core::arch::asm!("mov {:e}, gs:[{}]", out(reg) number, const offset_of!(CpuLocal, number),
+            options(pure, readonly, nostack, preserves_flags));
+    }
+    number as usize
+}

@@ -1,0 +1,228 @@
+//! Starts the other CPUs: one at a time through a low page, then all at once through a barrier.
+
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use sync::SpinLock;
+
+use super::layout::{LARGE_PAGE, PAGE, STACK};
+use super::{apic, bring_up, clock, percpu, physical, tables};
+use crate::x86::page::{LARGE, PRESENT, TABLE, WRITABLE};
+
+/// How many pages the start block takes below 640 KiB: code, and three tables that map it 1:1.
+pub const START_PAGES: u64 = 4;
+
+unsafe extern "C" {
+    static ap_start: u8;
+    static ap_start_end: u8;
+    static ap_start_words: u8;
+}
+
+static STARTED: AtomicUsize = AtomicUsize::new(0);
+static ENTERED: AtomicUsize = AtomicUsize::new(0);
+static GO: AtomicBool = AtomicBool::new(false);
+static COMMON_TSC: AtomicU64 = AtomicU64::new(0);
+static COUNT: AtomicUsize = AtomicUsize::new(1);
+/// Where a CPU goes when all are up: set before any is started.
+static LOOP: SpinLock<Option<fn(usize) -> !>> = SpinLock::new(None);
+
+static BOOT_CPU: AtomicUsize = AtomicUsize::new(0);
+
+/// How many CPUs the firmware lists; their numbers are below this. Some may be missing
+/// ([`cpu_online`]).
+#[inline]
+pub fn cpu_count() -> usize {
+    COUNT.load(Ordering::Relaxed)
+}
+
+/// Number of the CPU that the loader started.
+#[inline]
+pub fn boot_cpu() -> usize {
+    BOOT_CPU.load(Ordering::Relaxed)
+}
+
+/// Whether CPU number `cpu` is up.
+#[inline]
+pub fn cpu_online(cpu: usize) -> bool {
+    cpu < cpu_count() && percpu::of(cpu).online.load(Ordering::Relaxed) != 0
+}
+
+/// The start block cannot be put where it was to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadPlace(pub u64);
+
+/// The start block in low memory; what was there comes back when it is dropped.
+pub struct StartBlock {
+    address: u64,
+}
+
+/// What was in the pages of the start block.
+static SAVED: SpinLock<[[u64; 512]; START_PAGES as usize]> =
+    SpinLock::new([[0; 512]; START_PAGES as usize]);
+
+impl StartBlock {
+    /// Puts the block at physical `address`: page aligned, RAM, below 640 KiB, [`START_PAGES`] pages.
+    ///
+    /// # Errors
+    /// The address is not such a place.
+    pub fn new(address: u64) -> Result<Self, BadPlace> {
+        if !address.is_multiple_of(PAGE) || address == 0 || address + START_PAGES * PAGE > 0xa_0000
+        {
+            return Err(BadPlace(address));
+        }
+        for (page, words) in (0..START_PAGES).zip(SAVED.lock().iter_mut()) {
+            with_words(address + page * PAGE, |slot, word| {
+                if let Some(kept) = words.get_mut(slot) {
+                    *kept = word;
+                }
+                0
+            });
+        }
+        let block = Self { address };
+        block.fill();
+        Ok(block)
+    }
+
+    /// Code, and tables: slot 0 maps 2 MiB 1:1, the kernel's slots are as everywhere.
+    fn fill(&self) {
+        let [code, root, second, third] = [0, 1, 2, 3].map(|page| self.address + page * PAGE);
+        // SAFETY: the symbols are the two ends of boot/src/ap_start.S in the constant segment.
+        let bytes = unsafe {
+            let start = &raw const ap_start;
+            core::slice::from_raw_parts(
+                start,
+                (&raw const ap_start_end).offset_from_unsigned(start),
+            )
+        };
+        write_bytes(code, bytes);
+        write_word(root, 0, second | TABLE);
+        for (slot, entry) in tables::kernel_root_entries() {
+            write_word(root, slot, entry);
+        }
+        write_word(second, 0, third | TABLE);
+        write_word(third, 0, PRESENT | WRITABLE | LARGE);
+        let words = (&raw const ap_start_words) as u64 - (&raw const ap_start) as u64;
+        let at = code + words;
+        // The order of the words is that of ap_start.S.
+        add_half(at + 2, code as u32);
+        add_half(at + 8, code as u32);
+        write_bytes(at + 16, &root.to_le_bytes());
+    }
+
+    /// Starts CPU number `cpu` with identifier `apic_id`; false if it does not come up in time.
+    #[must_use]
+    pub fn start(&self, cpu: usize, apic_id: u32) -> bool {
+        let words = (&raw const ap_start_words) as u64 - (&raw const ap_start) as u64;
+        let at = self.address + words;
+        write_bytes(at + 24, &STACK.end(cpu).to_le_bytes());
+        let entry: extern "C" fn(usize) -> ! = enter;
+        write_bytes(at + 32, &(entry as usize as u64).to_le_bytes());
+        write_bytes(at + 40, &(cpu as u64).to_le_bytes());
+        let before = STARTED.load(Ordering::Acquire);
+        let page = (self.address / PAGE) as u8;
+        apic::send_init(apic_id);
+        // Processors since 1997 need no 10 ms here, only old boards with an external APIC did.
+        clock::wait_us(10);
+        for patience_us in [10_000, 200_000] {
+            apic::send_startup(apic_id, page);
+            if wait_until(patience_us, || STARTED.load(Ordering::Acquire) > before) {
+                return true;
+            }
+        }
+        // It may still come: into code that will not be there. Hold it in reset.
+        apic::send_init(apic_id);
+        false
+    }
+}
+
+impl Drop for StartBlock {
+    fn drop(&mut self) {
+        for (page, words) in (0..START_PAGES).zip(SAVED.lock().iter()) {
+            with_words(self.address + page * PAGE, |slot, _| words.get(slot).copied().unwrap_or(0));
+        }
+    }
+}
+
+/// The first Rust on another CPU, on its own stack.
+extern "C" fn enter(cpu: usize) -> ! {
+    percpu::adopt(cpu);
+    bring_up::this_cpu();
+    STARTED.fetch_add(1, Ordering::AcqRel);
+    join()
+}
+
+/// Says where each CPU goes when all are up.
+pub fn set_loop(run: fn(usize) -> !) {
+    *LOOP.lock() = Some(run);
+}
+
+/// Fixes how many CPUs the machine has, and which of them the loader started.
+pub fn set_count(count: usize, boot: usize) {
+    COUNT.store(count, Ordering::Relaxed);
+    BOOT_CPU.store(boot, Ordering::Relaxed);
+}
+
+/// Waits until all CPUs are here, sets the TSC as all others do at the same moment, and goes on in the
+/// loop on this CPU's own stack.
+pub fn join() -> ! {
+    if percpu::cpu_number() == boot_cpu() {
+        while ENTERED.load(Ordering::Acquire) < STARTED.load(Ordering::Acquire) {
+            core::hint::spin_loop();
+        }
+        COMMON_TSC.store(clock::now(), Ordering::Relaxed);
+        GO.store(true, Ordering::Release);
+    } else {
+        ENTERED.fetch_add(1, Ordering::AcqRel);
+        while !GO.load(Ordering::Acquire) {
+            core::hint::spin_loop();
+        }
+    }
+    clock::set_tsc(COMMON_TSC.load(Ordering::Relaxed));
+    let run = *LOOP.lock();
+    match run {
+        Some(run) => run(percpu::cpu_number()),
+        None => super::dump::stop(),
+    }
+}
+
+fn wait_until(microseconds: u64, condition: impl Fn() -> bool) -> bool {
+    let end = clock::now() + clock::tsc_khz() * microseconds / 1000;
+    while clock::now() < end {
+        if condition() {
+            return true;
+        }
+        core::hint::spin_loop();
+    }
+    condition()
+}
+
+/// Replaces each word of the page at physical `address` by what `change` makes of it.
+fn with_words(address: u64, mut change: impl FnMut(usize, u64) -> u64) {
+    physical::with_physical(logic::addr::Frame::containing(address), &mut |page| {
+        for slot in 0..512 {
+            page.set_word(slot, change(slot, page.word(slot)));
+        }
+    });
+}
+
+fn write_word(page: u64, slot: usize, value: u64) {
+    write_bytes(page + slot as u64 * 8, &value.to_le_bytes());
+}
+
+fn write_bytes(address: u64, bytes: &[u8]) {
+    physical::with_physical(logic::addr::Frame::containing(address), &mut |page| {
+        let start = (address % PAGE) as usize;
+        for (offset, byte) in bytes.iter().enumerate() {
+            page.write_u8(start + offset, *byte);
+        }
+    });
+}
+
+/// Adds `value` to the 32-bit word at physical `address`, which may lie across a word boundary.
+fn add_half(address: u64, value: u32) {
+    let mut bytes = [0; 4];
+    if physical::read(address, &mut bytes) {
+        write_bytes(address, &u32::from_le_bytes(bytes).wrapping_add(value).to_le_bytes());
+    }
+}
+
+const _: () = assert!(LARGE_PAGE > 0xa_0000);

@@ -1,0 +1,146 @@
+//! Leaves to user mode and comes back with an event.
+//!
+//! The path of a system call is counted in instructions: entry code stores into the thread itself, and
+//! FS base, GS base and RSP0 are touched only when the thread is not the one that ran here last.
+
+use core::arch::{asm, global_asm};
+use core::mem::offset_of;
+use core::sync::atomic::Ordering::Relaxed;
+
+use super::percpu::{self, FRAME_END, KERNEL_RSP, USER_RSP};
+use super::{bases, descriptors};
+use crate::x86::descriptor::{USER_CS, USER_SS};
+use crate::{Event, ExitKind, Registers, Thread};
+
+global_asm!(
+    include_str!("user.S"),
+    USER_RSP = const USER_RSP,
+    KERNEL_RSP = const KERNEL_RSP,
+    FRAME_END = const FRAME_END,
+    USER_CS = const USER_CS,
+    SYSCALL = const Registers::SYSCALL,
+);
+
+unsafe extern "C" {
+    fn leave_by_sysret();
+    fn leave_by_iret();
+}
+
+/// Leaves by one of the two doors of user.S.
+macro_rules! leave {
+    ($thread:expr, $door:ident) => {
+        // SAFETY: `load` made entry code store into this thread, which stays borrowed; the doors keep
+        // the stack and return with only RBX and RBP as they were; the kernel's code and data are not
+        // reachable from user mode; RIP, CS, SS and flags were made harmless by `run`.
+        unsafe {
+            asm!(
+                "push rbx",
+                "push rbp",
+                "call {door}",
+                "pop rbp",
+                "pop rbx",
+                door = sym $door,
+                inout("rdi") core::ptr::from_mut($thread) => _,
+                lateout("rax") _, lateout("rcx") _, lateout("rdx") _, lateout("rsi") _,
+                lateout("r8") _, lateout("r9") _, lateout("r10") _, lateout("r11") _,
+                lateout("r12") _, lateout("r13") _, lateout("r14") _, lateout("r15") _,
+            )
+        }
+    };
+}
+
+/// Flags a thread may choose: arithmetic, direction, trap, resume, alignment, identification.
+const USER_FLAGS: u64 = 0x0025_0dd5;
+/// Flags every thread has: interrupts on, and bit 1, which is always set.
+const FIXED_FLAGS: u64 = 0x202;
+
+/// Runs `thread` in user mode until it calls, faults or is interrupted.
+///
+/// Its FPU state and address space must be loaded. An instruction pointer outside the lower half is
+/// answered with a general-protection event at once, because leaving to it would fault in the kernel.
+#[inline(always)]
+pub fn run(thread: &mut Thread) -> Event {
+    loop {
+        if percpu::loaded_thread() != core::ptr::from_mut(thread) as u64 {
+            load(thread);
+        }
+        if thread.registers.rip >> 47 != 0 {
+            thread.exit = ExitKind::Trap;
+            return Event::Exception { vector: 13, error: 0, cr2: 0 };
+        }
+        if thread.exit == ExitKind::Syscall {
+            leave!(thread, leave_by_sysret);
+        } else {
+            thread.registers.cs = USER_CS.into();
+            thread.registers.ss = USER_SS.into();
+            thread.registers.rflags = thread.registers.rflags & USER_FLAGS | FIXED_FLAGS;
+            leave!(thread, leave_by_iret);
+        }
+        if thread.registers.vector == Registers::SYSCALL {
+            thread.exit = ExitKind::Syscall;
+            return Event::Syscall;
+        }
+        if let Some(event) = trap(thread) {
+            return event;
+        }
+    }
+}
+
+/// The event of a trap, or nothing when the kernel has settled it itself.
+#[inline(never)]
+fn trap(thread: &mut Thread) -> Option<Event> {
+    thread.exit = ExitKind::Trap;
+    let vector = thread.registers.vector as u8;
+    if vector >= 32 {
+        return Some(Event::Interrupt(vector));
+    }
+    if vector == 13 && descriptors::repair_task() {
+        return None;
+    }
+    let cr2 = if vector == 14 { x86_64::registers::control::Cr2::read_raw() } else { 0 };
+    Some(Event::Exception { vector, error: thread.registers.error, cr2 })
+}
+
+/// Makes `thread` the one that this CPU's entry code stores into, and loads its FS and GS base.
+#[cold]
+#[inline(never)]
+fn load(thread: &mut Thread) {
+    let local = percpu::local();
+    let address = core::ptr::from_mut(thread) as u64;
+    local.thread.store(address, Relaxed);
+    local.frame_end.store(address + offset_of!(Registers, ss) as u64, Relaxed);
+    descriptors::set_stack(address + size_of::<Registers>() as u64);
+    bases::load(thread.fs_base, thread.gs_base);
+}
+
+/// Ends this CPU's hold on `thread`: its FS and GS base are stored in it.
+///
+/// Call it when the CPU turns to another thread (with saving the FPU state), before the bases are read
+/// or written, and before the thread's memory is given back. Does nothing if another thread is loaded.
+pub fn park(thread: &mut Thread) {
+    if percpu::loaded_thread() == core::ptr::from_mut(thread) as u64 {
+        (thread.fs_base, thread.gs_base) = bases::save();
+        percpu::local().thread.store(0, Relaxed);
+    }
+}
+
+/// Waits for an interrupt and takes it: its vector, if one came (an NMI also ends the wait).
+pub fn idle() -> Option<u8> {
+    // SAFETY: interrupts are on for this one instruction; the handler only notes the vector.
+    unsafe { asm!("sti", "hlt", "cli", options(nostack)) };
+    taken()
+}
+
+/// Takes a pending interrupt, if there is one: its vector.
+pub fn take_interrupt() -> Option<u8> {
+    // SAFETY: as `idle`. STI takes effect after the next instruction, hence two.
+    unsafe { asm!("sti", "nop", "nop", "cli", options(nostack)) };
+    taken()
+}
+
+fn taken() -> Option<u8> {
+    let local = percpu::local();
+    let vector = local.interrupt.load(Relaxed);
+    local.interrupt.store(0, Relaxed);
+    if vector == 0 { None } else { u8::try_from(vector).ok() }
+}

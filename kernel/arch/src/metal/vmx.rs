@@ -1,0 +1,471 @@
+//! Runs a guest by VMX (Intel SDM vol. 3, chapters 24 to 28).
+//!
+//! A VMCS is clear, current or launched; it becomes current on its home CPU with the first load and
+//! leaves by [`Vmx::retire`]. The host's part is written once per VMCS: after an exit FS base, GS base,
+//! stacks and tables are the kernel's by the hardware's own doing.
+
+use core::arch::asm;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use abi::Mtd;
+use logic::Oom;
+use logic::addr::Frame;
+use sync::{Pool, SharedPage, SpinLock};
+
+use super::guest::{TIMED_OUT, keep, place};
+use super::guest_switch::{self, Duties, Switch, rdmsr};
+use super::vmx_host;
+use super::{now, write_msr};
+use crate::x86::event::{self, VALID};
+use crate::x86::guest_software::{GuestRegisters, Software};
+use crate::x86::vmx_controls::{Allowed, Capabilities, primary};
+use crate::x86::vmx_fields as field;
+use crate::x86::vmx_state::{Vmcs, VmxState};
+use crate::{GuestEnv, GuestEvent};
+
+unsafe extern "C" {
+    fn vmx_enter(registers: *mut GuestRegisters, launched: u64, host_rsp: *mut u64) -> u64;
+}
+
+/// What all CPUs have in common.
+static COMMON: SpinLock<Option<Capabilities>> = SpinLock::new(None);
+/// The frame of the MSR bitmap, one for all guests.
+static MSR_BITMAP: AtomicU64 = AtomicU64::new(0);
+
+const FEATURE_CONTROL: u32 = 0x3a;
+const BASIC: u32 = 0x480;
+
+/// Whether the CPU has VMX (CPUID.1:ECX bit 5).
+pub fn present() -> bool {
+    core::arch::x86_64::__cpuid(1).ecx >> 5 & 1 != 0
+}
+
+/// Tags for translations; 0 if the CPUs have none.
+pub fn tags() -> u16 {
+    if capabilities().vpid() { u16::MAX } else { 0 }
+}
+
+/// The HIP's word about secondary controls.
+pub fn hip_word() -> u64 {
+    capabilities().hip_word()
+}
+
+/// The longest time the preemption timer counts, in TSC ticks.
+pub fn longest_timeout() -> u64 {
+    u64::from(u32::MAX) << capabilities().timer_shift()
+}
+
+fn capabilities() -> Capabilities {
+    COMMON.lock().unwrap_or_default()
+}
+
+/// Enters VMX operation on the calling CPU.
+pub fn enable(pool: &Pool) -> Result<(), &'static str> {
+    const LOCKED: u64 = 1 << 0;
+    const OUTSIDE_SMX: u64 = 1 << 2;
+    let control = rdmsr(FEATURE_CONTROL);
+    if control & LOCKED == 0 {
+        // The firmware left the choice to us.
+        write_msr(FEATURE_CONTROL, control | LOCKED | OUTSIDE_SMX)
+            .map_err(|()| "VMX cannot be enabled")?;
+    } else if control & OUTSIDE_SMX == 0 {
+        return Err("VMX is locked off by the firmware");
+    }
+    let cpu = read_capabilities();
+    if let Some(reason) = cpu.missing() {
+        return Err(reason);
+    }
+    let area = keep(&place().area, pool, 0)?;
+    pool.page(area).write_u32(0, revision(&cpu));
+    make_msr_bitmap(pool)?;
+    vmx_host::enable_cr4();
+    if !vmx_host::vmxon(area.address()) {
+        return Err("VMXON failed");
+    }
+    vmx_host::forget_translations();
+    let mut common = COMMON.lock();
+    *common = Some(common.map_or(cpu, |other| other.common(&cpu)));
+    Ok(())
+}
+
+fn revision(cpu: &Capabilities) -> u32 {
+    cpu.basic as u32 & 0x7fff_ffff
+}
+
+/// Appendix A of the manual; the TRUE words where the CPU has them (BASIC bit 55).
+fn read_capabilities() -> Capabilities {
+    let basic = rdmsr(BASIC);
+    let first = if basic >> 55 & 1 != 0 { 0x48d } else { 0x481 };
+    let primary_word = Allowed(rdmsr(first + 1));
+    let has_secondary = primary_word.allows(primary::SECONDARY);
+    let secondary_word = if has_secondary { Allowed(rdmsr(0x48b)) } else { Allowed(0) };
+    let ept = has_secondary && secondary_word.possible() & (1 << 1 | 1 << 5) != 0;
+    Capabilities {
+        pin: Allowed(rdmsr(first)),
+        primary: primary_word,
+        secondary: secondary_word,
+        exit: Allowed(rdmsr(first + 2)),
+        entry: Allowed(rdmsr(first + 3)),
+        cr0_fixed: [rdmsr(0x486), rdmsr(0x487)],
+        cr4_fixed: [rdmsr(0x488), rdmsr(0x489)],
+        ept_vpid: if ept { rdmsr(0x48c) } else { 0 },
+        misc: rdmsr(0x485),
+        basic,
+    }
+}
+
+/// All accesses exit but those of abi.md 11.3.
+fn make_msr_bitmap(pool: &Pool) -> Result<(), &'static str> {
+    const FREE: [u32; 8] =
+        [0xc000_0100, 0xc000_0101, 0xc000_0102, 0xc000_0103, 0x10a, 0x48, 0x49, 0x10b];
+    if MSR_BITMAP.load(Relaxed) != 0 {
+        return Ok(());
+    }
+    let frame = pool.alloc_zeroed(0).map_err(|Oom| "no memory for the MSR bitmap")?;
+    let page = pool.page(frame);
+    page.fill(u64::MAX);
+    for msr in FREE {
+        // Reads of low MSRs at 0, of high ones at 0x400; writes 0x800 further (25.6.9).
+        let base = if msr >= 0xc000_0000 { 0x400 } else { 0 };
+        let at = base + (msr as usize & 0x1fff) / 8;
+        for at in [at, at + 0x800] {
+            page.write_u8(at, page.read_u8(at) & !(1 << (msr & 7)));
+        }
+    }
+    MSR_BITMAP.store(frame.0, Relaxed);
+    Ok(())
+}
+
+/// The current VMCS of the calling CPU.
+struct Current;
+
+impl Vmcs for Current {
+    #[inline(always)]
+    fn read(&self, field: u32) -> u64 {
+        let value: u64;
+        // SAFETY: VMREAD reads a field of the current VMCS; without one, or without the field, it sets
+        // flags and leaves the register, which then is 0.
+        unsafe {
+            asm!("vmread {}, {}", inout(reg) 0_u64 => value, in(reg) u64::from(field),
+                options(nostack));
+        }
+        value
+    }
+
+    #[inline(always)]
+    fn write(&mut self, field: u32, value: u64) {
+        // SAFETY: VMWRITE writes a field of the current VMCS, which belongs to the guest at hand. Host
+        // fields are written by `vmx_host` alone; guest fields cannot harm the host.
+        unsafe {
+            asm!("vmwrite {}, {}", in(reg) u64::from(field), in(reg) value, options(nostack));
+        }
+    }
+}
+
+/// What the preemption timer was armed for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Armed {
+    Monitor,
+    Host,
+    Poke,
+    Nothing,
+}
+
+/// One VMCS.
+pub struct Vmx {
+    frame: Frame,
+    cpu: Capabilities,
+    state: VmxState,
+    /// The VMCS is initialised; before that its host part is unknown.
+    ready: bool,
+    launched: bool,
+    event_written: bool,
+    controls_stale: bool,
+    host_rsp: u64,
+    /// Values last written to the fields that `write_place` owns.
+    place: [u64; 8],
+    flush: bool,
+    /// DR0 to DR3 and DR6 are loaded with each entry; otherwise their first use exits.
+    debug: bool,
+    instruction_error: u32,
+}
+
+/// The fields of `Vmx::place`.
+const PLACE: [u32; 8] = [
+    field::EPT_POINTER,
+    field::VPID,
+    field::IO_BITMAP_A,
+    field::IO_BITMAP_B,
+    field::VIRTUAL_APIC_ADDRESS,
+    field::APIC_ACCESS_ADDRESS,
+    field::MSR_BITMAP,
+    field::HOST_CR3,
+];
+
+impl Vmx {
+    /// A clear VMCS.
+    pub fn new(pool: &Pool) -> Result<Self, Oom> {
+        let cpu = capabilities();
+        let frame = pool.alloc_zeroed(0)?;
+        pool.page(frame).write_u32(0, revision(&cpu));
+        Ok(Self {
+            frame,
+            cpu,
+            state: VmxState::default(),
+            ready: false,
+            launched: false,
+            event_written: false,
+            controls_stale: true,
+            host_rsp: 0,
+            place: [u64::MAX; 8],
+            flush: false,
+            debug: false,
+            instruction_error: 0,
+        })
+    }
+
+    /// VMCLEAR, on the home CPU.
+    pub fn retire(&mut self) {
+        if !self.ready {
+            return;
+        }
+        vmx_host::vmclear(self.frame.address());
+        self.ready = false;
+        let current = &place().current;
+        if current.load(Relaxed) == self.frame.0 {
+            current.store(0, Relaxed);
+        }
+    }
+
+    /// Gives the frame back. A VMCS that was not retired keeps it: the CPU may still write there.
+    pub fn free(self, pool: &Pool) {
+        if !self.ready {
+            pool.free(self.frame, 0);
+        }
+    }
+
+    #[inline(always)]
+    fn make_current(&mut self) {
+        if place().current.load(Relaxed) != self.frame.0 {
+            self.switch_to();
+        }
+    }
+
+    #[cold]
+    fn switch_to(&mut self) {
+        if !self.ready {
+            vmx_host::vmclear(self.frame.address());
+        }
+        vmx_host::vmptrld(self.frame.address());
+        place().current.store(self.frame.0, Relaxed);
+        guest_switch::reset_dr6();
+        if !self.ready {
+            self.ready = true;
+            self.launched = false;
+            vmx_host::write_host(&mut Current);
+            self.state.reset(&mut Current, &self.cpu);
+        }
+    }
+
+    /// See [`super::Guest::load`].
+    #[inline]
+    pub fn load(&mut self, software: &Software, page: &SharedPage, mtd: Mtd) {
+        self.make_current();
+        if mtd.0 & (Mtd::CTRL.0 | Mtd::INJ.0) != 0 {
+            self.controls_stale = true;
+        }
+        if mtd.contains(Mtd::TLB) {
+            self.flush = true;
+        }
+        self.state.load(&mut Current, &self.cpu, software, page, mtd);
+    }
+
+    /// See [`super::Guest::enter`].
+    #[inline]
+    pub fn enter(&mut self, software: &mut Software, env: &GuestEnv) -> GuestEvent {
+        self.make_current();
+        self.write_place(env);
+        if self.controls_stale {
+            self.controls_stale = false;
+            let ports = env.ports.is_some();
+            let tagged = env.tag != 0;
+            let mov_dr = !self.debug;
+            self.state.write_controls(&mut Current, &self.cpu, software, ports, tagged, mov_dr);
+        }
+        if software.event.0 & VALID != 0 {
+            self.event_written = true;
+            self.state.write_event(&mut Current, software);
+        } else if self.event_written {
+            self.event_written = false;
+            Current.write(field::ENTRY_INTERRUPT_INFO, 0);
+        }
+        if env.flush_tag || self.flush {
+            self.flush = false;
+            vmx_host::invalidate(&self.cpu, self.place[0], env.tag, env.flush_tag);
+        }
+        let duties = Duties {
+            syscall: true,
+            free_msrs: software.asked.primary & primary::MSR_BITMAPS != 0,
+            cr2: true,
+            debug: self.debug,
+            dr6: self.debug,
+        };
+        let Some(switch) = Switch::enter(software, env.fpu, duties) else {
+            return GuestEvent::Exit(abi::exit::INVALID_STATE);
+        };
+        let start = now();
+        let armed = self.arm(software, env, start);
+        // SAFETY: the VMCS is current, its host part is this CPU's, HOST_RIP is `vmx_exit`, and the
+        // registers stay borrowed; a guest reaches nothing but its space, by EPT.
+        let failed = unsafe {
+            vmx_enter(&mut software.registers, u64::from(self.launched), &mut self.host_rsp)
+        };
+        let end = now();
+        switch.leave(software, env.fpu, duties);
+        vmx_host::after_exit();
+        if failed != 0 {
+            self.instruction_error = Current.read(field::INSTRUCTION_ERROR) as u32;
+            return GuestEvent::Exit(abi::exit::ENTRY_FAILED);
+        }
+        software.spend(end.wrapping_sub(start));
+        self.instruction_error = 0;
+        self.after(software, armed)
+    }
+
+    /// Addresses that change with the vCPU's surroundings.
+    #[inline]
+    fn write_place(&mut self, env: &GuestEnv) {
+        // Without ports of its own no bitmap is used; any page will do.
+        let [first, second] = env.ports.unwrap_or([Frame(MSR_BITMAP.load(Relaxed)); 2]);
+        let values = [
+            // 4 levels, write-back, no accessed or dirty flags (25.6.11).
+            env.table.address() | 3 << 3 | 6,
+            u64::from(env.tag),
+            first.address(),
+            second.address(),
+            env.vlapic.address(),
+            env.apic_access.address(),
+            MSR_BITMAP.load(Relaxed) << 12,
+            vmx_host::read_cr3(),
+        ];
+        for ((old, new), field) in self.place.iter_mut().zip(values).zip(PLACE) {
+            if *old != new {
+                *old = new;
+                Current.write(field, new);
+                self.controls_stale = true;
+            }
+        }
+    }
+
+    /// Arms the preemption timer for the first of the monitor's time-out and the host's deadline.
+    #[inline]
+    fn arm(&mut self, software: &Software, env: &GuestEnv, start: u64) -> Armed {
+        let shift = self.cpu.timer_shift();
+        let host = env.host_deadline.map_or(u64::MAX, |deadline| deadline.saturating_sub(start));
+        let (ticks, armed) = match env.pending_poke {
+            true => (0, Armed::Poke),
+            false if software.timeout <= host => (software.timeout, Armed::Monitor),
+            false => (host, Armed::Host),
+        };
+        let units = (ticks >> shift) + u64::from(ticks & ((1 << shift) - 1) != 0);
+        if units > u64::from(u32::MAX) {
+            Current.write(field::PREEMPTION_TIMER, u64::from(u32::MAX));
+            return Armed::Nothing;
+        }
+        Current.write(field::PREEMPTION_TIMER, units);
+        armed
+    }
+
+    /// The guest ran, or its state was refused.
+    #[inline]
+    fn after(&mut self, software: &mut Software, armed: Armed) -> GuestEvent {
+        let reason = Current.read(field::EXIT_REASON) as u32;
+        if reason & abi::exit::ENTRY_FAILURE_BIT != 0 {
+            return GuestEvent::Exit(reason);
+        }
+        self.launched = true;
+        // The CPU cleared the valid bit (28.2.2).
+        self.event_written = false;
+        software.event = (0, 0);
+        self.state.entered();
+        if self.debug && !guest_switch::breakpoints_armed(Current.read(field::GUEST_DR7)) {
+            self.set_debug(false);
+        }
+        match reason {
+            0 if is_nmi(Current.read(field::EXIT_INTERRUPT_INFO) as u32) => {
+                vmx_host::deliver_nmi();
+                GuestEvent::Nothing
+            }
+            1 => GuestEvent::Interrupt(Current.read(field::EXIT_INTERRUPT_INFO) as u8),
+            29 if software.asked.primary & primary::MOV_DR == 0 => {
+                guest_switch::adopt_dr6(software);
+                self.set_debug(true);
+                GuestEvent::Nothing
+            }
+            TIMED_OUT => match armed {
+                Armed::Monitor => {
+                    software.timeout = 0;
+                    GuestEvent::Exit(TIMED_OUT)
+                }
+                Armed::Host => GuestEvent::HostTimer,
+                Armed::Poke => GuestEvent::Exit(abi::exit::POKED),
+                Armed::Nothing => GuestEvent::Nothing,
+            },
+            other => GuestEvent::Exit(other),
+        }
+    }
+
+    fn set_debug(&mut self, on: bool) {
+        self.debug = on;
+        self.controls_stale = true;
+    }
+
+    /// See [`super::Guest::store_groups`].
+    #[inline]
+    pub fn store(
+        &mut self,
+        software: &mut Software,
+        page: &SharedPage,
+        wanted: Mtd,
+        reason: u32,
+    ) {
+        self.make_current();
+        self.state.store(&Current, &self.cpu, software, page, wanted, reason);
+    }
+
+    /// See [`super::Guest::store_extended`].
+    pub fn store_extended(&self, software: &Software, page: &SharedPage) {
+        use abi::utcb::extended_offset as at;
+        let vmcs = Current;
+        page.write_u64(at::DR6, software.dr6);
+        for (at, field) in [
+            (at::DEBUGCTL, field::GUEST_DEBUGCTL),
+            (at::PENDING_DEBUG, field::GUEST_PENDING_DEBUG),
+            (at::GUEST_LINEAR, field::GUEST_LINEAR_ADDRESS),
+            (at::RAW_EXIT, field::EXIT_REASON),
+            (at::RAW_INFO1, field::EXIT_QUALIFICATION),
+            (at::RAW_INFO2, field::GUEST_PHYSICAL_ADDRESS),
+        ] {
+            page.write_u64(at, vmcs.read(field));
+        }
+        page.write_u32(at::INSTRUCTION_ERROR, self.instruction_error);
+        page.write_u32(at::INSTRUCTION_INFO, vmcs.read(field::EXIT_INSTRUCTION_INFO) as u32);
+        let info = vmcs.read(field::EXIT_INTERRUPT_INFO) & 0xffff_ffff;
+        page.write_u64(at::RAW_INT_INFO, info | vmcs.read(field::EXIT_ERROR_CODE) << 32);
+        page.write_u64(at::INSTRUCTION_BYTES, 0);
+        page.write_u64(at::INSTRUCTION_BYTES + 8, 0);
+    }
+
+    /// See [`super::Guest::load_extended`].
+    pub fn load_extended(&mut self, page: &SharedPage) {
+        use abi::utcb::extended_offset as at;
+        self.make_current();
+        Current.write(field::GUEST_DEBUGCTL, page.read_u64(at::DEBUGCTL));
+        Current.write(field::GUEST_PENDING_DEBUG, page.read_u64(at::PENDING_DEBUG));
+        self.set_debug(true);
+    }
+}
+
+const fn is_nmi(info: u32) -> bool {
+    info & event::TYPE == event::NMI
+}

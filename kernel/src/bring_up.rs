@@ -1,0 +1,223 @@
+//! The steps from the loader's jump to the loop, each once, on the first CPU.
+//!
+//! A step that fails ends with a clear line; nothing is half started. Every step says how long it
+//! took, in TSC ticks.
+
+use core::ops::Range;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use abi::hip::MemDesc;
+use arch::x86::feature::Features;
+use boot::{BootInfo, Bytes};
+use logic::acpi::{Acpi, Madt, PhysicalBytes, Processor, Root, find_root};
+use logic::cmdline::Options;
+use logic::memory_map::MemoryMap;
+
+use crate::log_lines;
+use crate::panic::fail;
+
+/// Physical memory through the window of `arch`.
+struct Physical;
+
+impl Bytes for Physical {
+    fn read(&mut self, address: u64, out: &mut [u8]) -> bool {
+        arch::read_physical(address, out)
+    }
+}
+
+impl PhysicalBytes for Physical {
+    fn read(&self, address: u64, out: &mut [u8]) -> bool {
+        arch::read_physical(address, out)
+    }
+}
+
+static LAST_STEP: AtomicU64 = AtomicU64::new(0);
+
+/// Logs the end of a boot step with the ticks since the last one.
+fn step(name: &str) {
+    let now = arch::now();
+    let ticks = now - LAST_STEP.swap(now, Relaxed);
+    log::info!("boot: {name}: {ticks} ticks");
+}
+
+/// What the loader left: memory map, modules, command line.
+pub fn read_loader(magic: u32, information: u64) -> BootInfo {
+    LAST_STEP.store(arch::now(), Relaxed);
+    let mut loader = BootInfo::EMPTY;
+    if let Err(error) = loader.read(&mut Physical, magic, information) {
+        fail(format_args!("cannot use what the boot loader left: {error:?}"));
+    }
+    loader
+}
+
+/// The kernel's command line; from here on there is a log.
+pub fn read_command_line(loader: &BootInfo) -> Options {
+    let options = Options::parse(loader.command_line());
+    log_lines::start(&options);
+    log::info!("Hematite {}, multiboot {}", env!("CARGO_PKG_VERSION"), loader.multiboot);
+    if loader.lost != 0 {
+        log::warn!("{} entries of the loader's memory map did not fit", loader.lost);
+    }
+    step("loader information");
+    options
+}
+
+/// Refuses a CPU that lacks what the kernel needs.
+pub fn check_cpu(options: &Options) {
+    let mut unwanted = Features::empty();
+    unwanted.set(Features::PCID, options.no_pcid);
+    unwanted.set(Features::TSC_DEADLINE, options.no_deadline);
+    if !arch::check_cpu(unwanted) {
+        fail(format_args!("the CPU lacks what is listed above"));
+    }
+    step("CPU features");
+}
+
+/// What firmware tables say. Without ACPI there is one CPU and no I/O APIC.
+pub fn read_firmware(loader: &BootInfo) -> Acpi {
+    let handed_over = loader.rsdp.as_ref().and_then(Root::parse);
+    let root = handed_over.or_else(|| find_root(&Physical));
+    let mut acpi = root.and_then(|root| Acpi::read(&Physical, root)).unwrap_or_default();
+    let madt = acpi.madt.get_or_insert_with(|| {
+        log::warn!("no ACPI list of processors: only this one is used");
+        Madt { local_apic: arch::local_apic_address(), ..Madt::default() }
+    });
+    if !madt.processors.as_slice().iter().any(|cpu| cpu.apic_id == arch::own_apic_id()) {
+        madt.processors.push(Processor { apic_id: arch::own_apic_id(), acpi_id: 0 });
+    }
+    log::info!(
+        "{} CPUs, {} I/O APICs",
+        madt.processors.as_slice().len(),
+        madt.io_apics.as_slice().len()
+    );
+    if acpi.broken != 0 || madt.processors.lost != 0 {
+        log::warn!("{} ACPI tables broken, {} CPUs too many", acpi.broken, madt.processors.lost);
+    }
+    step("firmware tables");
+    acpi
+}
+
+/// The processors of the machine; never none.
+pub fn processors(firmware: &Acpi) -> &[Processor] {
+    firmware.madt.as_ref().map_or(&[], |madt| madt.processors.as_slice())
+}
+
+/// The kernel's memory: chosen, mapped for good, image moved there if need be.
+pub fn take_memory(
+    loader: &BootInfo,
+    firmware: &Acpi,
+    options: &Options,
+    information: u64,
+    load_base: u64,
+) -> arch::Taken {
+    let mut entries = [MemDesc::default(); boot::MAX_ENTRIES];
+    let count = describe(loader, &mut entries);
+    let map_entries = entries.get(..count).unwrap_or(&[]);
+    let mut keep = [const { 0..0 }; KEPT];
+    let kept = keep_loader_bytes(loader, information, &mut keep);
+    let map = MemoryMap::new(map_entries, keep.get(..kept).unwrap_or(&[]));
+    let image = load_base..load_base + arch::image_bytes();
+    let place = match map.choose_pool(&image, options.kernel_memory) {
+        Ok(place) => place,
+        Err(none) => fail(format_args!("no room for the kernel: {none:x?}")),
+    };
+    log::info!(
+        "kernel memory {:#x} to {:#x}, image {} {:#x}",
+        place.range.start,
+        place.range.end,
+        if place.moves { "moved from" } else { "stays at" },
+        load_base
+    );
+    let cpus = processors(firmware);
+    let me = arch::own_apic_id();
+    let number = cpus.iter().position(|cpu| cpu.apic_id == me).unwrap_or(0);
+    match arch::take_over(load_base, place.range, cpus.len(), device_pages(firmware)) {
+        Ok(taken) => {
+            arch::start_first_cpu(number, cpus.len());
+            step("memory and first CPU");
+            taken
+        }
+        Err(error) => fail(format_args!("cannot build the kernel's page tables: {error:?}")),
+    }
+}
+
+/// Ranges that hold what the loader left and nobody may overwrite.
+const KEPT: usize = 1 + 32;
+/// Bytes taken for one of the loader's blocks whose length is not known to us.
+const BLOCK: u64 = 64 * 1024;
+
+fn describe(loader: &BootInfo, out: &mut [MemDesc]) -> usize {
+    let mut count = 0;
+    for (entry, slot) in loader.entries().iter().zip(out) {
+        *slot = MemDesc {
+            addr: entry.address,
+            size: entry.size,
+            kind: entry.kind,
+            aux: u32::try_from(entry.command_line).unwrap_or(0),
+        };
+        count += 1;
+    }
+    count
+}
+
+/// The information block itself, and the command lines of the modules.
+fn keep_loader_bytes(loader: &BootInfo, information: u64, out: &mut [Range<u64>]) -> usize {
+    let lines = loader.modules().filter(|module| module.command_line != 0);
+    let starts =
+        core::iter::once((information, BLOCK)).chain(lines.map(|m| (m.command_line, 4096)));
+    let mut count = 0;
+    for ((start, bytes), slot) in starts.zip(out) {
+        *slot = start..start.saturating_add(bytes);
+        count += 1;
+    }
+    count
+}
+
+/// Physical pages of the local APICs and the I/O APICs.
+fn device_pages(firmware: &Acpi) -> impl Iterator<Item = u64> {
+    let io_apics = io_apics(firmware);
+    core::iter::once(arch::local_apic_address()).chain(io_apics)
+}
+
+fn io_apics(firmware: &Acpi) -> impl Iterator<Item = u64> {
+    let list = firmware.madt.as_ref().map_or(&[][..], |madt| madt.io_apics.as_slice());
+    list.iter().map(|io_apic| u64::from(io_apic.address))
+}
+
+/// Clocks measured, timers chosen, interrupt controllers quiet.
+pub fn start_clocks_and_devices(firmware: &Acpi, options: &Options) {
+    arch::start_devices(io_apics(firmware));
+    let timer = firmware.fadt.map(|fadt| fadt.registers.timer);
+    // Address space 1 is I/O ports (ACPI 6.4, 5.2.3.2).
+    let port = timer.filter(|timer| timer.space == 1 && timer.address[0] != 0);
+    let port = port.and_then(|timer| u16::try_from(timer.address[0]).ok());
+    match arch::start_clocks(port, !options.no_deadline) {
+        Some(clocks) => log::info!(
+            "TSC {} kHz, APIC timer {} kHz (by the {}), timers by {}",
+            clocks.tsc_khz,
+            clocks.bus_khz,
+            if clocks.by_pm_timer { "PM timer" } else { "PIT" },
+            if clocks.deadline { "TSC deadline" } else { "one-shot count" }
+        ),
+        None => fail(format_args!("neither the PM timer nor the PIT runs: no time base")),
+    }
+    step("clocks and interrupt controllers");
+}
+
+/// Starts the other CPUs through a free block below 640 KiB.
+pub fn start_other_cpus(loader: &BootInfo, firmware: &Acpi, run: fn(usize) -> !) {
+    let mut entries = [MemDesc::default(); boot::MAX_ENTRIES];
+    let count = describe(loader, &mut entries);
+    let map = MemoryMap::new(entries.get(..count).unwrap_or(&[]), &[]);
+    // What the loader left there comes back afterwards, so only RAM counts, not who uses it.
+    let bytes = arch::START_PAGES * 4096;
+    let place = (1..0xa0)
+        .rev()
+        .map(|page| page * 4096)
+        .find(|start| start + bytes <= 0xa_0000 && map.is_free(*start..start + bytes));
+    let cpus = processors(firmware).iter().map(|cpu| cpu.apic_id).enumerate();
+    if arch::start_other_cpus(place.unwrap_or(0), cpus, run).is_err() {
+        log::error!("no RAM below 640 KiB to start the other CPUs from: one CPU is used");
+    }
+    step("other CPUs");
+}

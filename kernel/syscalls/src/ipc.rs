@@ -1,0 +1,180 @@
+//! call and reply (abi.md 8).
+
+use abi::args::{CallPortal, Reply};
+use abi::cap::{PT_CALL, SM_DOWN};
+use abi::crd::ItemMeta;
+use abi::utcb::{MAX_TYPED, MESSAGE_WORDS, offset};
+use abi::{Crd, Status};
+use objects::{Cpu, Ec, Help, Pd, Pt, Resume, Sm};
+use sync::{Counted, SharedPage, Token};
+
+use crate::authority::{held, object};
+use crate::event;
+use crate::transfer::{Giver, Step, item};
+use crate::{Outcome, Verdict, Words};
+
+/// First message word's number in the page.
+const FIRST: usize = offset::MESSAGE / 8;
+
+/// 0: goes through a portal.
+#[inline]
+pub fn call(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
+    let CallPortal { portal, nonblocking } = CallPortal::decode(words);
+    let pt = object::<Pt>(cpu, token, portal, PT_CALL)?.get();
+    if pt.ec.cpu() != cpu.id {
+        return Err(Status::BadCpu);
+    }
+    if cpu.idle_callee(pt).is_none() {
+        return busy(cpu, pt, nonblocking);
+    }
+    let Some(current) = &cpu.current else { return Ok(Verdict::Done) };
+    let items = copy_message(current.utcb(), pt.ec.utcb());
+    if items >> 16 != 0 {
+        let (from, page) = (current.pd.clone(), current.utcb());
+        transfer_items(cpu, token, &from, page, &pt.ec.pd, Windows::Page(pt.ec.utcb()), items);
+    }
+    // SUCCESS is the call number 0 that RDI already holds (abi.md 4).
+    cpu.enter_portal(pt, Resume::AwaitReply);
+    Ok(Verdict::Done)
+}
+
+#[cold]
+fn busy(cpu: &mut Cpu, pt: &Pt, nonblocking: bool) -> Outcome {
+    if nonblocking || pt.ec.is_dead() {
+        return Err(Status::Timeout);
+    }
+    match cpu.help(&pt.ec, Resume::Restart) {
+        Help::Lent => {}
+        Help::Livelock => cpu.kill_current("Livelock"),
+    }
+    Ok(Verdict::Done)
+}
+
+/// Copies the words and the items word; returns the items word, read once.
+#[inline(always)]
+fn copy_message(from: &SharedPage, to: &SharedPage) -> u32 {
+    let items = from.word(offset::ITEMS / 8);
+    let count = (items & 0xffff) as usize;
+    if count != 0 {
+        to.copy_words(from, FIRST, count.min(MESSAGE_WORDS));
+    }
+    to.set_word(offset::ITEMS / 8, items);
+    items as u32
+}
+
+/// Where a receiver's windows stand.
+pub enum Windows<'a> {
+    /// In its UTCB; results are written there.
+    Page(&'a SharedPage),
+    /// Only memory, wherever the hotspot says in the 8 TiB around an address (exception replies).
+    Around(u64),
+}
+
+/// Moves all typed items of a message. An item that cannot be moved gives a null CRD.
+pub fn transfer_items(
+    cpu: &mut Cpu,
+    token: &Token,
+    from: &Counted<Pd>,
+    page: &SharedPage,
+    to: &Counted<Pd>,
+    windows: Windows<'_>,
+    items: u32,
+) {
+    let giver = Giver { pd: from, privileged: from.trust.privileged };
+    let count = ((items >> 16) as usize).min(MAX_TYPED);
+    for number in 0..count {
+        let at = offset::TYPED - number * 16;
+        let (send, meta) = (Crd(page.read_u64(at)), ItemMeta(page.read_u64(at + 8)));
+        let doors = match windows {
+            Windows::Page(utcb) => (
+                Crd(utcb.read_u64(offset::TRANSLATE_WINDOW)),
+                Crd(utcb.read_u64(offset::DELEGATE_WINDOW)),
+            ),
+            Windows::Around(address) => {
+                (Crd::NULL, Crd::memory(address >> 12 & !0x7fff_ffff, 31, 7))
+            }
+        };
+        let mut cursor = 0;
+        let (crd, flags) = loop {
+            match item(cpu, token, &giver, to, send, meta, doors, &mut cursor) {
+                Ok(Step::More) => {}
+                Ok(Step::Done { crd, flags }) => break (crd, flags),
+                Err(_) => break (Crd::NULL, meta.flags()),
+            }
+        };
+        if let Windows::Page(utcb) = windows {
+            utcb.write_u64(at, crd.0);
+            utcb.write_u64(at + 8, flags);
+        }
+    }
+}
+
+/// 1: ends a service.
+#[inline]
+pub fn reply(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
+    let Reply { semaphore } = Reply::decode(words);
+    if semaphore != 0 {
+        return reply_and_wait(cpu, token, semaphore);
+    }
+    let delivered = cpu.with_caller(|mine, _, theirs, state| match state.resume {
+        Resume::AwaitReply => {
+            state.resume = Resume::User;
+            Delivered::Message(copy_message(mine.utcb(), theirs.utcb()))
+        }
+        Resume::AwaitEventReply => Delivered::Event,
+        _ => Delivered::Nothing,
+    });
+    match delivered {
+        Some(Delivered::Message(items)) if items >> 16 != 0 => {
+            with_ends(cpu, |cpu, mine, theirs| {
+                let windows = Windows::Page(theirs.utcb());
+                transfer_items(cpu, token, &mine.pd, mine.utcb(), &theirs.pd, windows, items);
+            });
+        }
+        Some(Delivered::Event) => event::reply(cpu, token),
+        _ => {}
+    }
+    if cpu.leave_portal() == objects::Reply::NoCaller {
+        cpu.kill_current("reply without a caller");
+    }
+    Ok(Verdict::Done)
+}
+
+enum Delivered {
+    Message(u32),
+    Event,
+    Nothing,
+}
+
+/// Runs `f` on the serving thread and its caller.
+pub fn with_ends(cpu: &mut Cpu, f: impl FnOnce(&mut Cpu, &Ec, &Ec)) {
+    let Some(mine) = cpu.current.clone() else { return };
+    let Some(theirs) = cpu.state().and_then(|state| state.caller.clone()) else { return };
+    f(cpu, &mine, &theirs);
+}
+
+/// The undocumented form: the caller does a down on a semaphore and then repeats its call.
+fn reply_and_wait(cpu: &mut Cpu, token: &Token, semaphore: u64) -> Outcome {
+    let sm = held::<Sm>(cpu, token, semaphore, SM_DOWN)?;
+    let repeats = cpu.with_caller(|_, _, _, state| {
+        let calls = matches!(state.resume, Resume::AwaitReply);
+        if calls {
+            state.resume = Resume::Restart;
+        }
+        calls
+    });
+    if cpu.leave_portal() == objects::Reply::NoCaller {
+        cpu.kill_current("reply without a caller");
+        return Ok(Verdict::Done);
+    }
+    // The caller repeats its call with its own registers, so it must not find the semaphore's status in RDI.
+    if repeats == Some(true) && !sm.try_down(false) {
+        let rdi = cpu.state().map(|state| state.thread.registers.rdi);
+        if let Some(_status) = cpu.wait_on(&sm, false, 0)
+            && let (Some(state), Some(rdi)) = (cpu.state(), rdi)
+        {
+            state.thread.registers.rdi = rdi;
+        }
+    }
+    Ok(Verdict::Done)
+}

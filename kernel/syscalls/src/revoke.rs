@@ -1,0 +1,125 @@
+//! revoke (abi.md 6.6), in steps.
+
+use abi::args::Revoke;
+use abi::cap::ALL;
+use abi::{CrdKind, Status};
+use logic::addr::{is_user_block, units};
+use objects::{Cpu, Pd, Resume, Target};
+use sync::{Counted, SELECTORS, Token};
+
+use crate::authority::{caller, domain};
+use crate::{Outcome, Verdict, Words};
+
+/// Table entries visited in one step.
+const BUDGET: u64 = 1024;
+/// Capabilities taken back in one step.
+const CAPABILITIES: usize = 32;
+/// Where the cursor says that the guest table is being cleared.
+const GUEST_PART: u64 = 1 << 40;
+
+/// 7.
+pub fn revoke(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
+    let Revoke { own, remote, crd, pd } = Revoke::decode(words);
+    let pd = if remote { domain(cpu, token, pd)?.0 } else { caller(cpu)? };
+    let cursor = cpu.state().map_or(0, |state| state.cursor);
+    let next = match crd.kind() {
+        CrdKind::Null => None,
+        CrdKind::Memory => {
+            if !is_user_block(crd.base(), crd.order()) {
+                return Err(Status::BadPar);
+            }
+            memory(cpu, &pd, crd.base(), crd.order(), cursor)?
+        }
+        CrdKind::Port => {
+            let first = crd.base() & !(units(crd.order()) - 1);
+            let (first, count) =
+                (first.min(1 << 16) as u32, units(crd.order()).min(1 << 16) as u32);
+            let mut tree = cpu.kernel.ports.lock();
+            let more = tree.revoke(pd.identity(), first, count, crd.perms(), own).is_some();
+            more.then_some(0)
+        }
+        CrdKind::Object => {
+            objects(cpu, token, &pd, crd.base(), crd.order(), crd.perms(), own, cursor)
+        }
+    };
+    again(cpu, next)
+}
+
+/// The call is over, or goes on at a cursor.
+pub fn again(cpu: &mut Cpu, next: Option<u64>) -> Outcome {
+    let Some(state) = cpu.state() else { return Ok(Verdict::Done) };
+    match next {
+        Some(cursor) => {
+            state.cursor = cursor;
+            state.resume = Resume::Restart;
+            Ok(Verdict::Done)
+        }
+        None => {
+            state.cursor = 0;
+            Ok(Status::Success.into())
+        }
+    }
+}
+
+fn memory(
+    cpu: &mut Cpu,
+    pd: &Counted<Pd>,
+    page: u64,
+    order: u8,
+    cursor: u64,
+) -> Result<Option<u64>, Status> {
+    let (target, base) =
+        if cursor < GUEST_PART { (Target::Host, 0) } else { (Target::Guest, GUEST_PART) };
+    let mut at = cursor - base;
+    let progress = pd.memory.unmap(target, page, order, &mut at, BUDGET);
+    cpu.settle(pd.identity(), &progress);
+    if progress.oom {
+        if let Some(state) = cpu.state() {
+            state.cursor = 0;
+        }
+        return Err(Status::Oom);
+    }
+    Ok(match (progress.done, target) {
+        (false, _) => Some(base + at),
+        (true, Target::Host) => Some(GUEST_PART),
+        (true, Target::Guest) => None,
+    })
+}
+
+#[allow(clippy::too_many_arguments, reason = "the arguments of revoke")]
+fn objects(
+    cpu: &mut Cpu,
+    token: &Token,
+    pd: &Pd,
+    base: u64,
+    order: u8,
+    permissions: u8,
+    own: bool,
+    cursor: u64,
+) -> Option<u64> {
+    let first = base & !(units(order) - 1);
+    let end = first.saturating_add(units(order)).min(SELECTORS);
+    let mut at = first.saturating_add(cursor);
+    let mut left = CAPABILITIES;
+    while at < end {
+        let (selector, _) = pd.objects.next_page(at)?;
+        if selector >= end {
+            return None;
+        }
+        at = selector;
+        if let Some(slot) = pd.objects.slot(selector) {
+            while cpu.revoke_step(slot, permissions & ALL, own, token) {
+                left = left.saturating_sub(1);
+                if left == 0 {
+                    return Some(at - first);
+                }
+            }
+        }
+        at += 1;
+        left = left.saturating_sub(1);
+        if left == 0 && at < end {
+            return Some(at - first);
+        }
+    }
+    None
+}

@@ -1,0 +1,275 @@
+//! Moving capabilities through windows: what pd_ctrl delegate and typed items share (abi.md 6).
+
+use abi::crd::ItemMeta;
+use abi::{Crd, CrdKind, ItemKind, Status};
+use logic::addr::{PAGE_SIZE, is_user_block, units};
+use logic::delegation::{Transfer, window};
+use logic::page_table::Rights;
+use objects::{Cpu, Memory, Pd, PortNode, Target};
+use sync::{Counted, SELECTORS, Token, Tree};
+
+use crate::oom;
+
+/// Table entries visited, or capabilities given, in one step.
+const BUDGET: u64 = 1024;
+/// Where a cursor counts the pages of the guest table.
+const GUEST_PART: u64 = 1 << 40;
+
+/// Who gives: a domain, or (for the first domain only) the kernel itself.
+pub struct Giver<'a> {
+    /// The giving domain.
+    pub pd: &'a Counted<Pd>,
+    /// It may name the kernel as source.
+    pub privileged: bool,
+}
+
+/// How a step ended.
+pub enum Step {
+    /// Done: the result for the receiver.
+    Done {
+        /// What it received.
+        crd: Crd,
+        /// The item's flags.
+        flags: u64,
+    },
+    /// More to do; call again with the cursor as it is now.
+    More,
+}
+
+/// One step of moving `send` (with `meta`) from `giver` to `to` through the receiver's two windows.
+#[allow(clippy::too_many_arguments, reason = "an item, its two ends and the cursor")]
+pub fn item(
+    cpu: &mut Cpu,
+    token: &Token,
+    giver: &Giver<'_>,
+    to: &Counted<Pd>,
+    send: Crd,
+    meta: ItemMeta,
+    windows: (Crd, Crd),
+    cursor: &mut u64,
+) -> Result<Step, Status> {
+    let (translate_window, delegate_window) = windows;
+    let flags = meta.flags();
+    let mut fell_back = 0;
+    match meta.kind() {
+        ItemKind::Invalid => return Ok(Step::Done { crd: Crd::NULL, flags }),
+        ItemKind::Translate => {
+            let crd = translate(cpu, token, giver.pd, to, send, translate_window);
+            return Ok(Step::Done { crd, flags });
+        }
+        ItemKind::TranslateElseDelegate if *cursor == 0 => {
+            let crd = translate(cpu, token, giver.pd, to, send, translate_window);
+            if !crd.is_null() {
+                return Ok(Step::Done { crd, flags });
+            }
+            fell_back = 1;
+        }
+        ItemKind::TranslateElseDelegate => fell_back = 1,
+        ItemKind::Delegate => {}
+    }
+    let flags = flags | fell_back;
+    let Some(what) = window(send, delegate_window, meta.hotspot()) else {
+        return Ok(Step::Done { crd: Crd::NULL, flags });
+    };
+    let kernel = giver.privileged && meta.contains(ItemMeta::FROM_KERNEL);
+    let crd = match what.kind {
+        CrdKind::Memory => match memory(cpu, giver.pd, kernel, to, what, meta, cursor)? {
+            Some(crd) => crd,
+            None => return Ok(Step::More),
+        },
+        CrdKind::Object => match objects(giver.pd, to, what, token, cursor)? {
+            Some(crd) => crd,
+            None => return Ok(Step::More),
+        },
+        CrdKind::Port => ports(cpu, giver.pd, kernel, to, what, meta)?,
+        CrdKind::Null => Crd::NULL,
+    };
+    Ok(Step::Done { crd, flags })
+}
+
+fn memory(
+    cpu: &mut Cpu,
+    from: &Counted<Pd>,
+    kernel: bool,
+    to: &Counted<Pd>,
+    what: Transfer,
+    meta: ItemMeta,
+    cursor: &mut u64,
+) -> Result<Option<Crd>, Status> {
+    let Transfer { source, destination, order, perms, .. } = what;
+    if kernel {
+        if !objects::machine::has_physical(source.saturating_add(units(order))) {
+            return Err(Status::BadPar);
+        }
+    } else if !is_user_block(source, order) {
+        return Err(Status::BadPar);
+    }
+    if !is_user_block(destination, order) {
+        return Err(Status::BadPar);
+    }
+    let (host, guest) = (!meta.contains(ItemMeta::NO_HOST), meta.contains(ItemMeta::GUEST));
+    if *cursor == 0 && !host {
+        *cursor = GUEST_PART;
+    }
+    if *cursor >= GUEST_PART && !guest {
+        return Ok(Some(what.result()));
+    }
+    let (target, base) =
+        if *cursor < GUEST_PART { (Target::Host, 0) } else { (Target::Guest, GUEST_PART) };
+    let mut at = *cursor - base;
+    let rights = Rights::from_bits(perms);
+    let window = objects::Transfer { source, page: destination, order, rights };
+    let source: Option<&Memory> = (!kernel).then_some(&from.memory);
+    let progress = to.memory.delegate(cpu.kernel, source, target, window, &mut at, BUDGET);
+    cpu.settle(to.identity(), &progress);
+    if progress.oom {
+        return Err(Status::Oom);
+    }
+    *cursor = base + at;
+    if !progress.done {
+        return Ok(None);
+    }
+    if target == Target::Host && guest {
+        *cursor = GUEST_PART;
+        return Ok(None);
+    }
+    Ok(Some(what.result()))
+}
+
+fn objects(
+    from: &Pd,
+    to: &Pd,
+    what: Transfer,
+    token: &Token,
+    cursor: &mut u64,
+) -> Result<Option<Crd>, Status> {
+    /// Bit of the cursor that remembers that something was given.
+    const GIVEN: u64 = 1 << 63;
+    let count = units(what.order);
+    let mut steps = 0;
+    let mut at = *cursor & !GIVEN;
+    while at < count {
+        let Some((selector, _)) = from.objects.next_page(what.source.saturating_add(at)) else {
+            break;
+        };
+        at = selector.saturating_sub(what.source);
+        if at >= count {
+            break;
+        }
+        let occupied = from.objects.slot(selector).filter(|slot| !slot.is_free());
+        let target = what.destination.saturating_add(at);
+        at += 1;
+        if let Some(slot) = occupied
+            && target < SELECTORS
+        {
+            let place = to.objects.ensure(target, || to.account.take(PAGE_SIZE)).map_err(oom)?;
+            if let Some(tree) = Tree::lock(slot, token)
+                && tree.delegate(place, what.perms, &to.objects, target)
+            {
+                *cursor |= GIVEN;
+            }
+        }
+        steps += 1;
+        if steps == BUDGET / 8 && at < count {
+            *cursor = *cursor & GIVEN | at;
+            return Ok(None);
+        }
+    }
+    Ok(Some(if *cursor & GIVEN != 0 { what.result() } else { Crd::NULL }))
+}
+
+/// Gives a range of objects to a new domain, from selector 0 on, all at once (create_pd).
+pub fn objects_now(from: &Pd, to: &Pd, crd: Crd, token: &Token) -> Result<(), Status> {
+    let receive = Crd::objects(0, crd.order(), 0x1f);
+    let Some(what) = window(crd, receive, 0) else { return Ok(()) };
+    let mut cursor = 0;
+    while objects(from, to, what, token, &mut cursor)?.is_none() {}
+    Ok(())
+}
+
+fn ports(
+    cpu: &mut Cpu,
+    from: &Counted<Pd>,
+    kernel: bool,
+    to: &Counted<Pd>,
+    what: Transfer,
+    meta: ItemMeta,
+) -> Result<Crd, Status> {
+    let (host, guest) = (!meta.contains(ItemMeta::NO_HOST), meta.contains(ItemMeta::GUEST));
+    let giver = if kernel { 0 } else { from.identity() };
+    let base = what.source.min(1 << 16) as u32;
+    let count = units(what.order).min(u64::from((1u32 << 16) - base)) as u32;
+    let machine = cpu.kernel;
+    let mut tree = machine.ports.lock();
+    let (mut after, mut given, mut entry) = (base, false, None);
+    while let Some((first, length)) = tree.next_source(giver, base, count, after) {
+        after = first + length;
+        let Some((depth, has)) = tree.source(giver, first) else { continue };
+        let permissions = has & what.perms;
+        if permissions == 0 || tree.is_taken(to.identity(), first, length) {
+            continue;
+        }
+        let pool = machine.pool;
+        let fresh = to.ports.lock().prepare(pool, &to.account, host, guest).map_err(oom)?;
+        entry = fresh.or(entry);
+        let bytes = machine.port_nodes.object_bytes() as u64;
+        let charge = objects::Account::charge(&to.account, bytes).map_err(oom)?;
+        let node = PortNode::new(
+            Some(to.clone()),
+            first,
+            length,
+            depth + 1,
+            host,
+            guest,
+            permissions,
+            Some(charge),
+        );
+        let node = machine.port_nodes.reserve().map_err(oom)?.fill(node);
+        tree.insert(giver, node);
+        given = true;
+    }
+    drop(tree);
+    if let Some(entry) = entry {
+        cpu.hang_ports(to, entry);
+    }
+    Ok(if given { what.result() } else { Crd::NULL })
+}
+
+/// The receiver's own name for what the item means, or null (abi.md 6.3).
+fn translate(
+    cpu: &Cpu,
+    token: &Token,
+    from: &Counted<Pd>,
+    to: &Counted<Pd>,
+    send: Crd,
+    receive: Crd,
+) -> Crd {
+    if send.kind() != receive.kind() {
+        return Crd::NULL;
+    }
+    let inside = |base: u64| base.wrapping_sub(receive.base()) < units(receive.order());
+    match send.kind() {
+        CrdKind::Object => {
+            let Some(slot) = from.objects.slot(send.base()) else { return Crd::NULL };
+            let Some(tree) = Tree::lock(slot, token) else { return Crd::NULL };
+            let permissions = tree.permissions();
+            match tree.find_in(&to.objects) {
+                Some(base) if from.same(to) && base == send.base() && inside(base) => send,
+                Some(base) if inside(base) => Crd::objects(base, 0, permissions),
+                _ => Crd::NULL,
+            }
+        }
+        CrdKind::Port => {
+            let port = send.base().min(0xffff) as u32;
+            let tree = cpu.kernel.ports.lock();
+            match (tree.find(from.identity(), port), tree.find(to.identity(), port)) {
+                (Some((_, _, permissions)), Some((base, count, _))) if inside(base.into()) => {
+                    let order = logic::addr::order_for(count.into()).min(receive.order());
+                    Crd::ports(base.into(), order, permissions)
+                }
+                _ => Crd::NULL,
+            }
+        }
+        CrdKind::Memory | CrdKind::Null => Crd::NULL,
+    }
+}
