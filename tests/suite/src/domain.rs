@@ -40,9 +40,7 @@ fn child(world: &World) -> Option<(Selector, Selector)> {
     let pd = selectors::allocate();
     calls::create_pd(pd, PD, Crd::NULL).ok()?;
     share(pd, rt::start::image())?;
-    // Everything the suite allocates lies in its image or in the first window.
-    let heap = world.page() & !((16 << 20) - 1);
-    share(pd, (heap, heap + (16 << 20)))?;
+    share(pd, world.heap)?;
     let item = TypedItem::delegate(Crd::objects(pd, 0, 0x1f), 0);
     calls::delegate(PD, pd, item, Crd::objects(OWN, 0, 0x1f)).ok()?;
     let servant = Servant::in_domain(pd, world.boot.cpu, 0, Box::new(obey)).ok()?;

@@ -76,6 +76,9 @@ pub struct World {
     pub tally: Tally,
     /// What the start-up said.
     pub boot: Boot,
+    /// Where the heap that the suite added lies: first address, and first
+    /// address after it.
+    pub heap: (u64, u64),
     /// The servant that hears of the first thread's exceptions.
     handler: Option<Servant>,
 }
@@ -83,7 +86,7 @@ pub struct World {
 impl World {
     /// Nothing prepared: the machine as the kernel left it.
     pub fn new(boot: Boot) -> Self {
-        Self { tally: Tally::new(boot.hip.ours().is_some()), boot, handler: None }
+        Self { tally: Tally::new(boot.hip.ours().is_some()), boot, heap: (0, 0), handler: None }
     }
 
     /// Adds heap and hears of the first thread's exceptions.
@@ -92,6 +95,9 @@ impl World {
             .ok_or(Status::Oom)
             .and_then(|address| Window::physical(address, HEAP_BYTES, MEM_RW));
         self.tally.equal("heap is mapped", heap.as_ref().map(Window::len), Ok(HEAP_BYTES as usize));
+        if let Ok(heap) = &heap {
+            self.heap = (heap.address(), heap.address() + heap.len() as u64);
+        }
         #[cfg(target_os = "none")]
         let _ = heap.map(Window::into_heap);
         self.handler = Servant::new(self.boot.cpu, Box::new(handle)).ok();
