@@ -118,12 +118,12 @@ pub fn deliver_nmi() {
 ///
 /// GDTR: what lies behind the table could be taken for descriptors by a user program that loads a wild
 /// selector, so the true limit comes back. IDTR: a vector has 8 bits, the table 256 gates; nothing
-/// behind it can be reached. TR: only the I/O permission bitmap lies behind 0x67; `percpu` is told, and
-/// the task register is loaded again before a program with ports runs.
+/// behind it can be reached. TR: only the I/O permission bitmap lies behind 0x67; `descriptors` is told,
+/// and loads the task register again when a program misses its ports.
 #[inline]
 pub fn after_exit() {
     let local = percpu::local();
-    local.task_stale.store(1, Relaxed);
+    super::task_was_cut();
     let pointer = Table { limit: GDT_LIMIT, base: local.gdt.as_ptr() as u64 };
     // SAFETY: the same table at the same place.
     unsafe { asm!("lgdt [{}]", in(reg) &pointer, options(nostack, preserves_flags)) };
