@@ -6,6 +6,7 @@
 //!   cpu msr fpu descriptors percpu bases         the CPU's own state
 //!   apic ioapic pic clock serial                 what lies around it
 //!   space physical layout                        addresses
+//!   guest guest_switch vmx vmx_host svm          guests
 //! ```
 
 mod apic;
@@ -17,6 +18,8 @@ mod descriptors;
 mod dump;
 mod early;
 mod fpu;
+mod guest;
+mod guest_switch;
 mod ioapic;
 mod layout;
 mod machine;
@@ -27,9 +30,12 @@ mod pic;
 mod serial;
 mod smp;
 mod space;
+mod svm;
 mod tables;
 mod traps;
 mod user;
+mod vmx;
+mod vmx_host;
 
 pub use apic::{
     end_of_interrupt, found_registers, lvt_thermal, msi_target, send_ipi, set_deadline, timer_fired,
@@ -39,6 +45,7 @@ pub use cpu::{one_gib_pages, pcid_available, physical_bits, topology, xstate};
 pub use descriptors::task_was_cut;
 pub use dump::{Epitaph, backtrace_here};
 pub use fpu::{fpu_init, fpu_order, fpu_restore, fpu_save};
+pub use guest::{Guest, guest_enable_cpu, guest_secondary_controls, guest_tags, guest_vendor};
 pub use ioapic::{
     ioapic_count, ioapic_id, ioapic_mask, ioapic_pins, ioapic_read, ioapic_registers, ioapic_write,
 };
