@@ -8,3 +8,4 @@ pub mod emulator;
 pub mod process;
 pub mod serial;
 pub mod stories;
+pub mod warnings;

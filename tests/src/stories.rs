@@ -2,6 +2,7 @@
 
 use crate::emulator::Engine;
 use crate::serial::Step;
+use crate::warnings;
 use std::time::Duration;
 
 /// When a story is told.
@@ -102,15 +103,48 @@ const BOOT: Story = Story {
     timeout_s: 60,
 };
 
+/// The guest reaches its prompt, answers, has nothing to complain of, and powers off.
+const LINUX: Story = Story {
+    load: Load::Linux,
+    lines: &[
+        Line::Never("FATAL"),
+        Line::Says("~ #"),
+        Line::Type("uname -r"),
+        Line::Says("6.1."),
+        Line::Type(warnings::LIST),
+        Line::Says(warnings::LISTED),
+        Line::Type("poweroff -f"),
+        Line::Says("powered off"),
+    ],
+    timeout_s: 300,
+    ..BOOT
+};
+
 /// Every suite that runs in an emulator. The long Bochs runs come first, so that two emulators
 /// side by side end at about the same time.
 pub const STORIES: &[Story] = &[
+    Story { name: "linux_bochs_1", engine: Engine::Bochs, timeout_s: 1500, ..LINUX },
+    Story {
+        name: "linux_bochs_2",
+        engine: Engine::Bochs,
+        cpus: 2,
+        timeout_s: 1500,
+        tier: Tier::Long,
+        ..LINUX
+    },
+    Story { name: "linux_qemu_1", tier: Tier::Long, ..LINUX },
+    Story { name: "linux_qemu_2", cpus: 2, ..LINUX },
     Story { name: "boot_bochs_2", engine: Engine::Bochs, cpus: 2, timeout_s: 180, ..BOOT },
     Story { name: "boot_bochs_1", engine: Engine::Bochs, timeout_s: 120, ..BOOT },
     Story { name: "boot_qemu_1", ..BOOT },
     Story { name: "boot_qemu_2", cpus: 2, ..BOOT },
     Story { name: "boot_qemu_4", cpus: 4, ..BOOT },
     Story { name: "boot_qemu_8", cpus: 8, timeout_s: 120, ..BOOT },
+    // Neither SVM nor VMX: a plain microkernel.
+    Story { name: "boot_plain_1", cpu_model: "max,-svm", ..BOOT },
+    Story { name: "boot_plain_2", cpu_model: "max,-svm", cpus: 2, tier: Tier::Long, ..BOOT },
+    Story { name: "boot_plain_4", cpu_model: "max,-svm", cpus: 4, tier: Tier::Long, ..BOOT },
+    Story { name: "boot_plain_8", cpu_model: "max,-svm", cpus: 8, timeout_s: 120, ..BOOT },
     Story { name: "boot_qemu_direct", cpus: 2, loader: Loader::Direct, ..BOOT },
 ];
 

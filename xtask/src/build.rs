@@ -38,6 +38,7 @@ pub const PROGRAMS: &[Program] = &[
     Program { package: "kernel", folder: "kernel", link: Link::Kernel, file: "hematite.elf64" },
     Program { package: "root", folder: "user/root", link: Link::User, file: "root.elf" },
     Program { package: "vmm", folder: "user/vmm", link: Link::User, file: "vmm.elf" },
+    Program { package: "hello", folder: "tests/hello", link: Link::User, file: "hello.elf" },
     Program { package: "suite", folder: "tests/suite", link: Link::User, file: "suite.elf" },
     Program { package: "victim", folder: "tests/victim", link: Link::User, file: "victim.elf" },
     Program { package: "guests", folder: "guests", link: Link::User, file: "guests.elf" },

@@ -52,6 +52,10 @@ pub fn write_if_changed(path: &Path, content: &[u8]) -> Result<bool> {
     if fs::read(path).is_ok_and(|old| old == content) {
         return Ok(false);
     }
-    fs::write(path, content).with_context(|| format!("cannot write {}", path.display()))?;
+    // Written beside and renamed: a reader at the same time sees the old file or the new one.
+    let partial = path.with_extension(format!("partial-{:?}", std::thread::current().id()));
+    fs::write(&partial, content)
+        .and_then(|()| fs::rename(&partial, path))
+        .with_context(|| format!("cannot write {}", path.display()))?;
     Ok(true)
 }

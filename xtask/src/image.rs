@@ -116,12 +116,20 @@ impl Recipe {
         text
     }
 
-    /// Makes the ISO for BIOS and UEFI machines.
+    /// Makes the ISO for BIOS and UEFI machines, and says so.
     pub fn iso(&self, out: &Path) -> Result<()> {
+        let step = Step::new("image");
+        self.iso_quietly(out)?;
+        let bytes = fs::metadata(out).map_or(0, |data| data.len());
+        step.finish(&format!("{} ({} MiB)", out.display(), bytes >> 20));
+        Ok(())
+    }
+
+    /// Makes the ISO.
+    pub fn iso_quietly(&self, out: &Path) -> Result<()> {
         tools::need("grub-mkrescue", "grub-common")?;
         tools::need("xorriso", "xorriso")?;
         tools::need("mformat", "mtools")?;
-        let step = Step::new("image");
         let name = out.file_name().context("the image needs a file name")?;
         let stage = desk::out_dir("stage")?.join(name);
         let _ = fs::remove_dir_all(&stage);
@@ -138,8 +146,6 @@ impl Recipe {
         // A few modules are enough for this menu, and BIOS machines in Bochs load each one slowly.
         tools::output(&mut mkrescue)?;
         let _ = fs::remove_dir_all(&stage);
-        let bytes = fs::metadata(out).map_or(0, |data| data.len());
-        step.finish(&format!("{} ({} MiB)", out.display(), bytes >> 20));
         Ok(())
     }
 

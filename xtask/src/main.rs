@@ -2,19 +2,26 @@
 #![forbid(unsafe_code)]
 
 mod build;
+mod check;
 mod cpio;
 mod desk;
 mod doctor;
 mod elf;
 mod engine;
+mod gdb;
 mod guest;
 mod image;
+mod image_check;
+mod layers;
 mod manifest;
 mod progress;
 mod recipe;
 mod run;
 mod setup;
+mod size;
+mod sources;
 mod terminal;
+mod test;
 mod toolchain;
 mod tools;
 
@@ -44,6 +51,14 @@ enum Task {
     },
     /// Write a bootable image for BIOS and UEFI machines
     Image(ImageArgs),
+    /// Every check that CI runs: static checks, host tests, emulator suites
+    Test(test::TestArgs),
+    /// Start a machine in QEMU that waits for gdb, and gdb
+    Gdb(Box<gdb::GdbArgs>),
+    /// The static part of the tests: format, lints, doors, lists, images
+    Check,
+    /// Lines per room, image bytes, who takes the most
+    Size,
     /// Boot in an emulator: the guest's console is your terminal
     Run(Box<run::RunArgs>),
 }
@@ -80,6 +95,10 @@ fn serve(task: Task, matches: Option<&clap::ArgMatches>) -> Result<()> {
             build::build(&packages.iter().map(String::as_str).collect::<Vec<_>>())
         }
         Task::Image(args) => args.boot.plan()?.recipe.iso(&std::path::absolute(args.output)?),
+        Task::Test(args) => test::test(&args),
+        Task::Gdb(args) => gdb::gdb(&args, &*run::interruptible()?),
+        Task::Check => check::check(),
+        Task::Size => size::size(),
         Task::Run(args) => {
             let Some(matches) = matches else { bail!("no command") };
             run::run(&args, &run::script(matches)?)

@@ -78,8 +78,13 @@ impl Guest {
 
     /// Writes and compiles it; the blob's path.
     pub fn compile(&self) -> Result<PathBuf> {
+        self.compile_as("linux")
+    }
+
+    /// The same under another file name, for machines side by side.
+    pub fn compile_as(&self, name: &str) -> Result<PathBuf> {
         self.check()?;
-        let source = desk::out()?.join("linux.dts");
+        let source = desk::out()?.join(name).with_extension("dts");
         desk::write_if_changed(&source, self.dts().as_bytes())?;
         compile(&source)
     }
@@ -100,7 +105,9 @@ pub fn compile(source: &Path) -> Result<PathBuf> {
     let done = dtc.output().context("cannot start dtc")?;
     if !done.status.success() {
         let said = String::from_utf8_lossy(&done.stderr);
-        bail!("manifest {}:\n{}", source.display(), said.trim_end());
+        // The first line has file, line, column and reason; what follows is about dtc.
+        let first = said.lines().next().unwrap_or("dtc failed without a word");
+        bail!("manifest: {}", first.trim_start_matches("Error: "));
     }
     Ok(blob)
 }

@@ -1,6 +1,33 @@
-//! (to be written)
+//! The first program: reads the information page, starts a monitor per guest, keeps the console.
+//!
+//! ```text
+//!   begin      hello, modules, manifest, which guests start
+//!   guest      one guest: a domain with only what it needs, its monitor's first thread
+//!   loader     a program's pages into a domain
+//!   terminal   keys and bytes between the serial line, the prompt and the guests
+//!   serial     the serial line itself and its interrupt
+//! ```
 #![cfg_attr(target_os = "none", no_std)]
 #![cfg_attr(target_os = "none", no_main)]
+
+#[cfg(target_os = "none")]
+extern crate alloc;
+
+#[cfg(target_os = "none")]
+mod begin;
+#[cfg(target_os = "none")]
+mod guest;
+#[cfg(target_os = "none")]
+mod loader;
+#[cfg(target_os = "none")]
+mod pages;
+#[cfg(target_os = "none")]
+mod serial;
+#[cfg(target_os = "none")]
+mod terminal;
+
+#[cfg(target_os = "none")]
+rt::entry!(begin::start);
 
 #[cfg(not(target_os = "none"))]
 fn main() {}

@@ -110,21 +110,33 @@ pub fn answer(eax: u32, ecx: u32, view: &View, host: impl Fn(u32, u32) -> Leaf) 
     }
 }
 
-/// Hertz at which the guest's local APIC timer counts: the "crystal" of leaf 0x15.
-///
-/// It is the TSC itself, so that the ratio is exact; halved until it fits 32 bits.
-pub fn crystal_hz(tsc_khz: u32) -> u64 {
-    let leaf = crystal(tsc_khz);
-    u64::from(leaf.ecx)
-}
+/// Hertz of the "crystal" in leaf 0x15, which is also what the board's local APIC timer counts.
+pub const CRYSTAL_HZ: u32 = 1_000_000_000;
+/// Linux multiplies the crystal's kHz with the numerator in 32 bits.
+const NUMERATOR_MAX: u64 = u32::MAX as u64 / (CRYSTAL_HZ as u64 / 1000);
 
+/// Leaf 0x15: TSC Hz = ECX * EBX / EAX, the nearest ratio with a numerator that Linux can take
+/// (Intel SDM vol. 3, 19.17.4; Linux `native_calibrate_tsc`).
 fn crystal(tsc_khz: u32) -> Leaf {
-    let hz = u64::from(tsc_khz) * 1000;
-    let mut ratio = 1u32;
-    while hz / u64::from(ratio) > u64::from(u32::MAX) {
-        ratio += 1;
+    let crystal_khz = u64::from(CRYSTAL_HZ) / 1000;
+    let tsc_khz = u64::from(tsc_khz).max(1);
+    let mut best = (u64::MAX, 1, 1);
+    for numerator in 1..=NUMERATOR_MAX {
+        let denominator = (numerator * crystal_khz + tsc_khz / 2) / tsc_khz;
+        if denominator == 0 || denominator > u64::from(u32::MAX) {
+            continue;
+        }
+        // Error in millionths of a kHz.
+        let error =
+            (numerator * crystal_khz * 1_000_000 / denominator).abs_diff(tsc_khz * 1_000_000);
+        if error < best.0 {
+            best = (error, numerator, denominator);
+        }
+        if error == 0 {
+            break;
+        }
     }
-    Leaf { eax: 1, ebx: ratio, ecx: (hz / u64::from(ratio)) as u32, edx: 0 }
+    Leaf { eax: best.2 as u32, ebx: best.1 as u32, ecx: CRYSTAL_HZ, edx: 0 }
 }
 
 fn vendor_is_intel(host: &impl Fn(u32, u32) -> Leaf) -> bool {
@@ -256,10 +268,12 @@ mod tests {
 
     #[test]
     fn the_crystal_gives_the_tsc_back() {
-        for khz in [100_000, 1_000_000, 2_904_123, 4_294_967, 4_294_968, 6_000_000] {
+        for khz in [100_000, 199_997, 1_000_000, 2_904_123, 3_699_999, 6_000_000] {
             let leaf = crystal(khz);
-            let hz = u64::from(leaf.ecx) * u64::from(leaf.ebx) / u64::from(leaf.eax);
-            assert!(hz.abs_diff(u64::from(khz) * 1000) < 4, "{khz}");
+            let product = u64::from(CRYSTAL_HZ / 1000) * u64::from(leaf.ebx);
+            assert!(product <= u64::from(u32::MAX));
+            let back = product / u64::from(leaf.eax);
+            assert!(back.abs_diff(u64::from(khz)) <= 1 + u64::from(khz) / 50_000, "{khz} {back}");
         }
     }
 

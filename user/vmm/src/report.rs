@@ -66,7 +66,13 @@ impl History {
 }
 
 /// The report, line by line. `code` holds the bytes at RIP.
-pub fn report(why: &str, vcpu: u32, page: &StatePage, code: &[u8], history: &History) -> Vec<String> {
+pub fn report(
+    why: &str,
+    vcpu: u32,
+    page: &StatePage,
+    code: &[u8],
+    history: &History,
+) -> Vec<String> {
     let reason = ExitReason::from_word(page.exit_reason);
     let mut lines = Vec::new();
     lines.push(format!("stopped: {why} (vCPU {vcpu}, RIP {:#x}, exit {reason:?})", page.rip));

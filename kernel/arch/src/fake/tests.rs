@@ -98,7 +98,7 @@ fn guests_follow_their_scripts() {
     let page = pool.page(pool.alloc_zeroed(0).unwrap());
     let mut guest = Guest::new(pool).unwrap();
     page.write_u64(0x30, 0x1234);
-    guest.load(page, Default::default());
+    guest.load(pool, page, Default::default());
     Machine::guest(|words| {
         words[6] += 2;
         GuestEvent::Exit(10)
@@ -116,7 +116,7 @@ fn guests_follow_their_scripts() {
         pending_poke: false,
     };
     assert_eq!(guest.enter(&env), GuestEvent::Exit(10));
-    guest.store(page, 10);
+    guest.store(pool, page, 10);
     assert_eq!((page.read_u64(0x30), page.read_u32(0x298)), (0x1236, 10));
     assert_eq!(guest.enter(&env), GuestEvent::Exit(12));
     env.pending_poke = true;

@@ -1,0 +1,121 @@
+//! Pages into another domain: fresh memory, a program's segments, shared pages.
+use abi::cap::{MEM_R, MEM_RW, MEM_RWX, MEM_W, MEM_X};
+use abi::crd::ItemMeta;
+use abi::{Crd, PAGE_BITS, PAGE_SIZE, Selector, TypedItem};
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
+use root::pool::Pool;
+use root::program::{self, Segment};
+use rt::memory::{Window, blocks};
+use rt::start::own_pd;
+
+/// Which of a domain's tables a page goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Space {
+    /// The program's.
+    Host,
+    /// Its guests'.
+    Guest,
+}
+
+/// Gives physical memory to a domain at an address of one of its spaces; all page aligned.
+///
+/// # Errors
+/// A sentence with the kernel's answer.
+pub fn give(
+    pd: Selector,
+    physical: u64,
+    bytes: u64,
+    address: u64,
+    rights: u8,
+    space: Space,
+) -> Result<(), String> {
+    let flags = match space {
+        Space::Host => ItemMeta::DELEGATE | ItemMeta::FROM_KERNEL,
+        Space::Guest => {
+            ItemMeta::DELEGATE | ItemMeta::FROM_KERNEL | ItemMeta::GUEST | ItemMeta::NO_HOST
+        }
+    };
+    let (from, to) = (physical >> PAGE_BITS, address >> PAGE_BITS);
+    for (done, order) in blocks(from, to, bytes.div_ceil(PAGE_SIZE)) {
+        let item =
+            TypedItem { crd: Crd::memory(from + done, order, rights), meta: flags.at(to + done) };
+        let window = Crd::memory(to + done, order, MEM_RWX);
+        rt::calls::delegate(own_pd(), pd, item, window)
+            .map_err(|status| format!("memory at {address:#x}: {status}"))?;
+    }
+    Ok(())
+}
+
+/// Takes zeroed memory and keeps a window to it.
+///
+/// # Errors
+/// A sentence.
+pub fn fresh(pool: &mut Pool, bytes: u64) -> Result<(u64, Window), String> {
+    let bytes = bytes.next_multiple_of(PAGE_SIZE);
+    let physical = pool.take(bytes, PAGE_SIZE).ok_or("the machine has no memory left")?;
+    let window = Window::physical(physical, bytes, MEM_RW)
+        .map_err(|status| format!("cannot map {physical:#x}: {status}"))?;
+    window.fill(0).ok_or("a window is not writable")?;
+    Ok((physical, window))
+}
+
+/// A zeroed page that this program and a domain share; the window stays.
+///
+/// # Errors
+/// A sentence.
+pub fn shared_page(
+    pool: &mut Pool,
+    pd: Selector,
+    address: u64,
+    rights: u8,
+) -> Result<&'static Window, String> {
+    let (physical, window) = fresh(pool, PAGE_SIZE)?;
+    give(pd, physical, PAGE_SIZE, address, rights, Space::Host)?;
+    Ok(Box::leak(Box::new(window)))
+}
+
+/// Loads an ELF file into a domain; the address of its first instruction.
+///
+/// # Errors
+/// A sentence.
+pub fn load(pool: &mut Pool, pd: Selector, file: &[u8]) -> Result<u64, String> {
+    let program = program::parse(file, vmm::control::CONTROL)?;
+    for segment in &program.segments {
+        load_segment(pool, pd, file, segment)?;
+    }
+    Ok(program.entry)
+}
+
+fn load_segment(
+    pool: &mut Pool,
+    pd: Selector,
+    file: &[u8],
+    segment: &Segment,
+) -> Result<(), String> {
+    let (physical, window) = fresh(pool, segment.size)?;
+    let start = segment.file_offset as usize;
+    let bytes = file.get(start..start + segment.file_size as usize).ok_or("a segment is cut")?;
+    window.copy_in(segment.skip as usize, bytes).ok_or("a segment is larger than its pages")?;
+    let mut rights = MEM_R;
+    if segment.write {
+        rights |= MEM_W;
+    }
+    if segment.execute {
+        rights |= MEM_X;
+    }
+    give(pd, physical, segment.size, segment.address, rights, Space::Host)?;
+    unmap(&window);
+    Ok(())
+}
+
+/// Forgets a window, so that this program cannot reach the memory any more.
+pub fn unmap(window: &Window) {
+    let first = window.address() >> PAGE_BITS;
+    let pages = (window.len() as u64).div_ceil(PAGE_SIZE);
+    for (done, order) in blocks(first, first, pages) {
+        // A refusal leaves a mapping that nobody names.
+        let _ = rt::memory::unmap((first + done) << PAGE_BITS, order);
+    }
+}

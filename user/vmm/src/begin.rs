@@ -1,0 +1,147 @@
+//! From the control page to running threads.
+use crate::pages::words;
+use crate::processor::{self, Entry};
+use crate::shared::{Clock, Line, Shared};
+use crate::streams;
+use abi::hip::FLAG_VMX;
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
+use devices::board::{Board, Config};
+use devices::rtc::Memory;
+use rt::instructions::rdtsc;
+use rt::sync::Semaphore;
+use vmm::claims::Seen;
+use vmm::control::{self, Boot, Control, End};
+use vmm::cpuid::{Leaf, XCR0_ALLOWED};
+use vmm::linux::{self, Image};
+use vmm::machine::{Mailbox, Vm};
+use vmm::memory::GuestMemory;
+use vmm::{acpi, layout};
+
+/// Priority of the thread that hands over keys; above the guest's.
+const STREAMS_PRIORITY: u8 = 10;
+/// Priority of a virtual processor's thread.
+const PROCESSOR_PRIORITY: u8 = 5;
+
+/// The first function.
+pub fn start(_boot: rt::Boot) {
+    rt::log::set_sink(&streams::MESSAGES);
+    let page = words(control::CONTROL, abi::PAGE_SIZE);
+    let mut copy = [0u64; 512];
+    for (to, from) in copy.iter_mut().zip(page) {
+        *to = from.load(Ordering::Relaxed);
+    }
+    let Some(control) = Control::decode(&copy) else {
+        rt::println!("the control page is no order");
+        return streams::report_end(End::Stopped);
+    };
+    if let Err(why) = run(&control) {
+        rt::println!("{} not started: {why}", control.name());
+        streams::report_end(End::Stopped);
+    }
+}
+
+/// Builds the machine, starts the threads, serves the streams. Returns only with a refusal.
+fn run(control: &Control) -> Result<(), String> {
+    let memory = GuestMemory::new(words(control::RAM, control.memory));
+    let entry = load(control, &memory)?;
+    let clock = Clock { zero: rdtsc(), khz: control.tsc_khz };
+    let vcpus = control.vcpus as usize;
+    let mut lines = Vec::new();
+    for _ in 0..vcpus {
+        let sleep = Semaphore::new(0).map_err(|status| format!("no semaphore: {status}"))?;
+        lines.push(Line { sleep, vcpu: AtomicU64::new(0) });
+    }
+    let ended = Semaphore::new(0).map_err(|status| format!("no semaphore: {status}"))?;
+    let machine = machine(control, memory, clock);
+    let shared: &'static Shared = Box::leak(Box::new(Shared::new(machine, clock, lines, ended)));
+    let name = control.name().to_string();
+    let home = control.home_cpu as u16;
+    spawn(home, STREAMS_PRIORITY, move || streams::serve(shared))?;
+    spawn(home, STREAMS_PRIORITY, move || processor::watch(shared, &name))?;
+    for id in 0..vcpus {
+        let cpu = ((control.home_cpu + id as u32) % control.cpus) as u16;
+        let entry = if id == 0 { entry } else { Entry::Wait };
+        spawn(cpu, PROCESSOR_PRIORITY, move || processor::run(shared, id, cpu, entry))?;
+    }
+    Ok(())
+}
+
+fn spawn(cpu: u16, priority: u8, body: impl FnOnce() + Send + 'static) -> Result<(), String> {
+    rt::thread::spawn(cpu, priority, body)
+        .map(|_| ())
+        .map_err(|status| format!("no thread on CPU {cpu}: {status}"))
+}
+
+/// Puts image and tables into guest memory.
+fn load(control: &Control, memory: &GuestMemory) -> Result<Entry, String> {
+    let kernel =
+        Image::new(words(control::KERNEL, padded(control.kernel_size)), control.kernel_size);
+    let initrd = (control.initrd_size > 0).then(|| {
+        Image::new(words(control::INITRD, padded(control.initrd_size)), control.initrd_size)
+    });
+    let entry = match control.boot {
+        Boot::Linux => {
+            let line = control.command_line().as_bytes();
+            linux::load(memory, kernel, initrd, line)
+                .map(Entry::Linux)
+                .map_err(|refusal| refusal.to_string())?
+        }
+        Boot::Flat(address) => linux::copy(memory, address, kernel, 0, kernel.size())
+            .map(|()| Entry::Flat(address))
+            .ok_or("the image does not fit the guest's memory")?,
+    };
+    let tables = acpi::tables(control.vcpus as u8);
+    memory
+        .write(layout::ACPI, &tables.body)
+        .and_then(|()| memory.write(layout::RSDP, &tables.root))
+        .map_err(|_| "the guest has no memory for its tables")?;
+    Ok(entry)
+}
+
+/// Bytes up to the end of the last page, which is mapped whole.
+fn padded(size: u64) -> u64 {
+    size.next_multiple_of(abi::PAGE_SIZE)
+}
+
+fn machine(control: &Control, memory: GuestMemory<'static>, clock: Clock) -> Vm<'static> {
+    let config = Config {
+        vcpus: control.vcpus as usize,
+        tsc_hz: u64::from(control.tsc_khz) * 1000,
+        epoch: control.wall_clock,
+        memory: Memory { below_4g: control.memory, above_4g: 0 },
+        x2apic: true,
+    };
+    Vm {
+        board: Board::new(&config),
+        memory,
+        vmx: control.hip_flags & FLAG_VMX != 0,
+        host_cpuid,
+        tsc_zero: clock.zero,
+        tsc_khz: clock.khz,
+        xcr0_allowed: XCR0_ALLOWED & xcr0_host(),
+        unclaimed: control.unclaimed,
+        mailboxes: vec![Mailbox::default(); control.vcpus as usize],
+        kicks: Vec::new(),
+        messages: Vec::new(),
+        seen_msrs: Seen::default(),
+        ended: None,
+    }
+}
+
+fn host_cpuid(eax: u32, ecx: u32) -> Leaf {
+    let answer = raw_cpuid::native_cpuid::cpuid_count(eax, ecx);
+    Leaf { eax: answer.eax, ebx: answer.ebx, ecx: answer.ecx, edx: answer.edx }
+}
+
+/// XCR0 components the host's processor has.
+fn xcr0_host() -> u64 {
+    if host_cpuid(1, 0).ecx & (1 << 26) == 0 {
+        return 1;
+    }
+    u64::from(host_cpuid(0xd, 0).eax)
+}

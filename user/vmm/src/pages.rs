@@ -1,0 +1,13 @@
+//! The memory that the root task has mapped for this program, as words.
+#![allow(unsafe_code, reason = "named pages: addresses fixed by vmm::control")]
+use core::sync::atomic::AtomicU64;
+
+/// The words of `bytes` bytes at `address`, which is one of the places in [`vmm::control`].
+pub fn words(address: u64, bytes: u64) -> &'static [AtomicU64] {
+    let count = (bytes / 8) as usize;
+    // SAFETY: the root task maps every place of `vmm::control` before it starts this program, at
+    // least as large as the control page says, and never takes it back; the addresses are page
+    // aligned, lie outside the program image and the heap, and are used through this function
+    // alone. Atomic words make concurrent changes by guest and root task defined.
+    unsafe { core::slice::from_raw_parts(address as *const AtomicU64, count) }
+}

@@ -1,0 +1,185 @@
+//! The thread of one virtual processor: run, handle the exit, run.
+use crate::shared::{Inside, Shared, Who};
+use crate::streams;
+use abi::utcb::StatePage;
+use abi::{Mtd, Status};
+use core::sync::atomic::Ordering;
+use rt::vcpu::Vcpu;
+use vmm::control::End;
+use vmm::exits::{self, Next};
+use vmm::inject;
+use vmm::instruction;
+use vmm::machine::{Activity, Cpu, Ended, Interrupts, Now};
+use vmm::report;
+use vmm::start;
+
+/// How the first processor begins.
+#[derive(Clone, Copy)]
+pub enum Entry {
+    /// At Linux's 64-bit entry.
+    Linux(u64),
+    /// At flat 32-bit code.
+    Flat(u64),
+    /// Not before a start-up message.
+    Wait,
+}
+
+/// What comes next, decided under the lock.
+enum Step {
+    Run(Mtd),
+    /// Sleep until this TSC value, or until somebody kicks.
+    Sleep(Option<u64>),
+    End,
+}
+
+/// The body of the thread.
+pub fn run(shared: &'static Shared, id: usize, host_cpu: u16, entry: Entry) {
+    let mut vcpu = match Vcpu::new(host_cpu) {
+        Ok(vcpu) => vcpu,
+        Err(status) => return give_up(shared, id, "cannot be made", status),
+    };
+    let Some(line) = shared.lines.get(id) else { return };
+    line.vcpu.store(vcpu.selector(), Ordering::Release);
+    let mut cpu = Cpu::new(id);
+    vcpu.state().tsc_off = shared.clock.zero.wrapping_neg();
+    vcpu.state().tsc_aux = id as u32;
+    let mut changed = match begin(shared, vcpu.state(), entry) {
+        Some(changed) => changed,
+        None => return give_up(shared, id, "cannot start", Status::BadPar),
+    };
+    let me = Who::Processor(id);
+    loop {
+        let step = shared.with(me, |inside| {
+            let now = shared.clock.now();
+            let step = prepare(inside, shared, &mut cpu, vcpu.state(), &mut changed, now);
+            if let Some(asleep) = inside.asleep.get_mut(id) {
+                *asleep = matches!(step, Step::Sleep(_));
+            }
+            step
+        });
+        match step {
+            Step::Run(mtd) => {
+                if let Err(status) = vcpu.run(mtd) {
+                    return give_up(shared, id, "cannot be run", status);
+                }
+                shared.with(me, |inside| {
+                    let now = shared.clock.now();
+                    inside.machine.board.advance(now.ns);
+                    changed = after(inside, &mut cpu, vcpu.state(), now);
+                    inside.flush();
+                });
+            }
+            Step::Sleep(deadline) => {
+                let _ = rt::calls::sm_down_all(line.sleep.selector(), deadline.unwrap_or(0));
+            }
+            Step::End => return,
+        }
+    }
+}
+
+/// Sets the state that the first entry loads.
+fn begin(shared: &Shared, page: &mut StatePage, entry: Entry) -> Option<Mtd> {
+    match entry {
+        Entry::Linux(address) => {
+            shared
+                .with(Who::Other, |inside| start::linux(page, &inside.machine.memory, address))
+                .ok()?;
+            Some(start::ALL)
+        }
+        Entry::Flat(address) => {
+            start::flat32(page, address);
+            Some(start::ALL)
+        }
+        Entry::Wait => Some(Mtd::NONE),
+    }
+}
+
+/// Everything between two entries that needs the machine.
+fn prepare(
+    inside: &mut Inside,
+    shared: &Shared,
+    cpu: &mut Cpu,
+    page: &mut StatePage,
+    changed: &mut Mtd,
+    now: Now,
+) -> Step {
+    if inside.machine.ended.is_some() {
+        return Step::End;
+    }
+    inside.machine.board.advance(now.ns);
+    inside.machine.drain();
+    read_mail(inside, cpu, page, changed);
+    let deadline = inside.machine.board.next_deadline().map(|ns| shared.clock.tsc_at(ns));
+    let machine = &mut inside.machine;
+    if cpu.activity == Activity::Halted {
+        let nmi = machine.mailboxes.get(cpu.id).is_some_and(|mail| mail.nmi);
+        let interrupt = machine.board.has_pending(cpu.id) && inject::open(page);
+        if nmi || interrupt {
+            cpu.activity = Activity::Running;
+        }
+    }
+    if cpu.activity != Activity::Running {
+        return Step::Sleep(deadline.map(|tsc| tsc.max(1)));
+    }
+    inject::before_entry(page, &mut Interrupts { vm: machine, cpu: cpu.id });
+    page.tsc_timeout = deadline.map_or(u64::MAX, |tsc| tsc.saturating_sub(now.tsc).max(1));
+    let mtd = *changed | Mtd::INJ | Mtd::TSC_TIMEOUT;
+    *changed = Mtd::NONE;
+    Step::Run(mtd)
+}
+
+/// INIT and start-up messages (Intel SDM vol. 3, 10.4.3): INIT always, start-up only after it.
+fn read_mail(inside: &mut Inside, cpu: &mut Cpu, page: &mut StatePage, changed: &mut Mtd) {
+    let Some(mail) = inside.machine.mailboxes.get_mut(cpu.id) else { return };
+    if core::mem::take(&mut mail.init) {
+        cpu.activity = Activity::WaitForStartUp;
+    }
+    if let Some(vector) = mail.start_up.take()
+        && cpu.activity == Activity::WaitForStartUp
+    {
+        let signature = (inside.machine.host_cpuid)(1, 0).eax;
+        start::start_up_ipi(page, vector, signature);
+        cpu.activity = Activity::Running;
+        *changed = start::ALL;
+    }
+}
+
+/// Handles the exit; a guest that cannot go on is reported and ended.
+fn after(inside: &mut Inside, cpu: &mut Cpu, page: &mut StatePage, now: Now) -> Mtd {
+    let why = match exits::handle(cpu, page, &mut inside.machine, now) {
+        Next::Resume(changed) => return changed,
+        Next::Stop(why) => why,
+    };
+    let mut code = [0; instruction::LONGEST];
+    let count = instruction::fetch(page, &inside.machine.memory, &mut code);
+    let code = code.get(..count).unwrap_or_default();
+    let lines = report::report(&why, cpu.id as u32, page, code, &cpu.history);
+    inside.machine.messages.extend(lines);
+    inside.machine.end(Ended::Stopped);
+    Mtd::NONE
+}
+
+fn give_up(shared: &Shared, id: usize, what: &str, status: Status) {
+    rt::println!("vCPU {id} {what}: {status}");
+    shared.with(Who::Other, |inside| inside.machine.end(Ended::Stopped));
+}
+
+/// Waits until the guest has ended, then says how.
+pub fn watch(shared: &'static Shared, name: &str) {
+    let _ = shared.ended.down();
+    let mut ended = None;
+    while ended.is_none() {
+        ended = shared.with(Who::Other, |inside| {
+            inside.flush();
+            inside.machine.ended.filter(|_| !inside.output_waits())
+        });
+        rt::sync::sleep_us(1000);
+    }
+    let (words, end) = match ended {
+        Some(Ended::PowerOff) => ("powered off", End::PoweredOff),
+        Some(Ended::Reset) => ("reset itself; it stays off", End::Reset),
+        Some(Ended::Stopped) | None => ("stopped", End::Stopped),
+    };
+    rt::println!("{name} {words}");
+    streams::report_end(end);
+}

@@ -1,0 +1,165 @@
+//! What the monitor's threads share, under one lock.
+use crate::streams;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
+use rt::instructions::rdtsc;
+use rt::sync::{Mutex, Semaphore};
+use vmm::channel::Channel;
+use vmm::machine::{Now, Vm};
+
+/// Guest time from the TSC.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    /// TSC at guest time 0.
+    pub zero: u64,
+    /// TSC frequency.
+    pub khz: u32,
+}
+
+impl Clock {
+    /// The present.
+    pub fn now(&self) -> Now {
+        let tsc = rdtsc();
+        let ticks = u128::from(tsc.saturating_sub(self.zero));
+        let ns = ticks * 1_000_000 / u128::from(self.khz.max(1));
+        Now { ns: u64::try_from(ns).unwrap_or(u64::MAX), tsc }
+    }
+
+    /// The TSC at a guest time, rounded up.
+    pub fn tsc_at(&self, ns: u64) -> u64 {
+        let ticks = (u128::from(ns) * u128::from(self.khz)).div_ceil(1_000_000);
+        self.zero.saturating_add(u64::try_from(ticks).unwrap_or(u64::MAX))
+    }
+
+    /// TSC ticks of so many milliseconds.
+    pub fn ticks_from_ms(&self, ms: u64) -> u64 {
+        ms.saturating_mul(u64::from(self.khz))
+    }
+}
+
+/// How to reach a virtual processor's thread.
+pub struct Line {
+    /// Waits here when there is nothing to run.
+    pub sleep: Semaphore,
+    /// Its vCPU's selector, 0 before there is one.
+    pub vcpu: AtomicU64,
+}
+
+/// What is under the lock.
+pub struct Inside {
+    /// The machine.
+    pub machine: Vm<'static>,
+    /// Guest bytes that found the stream full.
+    held: Vec<u8>,
+    out: Option<Channel<'static>>,
+    wake_root: bool,
+    /// The watcher knows of the end.
+    told: bool,
+    /// Which processors' threads sleep.
+    pub asleep: Vec<bool>,
+}
+
+impl Inside {
+    /// Moves guest output into the stream as far as it fits.
+    pub fn flush(&mut self) {
+        self.machine.drain();
+        let Some(out) = self.out else { return };
+        if self.held.is_empty() {
+            self.held = self.machine.board.take_output();
+        }
+        if self.held.is_empty() {
+            return;
+        }
+        let (count, was_empty) = out.write(&self.held);
+        self.held.drain(..count);
+        self.wake_root |= was_empty && count > 0;
+        self.machine.drain();
+    }
+
+    /// Whether output waits for room.
+    pub fn output_waits(&self) -> bool {
+        !self.held.is_empty()
+    }
+}
+
+/// The monitor.
+pub struct Shared {
+    inside: Mutex<Inside>,
+    /// Guest time.
+    pub clock: Clock,
+    /// One line per processor.
+    pub lines: Vec<Line>,
+    /// Up when the guest has ended.
+    pub ended: Semaphore,
+}
+
+/// Who takes the lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// The thread of this processor, which needs no kick for itself.
+    Processor(usize),
+    /// Another thread.
+    Other,
+}
+
+impl Shared {
+    /// A monitor around a machine.
+    pub fn new(machine: Vm<'static>, clock: Clock, lines: Vec<Line>, ended: Semaphore) -> Self {
+        let inside = Inside {
+            machine,
+            held: Vec::new(),
+            out: streams::channel(vmm::control::GUEST_OUT),
+            wake_root: false,
+            told: false,
+            asleep: lines.iter().map(|_| false).collect(),
+        };
+        Self { inside: Mutex::new(inside), clock, lines, ended }
+    }
+
+    /// Does something under the lock, then what follows from it outside: wakes and messages.
+    pub fn with<T>(&self, who: Who, body: impl FnOnce(&mut Inside) -> T) -> T {
+        let mut inside = self.inside.lock();
+        let answer = body(&mut inside);
+        inside.machine.drain();
+        let kicks = core::mem::take(&mut inside.machine.kicks);
+        let messages: Vec<String> = core::mem::take(&mut inside.machine.messages);
+        let wake = core::mem::take(&mut inside.wake_root);
+        let tell = inside.machine.ended.is_some() && !inside.told;
+        inside.told |= tell;
+        let kicks: Vec<(usize, bool)> = kicks
+            .into_iter()
+            .filter(|cpu| who != Who::Processor(*cpu))
+            .map(|cpu| (cpu, inside.asleep.get(cpu).copied().unwrap_or(true)))
+            .collect();
+        drop(inside);
+        if wake {
+            streams::wake_root();
+        }
+        for message in messages {
+            rt::println!("{message}");
+        }
+        for (cpu, asleep) in kicks {
+            self.kick(cpu, asleep);
+        }
+        if tell {
+            let _ = self.ended.up();
+        }
+        answer
+    }
+
+    /// Wakes a processor's thread, or makes its guest exit.
+    fn kick(&self, cpu: usize, asleep: bool) {
+        let Some(line) = self.lines.get(cpu) else { return };
+        if asleep {
+            let _ = line.sleep.up();
+            return;
+        }
+        match line.vcpu.load(Ordering::Acquire) {
+            0 => {}
+            vcpu => {
+                let _ = rt::calls::poke_vcpu(vcpu);
+            }
+        }
+    }
+}

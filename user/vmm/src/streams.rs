@@ -1,0 +1,74 @@
+//! The streams between this monitor and the root task: guest bytes, keys, messages.
+use crate::pages::words;
+use crate::shared::{Shared, Who};
+use rt::instructions::rdtsc;
+use rt::sync::Semaphore;
+use vmm::channel::Channel;
+use vmm::control::{self, End};
+
+/// Milliseconds between two attempts to hand over what did not fit.
+const RETRY_MS: u64 = 2;
+
+/// A stream by its place.
+pub fn channel(address: u64) -> Option<Channel<'static>> {
+    Channel::new(words(address, abi::PAGE_SIZE))
+}
+
+/// Tells the root task that there is something to read.
+pub fn wake_root() {
+    let _ = rt::calls::sm_up(control::SEL_WAKE_ROOT);
+}
+
+/// Messages of this program, for `rt::println!`.
+pub struct Messages;
+
+/// The one instance.
+pub static MESSAGES: Messages = Messages;
+
+impl rt::log::Sink for Messages {
+    fn write(&self, text: &str) {
+        if let Some(channel) = channel(control::MESSAGES) {
+            channel.write(text.as_bytes());
+            if text.ends_with('\n') {
+                wake_root();
+            }
+        }
+    }
+}
+
+/// Tells the root task how the guest ended.
+pub fn report_end(end: End) {
+    if let Some(channel) = channel(control::MESSAGES) {
+        channel.set_status(end.word());
+    }
+    wake_root();
+}
+
+/// Hands keys to the guest for ever, and output that found the stream full.
+pub fn serve(shared: &'static Shared) {
+    let Some(keys) = channel(control::GUEST_IN) else { return };
+    let wake = Semaphore::at(control::SEL_WAKE_MONITOR);
+    let mut buffer = [0u8; 64];
+    let mut held = 0;
+    loop {
+        if held == 0 {
+            held = keys.read(&mut buffer);
+        }
+        let more = shared.with(Who::Other, |vm| {
+            let taken = vm.machine.board.receive(buffer.get(..held).unwrap_or_default());
+            buffer.copy_within(taken.min(held)..held, 0);
+            held -= taken.min(held);
+            vm.flush();
+            held > 0 || vm.output_waits()
+        });
+        if !keys.is_empty() && held == 0 {
+            continue;
+        }
+        if more {
+            let pause = shared.clock.ticks_from_ms(RETRY_MS);
+            let _ = wake.down_until(rdtsc().saturating_add(pause));
+        } else {
+            let _ = wake.down_all();
+        }
+    }
+}
