@@ -155,6 +155,7 @@ impl Svm {
         }
         let duties = Duties {
             syscall: false,
+            syscall_msrs: false,
             free_msrs: software.asked.primary & primary::MSR_BITMAPS != 0,
             cr2: false,
             debug: self.debug,
