@@ -143,11 +143,9 @@ impl Vmcs for Current {
     #[inline(always)]
     fn read(&self, field: u32) -> u64 {
         let value: u64;
-        // SAFETY: VMREAD reads a field of the current VMCS; without one, or without the field, it sets
-        // flags and leaves the register, which then is 0.
+        // SAFETY: VMREAD reads a field of the current VMCS, which every `Vmx` has made its own before.
         unsafe {
-            asm!("vmread {}, {}", inout(reg) 0_u64 => value, in(reg) u64::from(field),
-                options(nostack));
+            asm!("vmread {}, {}", out(reg) value, in(reg) u64::from(field), options(nostack));
         }
         value
     }

@@ -15,9 +15,10 @@ use super::guest_software::Software;
 use super::vmx_controls::{Capabilities, guest_view, primary, secondary};
 use super::vmx_fields as field;
 
-/// The current VMCS. Reads of fields that the CPU does not have give 0; writes to them do nothing.
+/// The current VMCS. Writes to fields that the CPU does not have do nothing.
 pub trait Vmcs {
-    /// VMREAD.
+    /// VMREAD of a field that the CPU has: all but a few have come with VMX, EPT or what
+    /// [`Capabilities::missing`] demands; for the others the caller asks the capabilities first.
     fn read(&self, field: u32) -> u64;
     /// VMWRITE.
     fn write(&mut self, field: u32, value: u64);
