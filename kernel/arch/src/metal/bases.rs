@@ -43,6 +43,40 @@ pub fn save() -> (u64, u64) {
     }
 }
 
+/// Gives the inactive GS base to a guest, which must be canonical; the user's FS and GS base.
+#[inline(always)]
+pub fn exchange(gs: u64) -> (u64, u64) {
+    if !cpu::features().contains(Features::FSGSBASE) {
+        let kept = save();
+        load(kept.0, gs);
+        return kept;
+    }
+    let (fs, old);
+    // SAFETY: as `load`.
+    unsafe {
+        asm!("rdfsbase {}", "swapgs", "rdgsbase {}", "wrgsbase {}", "swapgs",
+            out(reg) fs, out(reg) old, in(reg) gs, options(nostack, preserves_flags));
+    }
+    (fs, old)
+}
+
+/// Takes back what [`exchange`] gave, and FS as well; the guest's GS base.
+#[inline(always)]
+pub fn restore((fs, gs): (u64, u64)) -> u64 {
+    if !cpu::features().contains(Features::FSGSBASE) {
+        let (_, guest) = save();
+        load(fs, gs);
+        return guest;
+    }
+    let guest;
+    // SAFETY: as `load`; both values come from `exchange`.
+    unsafe {
+        asm!("wrfsbase {}", "swapgs", "rdgsbase {}", "wrgsbase {}", "swapgs",
+            in(reg) fs, out(reg) guest, in(reg) gs, options(nostack, preserves_flags));
+    }
+    guest
+}
+
 /// Bit 47 copied upwards: what the CPU demands of an address.
 fn canonical(base: u64) -> u64 {
     ((base << 16) as i64 >> 16) as u64

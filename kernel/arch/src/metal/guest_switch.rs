@@ -84,8 +84,10 @@ pub struct Switch {
 /// Which of the guest's registers must be moved by hand on this vendor.
 #[derive(Clone, Copy)]
 pub struct Duties {
-    /// STAR, LSTAR, FMASK, KERNEL_GS_BASE, FS base (VMX; on SVM VMLOAD and VMSAVE do it).
+    /// KERNEL_GS_BASE and FS base (VMX; on SVM VMLOAD and VMSAVE do it, and the next).
     pub syscall: bool,
+    /// STAR, LSTAR, FMASK, because the guest can execute SYSCALL.
+    pub syscall_msrs: bool,
     /// The guest reaches TSC_AUX and SPEC_CTRL without an exit.
     pub free_msrs: bool,
     /// CR2 (VMX; on SVM it lies in the VMCB).
@@ -98,6 +100,7 @@ pub struct Duties {
 
 impl Switch {
     /// Loads the guest's side. Refused, with nothing changed, if XCR0 or the FPU page is invalid.
+    #[inline]
     pub fn enter(guest: &mut Software, fpu: &SharedPage, duties: Duties) -> Option<Self> {
         let host = host();
         let xcr0 = host.xcr0.load(Relaxed);
@@ -110,17 +113,18 @@ impl Switch {
         }
         let mut kept = (0, 0);
         if duties.syscall {
-            for (i, number) in SYSCALL_MSRS.iter().enumerate() {
-                exchange(*number, host.syscall[i].load(Relaxed), guest.syscall[i]);
+            if duties.syscall_msrs {
+                for (i, number) in SYSCALL_MSRS.iter().enumerate() {
+                    exchange(*number, host.syscall[i].load(Relaxed), guest.syscall[i]);
+                }
             }
-            kept = bases::save();
-            bases::load(kept.0, guest.syscall[3]);
+            kept = bases::exchange(guest.syscall[3]);
         }
         if features & HAS_TSC_AUX != 0 {
             exchange(msr::TSC_AUX, host.tsc_aux.load(Relaxed), guest.tsc_aux.into());
         }
         if features & HAS_SPEC_CTRL != 0 {
-            exchange(msr::SPEC_CTRL, 0, guest.spec_ctrl);
+            offer(msr::SPEC_CTRL, 0, guest.spec_ctrl);
         }
         if duties.debug {
             load_debug(guest, duties.dr6);
@@ -132,6 +136,7 @@ impl Switch {
     }
 
     /// Takes the guest's side out and loads the host's.
+    #[inline]
     pub fn leave(self, guest: &mut Software, fpu: &SharedPage, duties: Duties) {
         let host = self.host;
         if duties.cr2 {
@@ -145,19 +150,20 @@ impl Switch {
             if duties.free_msrs {
                 guest.spec_ctrl = rdmsr(msr::SPEC_CTRL);
             }
-            exchange(msr::SPEC_CTRL, guest.spec_ctrl, 0);
+            offer(msr::SPEC_CTRL, guest.spec_ctrl, 0);
         }
         if features & HAS_TSC_AUX != 0 {
             if duties.free_msrs {
-                guest.tsc_aux = rdmsr(msr::TSC_AUX) as u32;
+                guest.tsc_aux = read_tsc_aux();
             }
             exchange(msr::TSC_AUX, guest.tsc_aux.into(), host.tsc_aux.load(Relaxed));
         }
         if duties.syscall {
-            guest.syscall[3] = bases::save().1;
-            bases::load(self.bases.0, self.bases.1);
-            for (i, number) in SYSCALL_MSRS.iter().enumerate() {
-                exchange(*number, guest.syscall[i], host.syscall[i].load(Relaxed));
+            guest.syscall[3] = bases::restore(self.bases);
+            if duties.syscall_msrs {
+                for (i, number) in SYSCALL_MSRS.iter().enumerate() {
+                    exchange(*number, guest.syscall[i], host.syscall[i].load(Relaxed));
+                }
             }
         }
         let xcr0 = host.xcr0.load(Relaxed);
@@ -191,10 +197,22 @@ pub fn reset_dr6() {
     }
 }
 
-/// WRMSR if the two values differ.
+/// WRMSR if the two values differ; the MSR exists and takes the value.
+#[inline(always)]
 fn exchange(number: u32, old: u64, new: u64) {
     if old != new {
-        // A value that the CPU refuses stays out: the state page is the monitor's word, not ours.
+        // SAFETY: the callers name system-call MSRs and TSC_AUX. The kernel's own values are back before
+        // user code runs; `Software::load` made the guest's fit (canonical, 32 bits).
+        unsafe {
+            asm!("wrmsr", in("ecx") number, in("eax") new as u32, in("edx") (new >> 32) as u32,
+                options(nostack, preserves_flags));
+        }
+    }
+}
+
+/// The same for an MSR that may refuse the value; then it keeps the old one.
+fn offer(number: u32, old: u64, new: u64) {
+    if old != new {
         let _ = super::write_msr(number, new);
     }
 }
@@ -257,6 +275,17 @@ fn xsetbv(value: u64) {
         asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32,
             options(nostack, preserves_flags));
     }
+}
+
+#[inline(always)]
+fn read_tsc_aux() -> u32 {
+    let value: u32;
+    // SAFETY: reads an MSR that exists, as `note_host` found.
+    unsafe {
+        asm!("rdmsr", in("ecx") msr::TSC_AUX, out("eax") value, out("edx") _,
+            options(nostack, preserves_flags));
+    }
+    value
 }
 
 /// Reads an MSR that is known to exist.

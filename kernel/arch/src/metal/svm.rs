@@ -155,6 +155,7 @@ impl Svm {
         }
         let duties = Duties {
             syscall: false,
+            syscall_msrs: false,
             free_msrs: software.asked.primary & primary::MSR_BITMAPS != 0,
             cr2: false,
             debug: self.debug,
@@ -167,6 +168,8 @@ impl Svm {
             switch.leave(software, env.fpu, duties);
             return GuestEvent::Exit(abi::exit::ENTRY_FAILED);
         }
+        let exception = software.event.0 & (VALID | event::TYPE) == VALID | event::HARDWARE;
+        self.state.keep_copy(block, exception);
         let start = now();
         set_deadline(first(env.host_deadline, monitor_deadline(software, start)));
         if env.pending_poke {
@@ -261,9 +264,8 @@ impl Svm {
         let raw = SvmState::raw(block, features & DECODE_ASSISTS != 0, features & NEXT_RIP != 0);
         self.raw = raw;
         let meaning = raw.meaning();
-        if raw.refused() {
-            self.state.forget_clean();
-        } else {
+        self.state.settle_copy(block, raw.refused());
+        if !raw.refused() {
             software.event = (0, 0);
             block.write_u64(vmcb::EVENT_INJECTION, 0);
             if software.asked.primary & primary::TPR_SHADOW != 0 {

@@ -143,11 +143,9 @@ impl Vmcs for Current {
     #[inline(always)]
     fn read(&self, field: u32) -> u64 {
         let value: u64;
-        // SAFETY: VMREAD reads a field of the current VMCS; without one, or without the field, it sets
-        // flags and leaves the register, which then is 0.
+        // SAFETY: VMREAD reads a field of the current VMCS, which every `Vmx` has made its own before.
         unsafe {
-            asm!("vmread {}, {}", inout(reg) 0_u64 => value, in(reg) u64::from(field),
-                options(nostack));
+            asm!("vmread {}, {}", out(reg) value, in(reg) u64::from(field), options(nostack));
         }
         value
     }
@@ -182,25 +180,18 @@ pub struct Vmx {
     event_written: bool,
     controls_stale: bool,
     host_rsp: u64,
-    /// Values last written to the fields that `write_place` owns.
-    place: [u64; 8],
+    /// What `write_place` last wrote: table, tag, two port pages, virtual APIC, APIC access, CR3.
+    place: [u64; 7],
     flush: bool,
     /// DR0 to DR3 and DR6 are loaded with each entry; otherwise their first use exits.
     debug: bool,
     instruction_error: u32,
 }
 
-/// The fields of `Vmx::place`.
-const PLACE: [u32; 8] = [
-    field::EPT_POINTER,
-    field::VPID,
-    field::IO_BITMAP_A,
-    field::IO_BITMAP_B,
-    field::VIRTUAL_APIC_ADDRESS,
-    field::APIC_ACCESS_ADDRESS,
-    field::MSR_BITMAP,
-    field::HOST_CR3,
-];
+/// 4 levels, write-back, no accessed or dirty flags (25.6.11).
+const fn ept_pointer(table: u64) -> u64 {
+    table << 12 | 3 << 3 | 6
+}
 
 impl Vmx {
     /// A clear VMCS.
@@ -217,7 +208,7 @@ impl Vmx {
             event_written: false,
             controls_stale: true,
             host_rsp: 0,
-            place: [u64::MAX; 8],
+            place: [u64::MAX; 7],
             flush: false,
             debug: false,
             instruction_error: 0,
@@ -301,10 +292,12 @@ impl Vmx {
         }
         if env.flush_tag || self.flush {
             self.flush = false;
-            vmx_host::invalidate(&self.cpu, self.place[0], env.tag, env.flush_tag);
+            let ept = ept_pointer(env.table.0);
+            vmx_host::invalidate(&self.cpu, ept, env.tag, env.flush_tag);
         }
         let duties = Duties {
             syscall: true,
+            syscall_msrs: self.state.syscall_enabled(),
             free_msrs: software.asked.primary & primary::MSR_BITMAPS != 0,
             cr2: true,
             debug: self.debug,
@@ -333,27 +326,34 @@ impl Vmx {
     }
 
     /// Addresses that change with the vCPU's surroundings.
-    #[inline]
+    #[inline(always)]
     fn write_place(&mut self, env: &GuestEnv) {
+        let cr3 = vmx_host::read_cr3();
         // Without ports of its own no bitmap is used; any page will do.
-        let [first, second] = env.ports.unwrap_or([Frame(MSR_BITMAP.load(Relaxed)); 2]);
-        let values = [
-            // 4 levels, write-back, no accessed or dirty flags (25.6.11).
-            env.table.address() | 3 << 3 | 6,
-            u64::from(env.tag),
-            first.address(),
-            second.address(),
-            env.vlapic.address(),
-            env.apic_access.address(),
-            MSR_BITMAP.load(Relaxed) << 12,
-            vmx_host::read_cr3(),
-        ];
-        for ((old, new), field) in self.place.iter_mut().zip(values).zip(PLACE) {
-            if *old != new {
-                *old = new;
-                Current.write(field, new);
-                self.controls_stale = true;
-            }
+        let [first, second] = env.ports.unwrap_or_default();
+        let tag = u64::from(env.tag);
+        let values = [env.table.0, tag, first.0, second.0, env.vlapic.0, env.apic_access.0, cr3];
+        if self.place != values {
+            self.rewrite_place(values);
+        }
+    }
+
+    #[cold]
+    fn rewrite_place(&mut self, values: [u64; 7]) {
+        self.place = values;
+        self.controls_stale = true;
+        let [table, tag, first, second, vlapic, apic_access, cr3] = values;
+        for (field, value) in [
+            (field::EPT_POINTER, ept_pointer(table)),
+            (field::VPID, tag),
+            (field::IO_BITMAP_A, first << 12),
+            (field::IO_BITMAP_B, second << 12),
+            (field::VIRTUAL_APIC_ADDRESS, vlapic << 12),
+            (field::APIC_ACCESS_ADDRESS, apic_access << 12),
+            (field::MSR_BITMAP, MSR_BITMAP.load(Relaxed) << 12),
+            (field::HOST_CR3, cr3),
+        ] {
+            Current.write(field, value);
         }
     }
 

@@ -36,7 +36,7 @@ pub struct Software {
     pub xcr0: u64,
     /// SPEC_CTRL.
     pub spec_ctrl: u64,
-    /// STAR, LSTAR, FMASK, KERNEL_GS_BASE.
+    /// STAR, LSTAR, FMASK, KERNEL_GS_BASE; values that the MSRs take.
     pub syscall: [u64; 4],
     /// TSC_AUX.
     pub tsc_aux: u32,
@@ -66,15 +66,16 @@ impl Software {
     }
 
     /// Takes over the groups of `mtd` that live here.
+    #[inline]
     pub fn load(&mut self, page: &SharedPage, mtd: Mtd, longest: u64) {
         if mtd.contains(Mtd::ACDB) {
-            self.take(page, 0, 4);
+            self.take::<0, 4>(page);
         }
         if mtd.contains(Mtd::BSD) {
-            self.take(page, RSP + 1, 3);
+            self.take::<{ RSP + 1 }, 3>(page);
         }
         if mtd.contains(Mtd::R8_R15) {
-            self.take(page, 8, 8);
+            self.take::<8, 8>(page);
         }
         if mtd.contains(Mtd::RIP_LEN) {
             self.event_length = page.read_u64(offset::INST_LEN);
@@ -104,9 +105,12 @@ impl Software {
             self.tsc_aux = page.read_u32(offset::TSC_AUX);
         }
         if mtd.contains(Mtd::SYSCALL_SWAPGS) {
-            for (i, value) in self.syscall.iter_mut().enumerate() {
-                *value = page.word(offset::STAR / 8 + i);
-            }
+            self.syscall = [
+                page.read_u64(offset::STAR),
+                canonical(page.read_u64(offset::LSTAR)),
+                page.read_u64(offset::FMASK) & 0xffff_ffff,
+                canonical(page.read_u64(offset::KERNEL_GS_BASE)),
+            ];
         }
         if mtd.contains(Mtd::TSC_TIMEOUT) {
             self.timeout = page.read_u64(offset::TSC_TIMEOUT).min(longest);
@@ -115,18 +119,19 @@ impl Software {
 
     /// Tells the monitor the groups of `wanted` that live here, and the words that every exit sets.
     /// `now` is the host's TSC.
+    #[inline]
     pub fn store(&self, page: &SharedPage, wanted: Mtd, reason: u32, now: u64) {
         page.write_u32(offset::EXIT_REASON, reason);
         page.write_u64(offset::ITEMS, abi::utcb::ARCH_WORDS as u64);
         page.write_u64(offset::MTD, u64::from(wanted.0));
         if wanted.contains(Mtd::ACDB) {
-            self.give(page, 0, 4);
+            self.give::<0, 4>(page);
         }
         if wanted.contains(Mtd::BSD) {
-            self.give(page, RSP + 1, 3);
+            self.give::<{ RSP + 1 }, 3>(page);
         }
         if wanted.contains(Mtd::R8_R15) {
-            self.give(page, 8, 8);
+            self.give::<8, 8>(page);
         }
         if wanted.contains(Mtd::CR) {
             page.write_u64(offset::CR2, self.cr2);
@@ -167,17 +172,24 @@ impl Software {
         self.timeout = self.timeout.saturating_sub(ticks);
     }
 
-    fn take(&mut self, page: &SharedPage, first: usize, count: usize) {
-        for (i, value) in self.registers.general.iter_mut().enumerate().skip(first).take(count) {
-            *value = page.word(FIRST_GPR + i);
+    #[inline(always)]
+    fn take<const FIRST: usize, const COUNT: usize>(&mut self, page: &SharedPage) {
+        for i in 0..COUNT {
+            self.registers.general[FIRST + i] = page.word(FIRST_GPR + FIRST + i);
         }
     }
 
-    fn give(&self, page: &SharedPage, first: usize, count: usize) {
-        for (i, value) in self.registers.general.iter().enumerate().skip(first).take(count) {
-            page.set_word(FIRST_GPR + i, *value);
+    #[inline(always)]
+    fn give<const FIRST: usize, const COUNT: usize>(&self, page: &SharedPage) {
+        for i in 0..COUNT {
+            page.set_word(FIRST_GPR + FIRST + i, self.registers.general[FIRST + i]);
         }
     }
+}
+
+/// The address itself if it is canonical, else with its upper bits made so: MSRs take no other.
+const fn canonical(address: u64) -> u64 {
+    ((address << 16) as i64 >> 16) as u64
 }
 
 /// DR6 after reset (Intel SDM vol. 3, 18.2.3).

@@ -59,8 +59,12 @@ const NMI_BLOCKED: u32 = 1 << 3;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refused;
 
+/// First word of the save area, and how many words of it are used.
+const SAVE_FIRST: usize = vmcb::ES / 8;
+const SAVE_WORDS: usize = (vmcb::DEBUGCTL + 8 - vmcb::ES) / 8;
+
 /// What software keeps of one VMCB.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SvmState {
     /// The last exit, as the monitor is told it.
     pub report: Report,
@@ -68,10 +72,30 @@ pub struct SvmState {
     pub nmi_blocked: bool,
     /// Activity state as the monitor set it; SVM knows only "active".
     pub activity: u32,
+    /// A copy of the save area while the hardware may still refuse it (see [`Self::keep_copy`]).
+    copy: Option<[u64; SAVE_WORDS]>,
     clean: u32,
     intercepts: Intercepts,
     tsc_offset: u64,
     pdpte: [u64; 4],
+    /// State was loaded that VMRUN may refuse.
+    doubtful: bool,
+}
+
+impl Default for SvmState {
+    fn default() -> Self {
+        Self {
+            report: Report::default(),
+            nmi_blocked: false,
+            activity: 0,
+            copy: None,
+            clean: 0,
+            intercepts: Intercepts::default(),
+            tsc_offset: 0,
+            pdpte: [0; 4],
+            doubtful: true,
+        }
+    }
 }
 
 impl SvmState {
@@ -85,6 +109,9 @@ impl SvmState {
 
     /// Loads the groups of `mtd` that live in the VMCB. `software` has loaded its own already.
     pub fn load(&mut self, block: &SharedPage, software: &Software, page: &SharedPage, mtd: Mtd) {
+        if mtd.0 & (Mtd::CR.0 | Mtd::EFER_PAT.0 | Mtd::DR.0 | Mtd::CS_SS.0) != 0 {
+            self.doubtful = true;
+        }
         if mtd.contains(Mtd::ACDB) {
             block.write_u64(vmcb::RAX, page.read_u64(offset::RAX));
         }
@@ -230,6 +257,29 @@ impl SvmState {
     /// Another CPU or another VMCB came between: nothing is clean.
     pub fn forget_clean(&mut self) {
         self.clean = 0;
+    }
+
+    /// Before VMRUN: a processor that refuses the state may leave its own, the host's, in the save area
+    /// (QEMU 7.2 does), and the monitor must see neither the host's state nor lose the guest's. So a copy
+    /// is kept whenever the monitor loaded something that can be refused; a guest cannot make its own
+    /// state invalid. `exception` says that an exception is injected, which some modes refuse.
+    pub fn keep_copy(&mut self, block: &SharedPage, exception: bool) {
+        if self.doubtful || exception {
+            self.copy = Some(core::array::from_fn(|i| block.word(SAVE_FIRST + i)));
+        }
+    }
+
+    /// After VMRUN: forgets the copy, or puts it back if the state was `refused`.
+    pub fn settle_copy(&mut self, block: &SharedPage, refused: bool) {
+        if refused {
+            self.forget_clean();
+            for (i, word) in self.copy.take().iter().flatten().enumerate() {
+                block.set_word(SAVE_FIRST + i, *word);
+            }
+        } else {
+            self.doubtful = false;
+            self.copy = None;
+        }
     }
 
     /// The exit words as the hardware left them.

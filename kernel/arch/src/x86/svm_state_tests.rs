@@ -114,3 +114,21 @@ fn clean_bits_fall_with_what_changes() {
     state.write_place(&block, 1, 1, 0x1000, 0x2000, 0x3000);
     assert_eq!(block.read_u32(vmcb::CLEAN_BITS), clean::ALL & !clean::CR & !clean::ASID);
 }
+
+#[test]
+fn a_refused_state_comes_back_whole() {
+    let (from, block) = (full_page(), page());
+    let mut state = SvmState::default();
+    state.reset(&block);
+    state.load(&block, &Software::new(1), &from, Mtd::VCPU_EXIT);
+    state.keep_copy(&block, false);
+    let before = block.read_u64(vmcb::RIP);
+    block.write_u64(vmcb::RIP, 0xffff_ffff_8000_0000);
+    state.settle_copy(&block, true);
+    assert_eq!(block.read_u64(vmcb::RIP), before);
+    assert_eq!(block.read_u64(vmcb::PAT), from.read_u64(offset::PAT));
+    // Accepted once, nothing is copied until something doubtful is loaded.
+    state.settle_copy(&block, false);
+    state.keep_copy(&block, false);
+    assert_eq!(state.copy, None);
+}

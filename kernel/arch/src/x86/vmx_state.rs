@@ -15,9 +15,10 @@ use super::guest_software::Software;
 use super::vmx_controls::{Capabilities, guest_view, primary, secondary};
 use super::vmx_fields as field;
 
-/// The current VMCS. Reads of fields that the CPU does not have give 0; writes to them do nothing.
+/// The current VMCS. Writes to fields that the CPU does not have do nothing.
 pub trait Vmcs {
-    /// VMREAD.
+    /// VMREAD of a field that the CPU has: all but a few have come with VMX, EPT or what
+    /// [`Capabilities::missing`] demands; for the others the caller asks the capabilities first.
     fn read(&self, field: u32) -> u64;
     /// VMWRITE.
     fn write(&mut self, field: u32, value: u64);
@@ -29,10 +30,11 @@ const MIRROR_WORDS: usize = offset::EXIT_REASON / 8;
 /// Groups that a guest cannot change without an exit.
 const STABLE: Mtd = Mtd(Mtd::SYSENTER.0 | Mtd::TSC.0 | Mtd::EOI.0 | Mtd::TPR.0);
 
+const EFER_SCE: u64 = 1 << 0;
 pub(super) const EFER_LMA: u64 = 1 << 10;
 
 /// Segments as the VMCS and the state page order them, with the group each belongs to.
-pub(super) const SEGMENTS: [Mtd; 8] =
+const SEGMENTS: [Mtd; 8] =
     [Mtd::DS_ES, Mtd::CS_SS, Mtd::CS_SS, Mtd::DS_ES, Mtd::FS_GS, Mtd::FS_GS, Mtd::LDTR, Mtd::TR];
 
 /// One VMCS as software knows it.
@@ -99,6 +101,14 @@ impl VmxState {
         if cpu.secondary.allows(secondary::XSAVES) {
             vmcs.write(field::XSS_EXITING_BITMAP, u64::MAX);
         }
+    }
+
+    /// Whether the guest can execute SYSCALL: only then do STAR, LSTAR and FMASK matter, because reading
+    /// them exits.
+    #[inline(always)]
+    #[must_use]
+    pub fn syscall_enabled(&self) -> bool {
+        self.at(offset::EFER) & EFER_SCE != 0
     }
 
     /// Loads the groups of `mtd` that live in the VMCS. `software` has loaded its own already.

@@ -83,6 +83,7 @@ fn full_page() -> Box<SharedPage> {
     page.write_u64(offset::INTR_STATE, 1 << 32 | 2);
     page.write_u64(offset::INTR_INFO, 0);
     page.write_u64(offset::EFER, 0xd01);
+    page.write_u64(offset::FMASK, 0x4_7700);
     page.write_u64(offset::CR0, 0x6000_0011);
     page.write_u64(offset::CR4, 0xffff_ffff_0000_0620);
     page
