@@ -16,7 +16,14 @@ pub fn run_loop(mut cpu: Cpu, mut token: Token) -> ! {
         }
         if cpu.current.is_some() {
             step(&mut cpu, &token);
-        } else if !needs_care(&cpu) {
+        }
+        if cpu.current.is_none() {
+            // Before the quiescent state: a space whose domain may be freed must not stay loaded.
+            cpu.choose();
+            cpu.leave_space();
+        }
+        rcu.quiesce(&mut token);
+        if cpu.current.is_none() && !needs_care(&cpu) {
             // Nobody is ready: this CPU is away until an interrupt, and no grace period waits for it.
             let id = rcu.leave(token);
             let woken_by = arch::idle();
@@ -29,7 +36,6 @@ pub fn run_loop(mut cpu: Cpu, mut token: Token) -> ! {
                 on_interrupt(&mut cpu, vector);
             }
         }
-        rcu.quiesce(&mut token);
     }
 }
 

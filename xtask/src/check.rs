@@ -69,8 +69,9 @@ pub fn all(wanted: impl Fn(&str) -> bool) -> Result<Tally> {
         if wanted(name) {
             let step = Step::new(format!("check {name}"));
             let result = check().and_then(|found| verdict(&found));
-            if result.is_ok() {
-                step.finish("");
+            match result {
+                Ok(()) => step.finish(""),
+                Err(_) => step.leave(),
             }
             tally.note(name, &result);
         }
@@ -110,8 +111,9 @@ fn cargo(args: &[&str]) -> Command {
 fn format() -> Result<Vec<String>> {
     let done = cargo(&["fmt", "--all", "--", "--check", "-l"]).output().context("cargo fmt")?;
     let said = String::from_utf8_lossy(&done.stdout);
-    let files: Vec<_> =
-        said.lines().map(|file| format!("{file}: `cargo fmt` changes it")).collect();
+    let root = format!("{}/", desk::root().display());
+    let files = said.lines().map(|file| file.strip_prefix(&root).unwrap_or(file));
+    let files: Vec<_> = files.map(|file| format!("{file}: `cargo fmt` changes it")).collect();
     if files.is_empty() && !done.status.success() {
         bail!("cargo fmt failed:\n{}", String::from_utf8_lossy(&done.stderr));
     }

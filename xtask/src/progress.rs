@@ -39,6 +39,14 @@ impl Step {
         self.line("done", note);
     }
 
+    /// The step ends without a line of its own: the caller tells what came of it.
+    pub fn leave(mut self) {
+        self.done = true;
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+
     fn line(&self, word: &str, note: &str) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();

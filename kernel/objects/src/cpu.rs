@@ -101,6 +101,17 @@ impl Cpu {
         }
     }
 
+    /// Leaves the space of whoever ran last, if nobody runs now: its domain may end.
+    pub fn leave_space(&mut self) {
+        if self.current.is_none() && self.space != 0 {
+            self.space = 0;
+            arch::load_kernel_space();
+            if let Some(mine) = self.kernel.remotes.get(self.id) {
+                mine.space.store(0, SeqCst);
+            }
+        }
+    }
+
     /// Saves what `arrive` loads.
     pub fn depart(&self) {
         if let Some(current) = &self.current {

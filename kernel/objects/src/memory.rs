@@ -13,7 +13,7 @@ use logic::page_table::{
     EptFormat, Flush, HostFormat, NestedFormat, Rights, Step, TableMemory, Tree, clear, copy,
     lookup, map_identity, release_all,
 };
-use sync::{Counted, Pool, SpinLock};
+use sync::{Counted, Pool, SharedPage, SpinLock};
 
 use crate::{Account, Kernel};
 
@@ -70,17 +70,14 @@ struct Tables<'a> {
 }
 
 impl TableMemory for Tables<'_> {
+    type Table<'t>
+        = &'t SharedPage
+    where
+        Self: 't;
+
     #[inline(always)]
-    fn read(&self, table: Frame, index: usize) -> u64 {
-        self.memory.pool.read(table, index)
-    }
-    #[inline(always)]
-    fn write(&self, table: Frame, index: usize, value: u64) {
-        self.memory.pool.write(table, index, value);
-    }
-    #[inline]
-    fn exchange(&self, table: Frame, index: usize, old: u64, new: u64) -> Result<(), u64> {
-        self.memory.pool.exchange(table, index, old, new)
+    fn table(&self, frame: Frame) -> &SharedPage {
+        self.memory.pool.page(frame)
     }
     fn allocate(&self) -> Result<Frame, Oom> {
         self.memory.table()

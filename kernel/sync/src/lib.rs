@@ -23,6 +23,8 @@ mod page;
 mod pool;
 mod rcu;
 mod slab;
+#[cfg(test)]
+mod tests;
 
 pub use cap::{CapSlot, CapSpace, Capability, Creator, Removed, SELECTORS, Tree};
 pub use cell::{CpuCell, CpuKey};

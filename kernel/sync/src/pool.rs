@@ -5,11 +5,12 @@
 //! capability space, whose frame numbers never leave this crate. A frame number therefore names a `SharedPage`.
 
 use core::ptr::NonNull;
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Release};
 
 use logic::Oom;
 use logic::addr::Frame;
 use logic::frames::Buddy;
-use logic::page_table::TableMemory;
+use logic::page_table::{Table, TableMemory};
 
 use crate::{SharedPage, SpinLock};
 
@@ -131,21 +132,29 @@ impl Pool {
     }
 }
 
-impl TableMemory for Pool {
+impl Table for &SharedPage {
     #[inline(always)]
-    fn read(&self, table: Frame, index: usize) -> u64 {
-        self.page(table).word(index)
+    fn read(self, index: usize) -> u64 {
+        self.word(index)
     }
 
     #[inline(always)]
-    fn write(&self, table: Frame, index: usize, value: u64) {
-        self.page(table).set_word(index, value);
+    fn write(self, index: usize, value: u64) {
+        self.atomic(index).store(value, Release);
     }
 
     #[inline]
-    fn exchange(&self, table: Frame, index: usize, old: u64, new: u64) -> Result<(), u64> {
-        use core::sync::atomic::Ordering::{AcqRel, Acquire};
-        self.page(table).atomic(index).compare_exchange(old, new, AcqRel, Acquire).map(|_| ())
+    fn exchange(self, index: usize, old: u64, new: u64) -> Result<(), u64> {
+        self.atomic(index).compare_exchange(old, new, AcqRel, Acquire).map(|_| ())
+    }
+}
+
+impl TableMemory for Pool {
+    type Table<'a> = &'a SharedPage;
+
+    #[inline(always)]
+    fn table(&self, frame: Frame) -> &SharedPage {
+        self.page(frame)
     }
 
     fn allocate(&self) -> Result<Frame, Oom> {

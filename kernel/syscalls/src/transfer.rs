@@ -199,40 +199,54 @@ fn ports(
     let giver = if kernel { 0 } else { from.identity() };
     let base = what.source.min(1 << 16) as u32;
     let count = units(what.order).min(u64::from((1u32 << 16) - base)) as u32;
-    let machine = cpu.kernel;
-    let mut tree = machine.ports.lock();
-    let (mut after, mut given, mut entry) = (base, false, None);
-    while let Some((first, length)) = tree.next_source(giver, base, count, after) {
-        after = first + length;
-        let Some((depth, has)) = tree.source(giver, first) else { continue };
-        let permissions = has & what.perms;
-        if permissions == 0 || tree.is_taken(to.identity(), first, length) {
-            continue;
-        }
-        let pool = machine.pool;
-        let fresh = to.ports.lock().prepare(pool, &to.account, host, guest).map_err(oom)?;
-        entry = fresh.or(entry);
-        let bytes = machine.port_nodes.object_bytes() as u64;
-        let charge = objects::Account::charge(&to.account, bytes).map_err(oom)?;
-        let node = PortNode::new(
-            Some(to.clone()),
-            first,
-            length,
-            depth + 1,
-            host,
-            guest,
-            permissions,
-            Some(charge),
-        );
-        let node = machine.port_nodes.reserve().map_err(oom)?.fill(node);
-        tree.insert(giver, node);
-        given = true;
-    }
-    drop(tree);
+    let mut entry = None;
+    let given = grant(cpu.kernel, to, (giver, base, count), what.perms, (host, guest), &mut entry);
     if let Some(entry) = entry {
         cpu.hang_ports(to, entry);
     }
-    Ok(if given { what.result() } else { Crd::NULL })
+    Ok(if given? { what.result() } else { Crd::NULL })
+}
+
+/// Gives every node of `giver` in the range; whether there was any. `entry` is the new bitmap's root entry, if one
+/// was made, also where memory then ran out.
+fn grant(
+    kernel: &'static objects::Kernel,
+    to: &Counted<Pd>,
+    (giver, base, count): (u64, u32, u32),
+    most: u8,
+    (host, guest): (bool, bool),
+    entry: &mut Option<u64>,
+) -> Result<bool, Status> {
+    let mut tree = kernel.ports.lock();
+    let (mut after, mut given) = (base, false);
+    while let Some((first, length)) = tree.next_source(giver, base, count, after) {
+        after = first + length;
+        let Some((depth, has)) = tree.source(giver, first) else { continue };
+        let permissions = has & most;
+        if permissions == 0 || tree.is_taken(to.identity(), first, length) {
+            continue;
+        }
+        let bytes = kernel.port_nodes.object_bytes() as u64;
+        let charge = objects::Account::charge(&to.account, bytes).map_err(oom)?;
+        let place = kernel.port_nodes.reserve().map_err(oom)?;
+        let fresh = to.ports.lock().prepare(kernel.pool, &to.account, host, guest).map_err(oom)?;
+        *entry = fresh.or(*entry);
+        tree.insert(
+            giver,
+            place.fill(PortNode::new(
+                Some(to.clone()),
+                first,
+                length,
+                depth + 1,
+                host,
+                guest,
+                permissions,
+                Some(charge),
+            )),
+        );
+        given = true;
+    }
+    Ok(given)
 }
 
 /// The receiver's own name for what the item means, or null (abi.md 6.3).

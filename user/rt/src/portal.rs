@@ -39,6 +39,21 @@ impl Servant {
     /// # Errors
     /// What `create_ec` refuses; `OOM` without room.
     pub fn with_events(cpu: u16, event_base: u32, handler: Handler) -> Result<Self, Status> {
+        Self::in_domain(crate::start::own_pd(), cpu, event_base, handler)
+    }
+
+    /// Makes a servant that runs in another domain, which must have the
+    /// program's image and heap mapped at the same addresses
+    /// ([`crate::start::image`]). The handler's system calls are that domain's.
+    ///
+    /// # Errors
+    /// What `create_ec` refuses; `OOM` without room.
+    pub fn in_domain(
+        pd: Selector,
+        cpu: u16,
+        event_base: u32,
+        handler: Handler,
+    ) -> Result<Self, Status> {
         let utcb = memory::reserve_page()?;
         let handler = Box::into_raw(Box::new(handler)) as u64;
         let stack = stack(STACK_SIZE, handler, utcb);
@@ -48,7 +63,7 @@ impl Servant {
             global: false,
             reserved: 0,
             utcb_in_caller: false,
-            pd: crate::start::own_pd(),
+            pd,
             cpu,
             utcb,
             stack,

@@ -42,6 +42,19 @@ pub fn hip() -> HipView<'static> {
     }
 }
 
+/// Where the program's image lies: first address, and first address after it.
+#[must_use]
+pub fn image() -> (u64, u64) {
+    #[cfg(target_os = "none")]
+    {
+        machine::image()
+    }
+    #[cfg(not(target_os = "none"))]
+    {
+        (0, 0)
+    }
+}
+
 #[cfg(target_os = "none")]
 mod machine {
     use super::Boot;
@@ -77,6 +90,17 @@ mod machine {
     // SAFETY: `entry!` defines this symbol with this type, once per program.
     unsafe extern "Rust" {
         fn rt_main(boot: Boot);
+    }
+
+    // SAFETY: the linker script defines the end; `_start` is the first byte.
+    unsafe extern "C" {
+        static rt_image_end: u8;
+        static _start: u8;
+    }
+
+    /// The addresses of the image.
+    pub(super) fn image() -> (u64, u64) {
+        (&raw const _start as u64, &raw const rt_image_end as u64)
     }
 
     /// The first Rust function: `cpu` is what the kernel left in RDI.

@@ -3,7 +3,7 @@
 //! There is no mapping tree for memory: the destination gets what the source has at this moment.
 //! The source is always a host table, or the identity map of physical memory (abi.md 6.5).
 
-use super::{ENTRIES, Entry, ROOT_LEVEL, Rights, index, size, walk};
+use super::{ENTRIES, Entry, INDEX_BITS, ROOT_LEVEL, Rights, Table, index, size, walk};
 use super::{Flush, Format, HostFormat, TableMemory, Target, Tree, Writer};
 use crate::Oom;
 use crate::addr::{Frame, PAGE_BITS, USER_TOP, units};
@@ -37,6 +37,80 @@ pub struct Step {
 /// flush as if [`Flush::Needed`] had been returned.
 #[allow(clippy::too_many_arguments, reason = "two places, what, how, and the cursor")]
 pub fn copy<D: Format>(
+    mem: &impl TableMemory,
+    source: Frame,
+    source_page: u64,
+    tree: Tree,
+    page: u64,
+    order: u8,
+    rights: Rights,
+    attributes: &mut dyn FnMut(Frame, u8) -> Option<u64>,
+    cursor: &mut u64,
+    budget: u64,
+) -> Result<Step, Oom> {
+    if order == 0 && page < USER_PAGES {
+        let copied = copy_page::<D>(mem, source, source_page, tree, page, rights, attributes);
+        if let Some(flush) = copied {
+            *cursor = 1;
+            return Ok(Step { done: true, flush });
+        }
+    }
+    copy_window::<D>(
+        mem,
+        source,
+        source_page,
+        tree,
+        page,
+        order,
+        rights,
+        attributes,
+        cursor,
+        budget,
+    )
+}
+
+/// The most frequent case in a straight line: one page, and both trees have their tables. `None`
+/// when it is not that simple; nothing has happened then.
+#[inline]
+fn copy_page<D: Format>(
+    mem: &impl TableMemory,
+    source: Frame,
+    source_page: u64,
+    tree: Tree,
+    page: u64,
+    rights: Rights,
+    attributes: &mut dyn FnMut(Frame, u8) -> Option<u64>,
+) -> Option<Flush> {
+    let from = lowest_table::<HostFormat>(mem, source, source_page)?;
+    let host = mem.table(from).read(index(source_page, 0));
+    let bits = attributes(HostFormat::frame(host), 0).unwrap_or(0);
+    let new = D::delegated(host, rights, bits);
+    let to = mem.table(lowest_table::<D>(mem, tree.root, page)?);
+    let old = to.read(index(page, 0));
+    if old == new {
+        return Some(Flush::None);
+    }
+    to.write(index(page, 0), new);
+    Some(if D::is_present(old) { Flush::Needed } else { Flush::None })
+}
+
+/// The table of level 0 that a page lies in, if there is one.
+#[inline(always)]
+fn lowest_table<F: Format>(mem: &impl TableMemory, root: Frame, page: u64) -> Option<Frame> {
+    let mut table = root;
+    for level in (1..=ROOT_LEVEL).rev() {
+        match F::parse(mem.table(table).read(index(page, level)), level) {
+            Entry::Table(next) => table = next,
+            _ => return None,
+        }
+    }
+    Some(table)
+}
+
+/// The general case of [`copy`].
+#[inline(never)]
+#[allow(clippy::too_many_arguments, reason = "those of copy")]
+fn copy_window<D: Format>(
     mem: &impl TableMemory,
     source: Frame,
     source_page: u64,
@@ -161,6 +235,37 @@ fn delegatable(entry: Entry, mask: Rights) -> Option<(Frame, Rights)> {
     }
 }
 
+/// Copies `count` entries of level 0 from a place in a host table; whether present ones changed.
+#[inline(never)]
+fn copy_entries<D: Format, T: Table>(
+    (source, from): (T, usize),
+    (table, to): (T, usize),
+    count: usize,
+    mask: Rights,
+    attributes: &mut dyn FnMut(Frame, u8) -> Option<u64>,
+) -> bool {
+    // Attributes are asked for once per aligned block of 512 frames where it has one answer.
+    let (mut block, mut bits) = (u64::MAX, 0);
+    let mut is_stale = false;
+    for entry in 0..count {
+        let host = source.read(from + entry);
+        let frame = HostFormat::frame(host);
+        let around = frame.0 & !(ENTRIES as u64 - 1);
+        if around != block {
+            let known = attributes(Frame(around), INDEX_BITS as u8);
+            block = if known.is_some() { around } else { u64::MAX };
+            bits = known.or_else(|| attributes(frame, 0)).unwrap_or(0);
+        }
+        let new = D::delegated(host, mask, bits);
+        let old = table.read(to + entry);
+        if old != new {
+            table.write(to + entry, new);
+            is_stale |= D::is_present(old);
+        }
+    }
+    is_stale
+}
+
 impl<D: Format, M: TableMemory> Writer<'_, D, M> {
     /// Copies entries of one source table of level 0, as far as they lie in one table of the
     /// destination too; returns the pages done.
@@ -177,36 +282,24 @@ impl<D: Format, M: TableMemory> Writer<'_, D, M> {
         let (start, target) = (index(from, 0), index(to, 0));
         let room = (ENTRIES - start.max(target)) as u64;
         let entries = count.min(room).min(self.budget).max(1);
-        let mem = self.mem;
-        let read =
-            |entry: usize| delegatable(HostFormat::parse(mem.read(source, start + entry), 0), mask);
-        if (0..entries as usize).all(|entry| read(entry).is_none()) {
+        let source = self.mem.table(source);
+        let is_hole = |entry| D::delegated(source.read(start + entry), mask, 0) == 0;
+        if (0..entries as usize).all(is_hole) {
             self.budget = self.budget.saturating_sub(entries);
-            return self.clear_at_least(to, entries);
+            return self.clear_exactly(to, entries);
         }
-        let table = self.descend(to, 0)?;
-        // Attributes are asked for once per aligned block of 512 frames where it has one answer.
-        let (mut block, mut known) = (u64::MAX, None);
-        for entry in 0..entries as usize {
-            let word = match read(entry) {
-                None => 0,
-                Some((frame, rights)) => {
-                    if frame.0 / ENTRIES as u64 != block {
-                        block = frame.0 / ENTRIES as u64;
-                        known = attributes(Frame(block * ENTRIES as u64), 9);
-                    }
-                    let bits = known.or_else(|| attributes(frame, 0)).unwrap_or(0);
-                    D::leaf(0, frame, rights, bits)
-                }
-            };
-            self.replace(table, target + entry, 0, word);
+        let table = self.mem.table(self.descend(to, 0)?);
+        let [source, table] = [(source, start), (table, target)];
+        let is_stale = copy_entries::<D, _>(source, table, entries as usize, mask, attributes);
+        if is_stale {
+            self.flush = Flush::Needed;
         }
         Ok(self.charge(entries, 0))
     }
 
     /// Unmaps exactly `count` pages.
     #[cold]
-    fn clear_at_least(&mut self, page: u64, count: u64) -> Result<u64, Oom> {
+    fn clear_exactly(&mut self, page: u64, count: u64) -> Result<u64, Oom> {
         let mut done = 0;
         while done < count {
             done += self.clear(page + done, count - done)?;

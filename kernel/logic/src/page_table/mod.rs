@@ -33,19 +33,31 @@ use crate::addr::{Frame, units};
 /// The level of the root.
 pub const ROOT_LEVEL: u8 = 3;
 
-/// The memory that tables live in. Indices are below [`ENTRIES`]; an implementor masks them.
-pub trait TableMemory {
-    /// Entry `index` of a table, read at once as one word.
-    fn read(&self, table: Frame, index: usize) -> u64;
+/// One table, found once and then accessed entry by entry. Indices are below [`ENTRIES`]; an
+/// implementor masks them.
+pub trait Table: Copy {
+    /// An entry, read at once as one word.
+    fn read(self, index: usize) -> u64;
 
-    /// Writes entry `index` of a table as one word; earlier writes must be visible before it.
-    fn write(&self, table: Frame, index: usize, value: u64);
+    /// Writes an entry as one word; earlier writes must be visible before it.
+    fn write(self, index: usize, value: u64);
 
-    /// Replaces entry `index` by `new` if it is still `old`.
+    /// Replaces an entry by `new` if it is still `old`.
     ///
     /// # Errors
     /// The present value when it is another one.
-    fn exchange(&self, table: Frame, index: usize, old: u64, new: u64) -> Result<(), u64>;
+    fn exchange(self, index: usize, old: u64, new: u64) -> Result<(), u64>;
+}
+
+/// The memory that tables live in.
+pub trait TableMemory {
+    /// A table of this memory.
+    type Table<'a>: Table
+    where
+        Self: 'a;
+
+    /// The table in a frame that [`TableMemory::allocate`] gave.
+    fn table(&self, frame: Frame) -> Self::Table<'_>;
 
     /// A new table, all zero.
     ///
@@ -179,8 +191,8 @@ pub fn unmap<F: Format>(
 /// work in bounded steps.
 pub fn release_all<F: Format>(mem: &impl TableMemory, root: Frame) {
     for index in 0..ENTRIES / 2 {
-        if let Entry::Table(table) = F::parse(mem.read(root, index), ROOT_LEVEL) {
-            mem.write(root, index, 0);
+        if let Entry::Table(table) = F::parse(mem.table(root).read(index), ROOT_LEVEL) {
+            mem.table(root).write(index, 0);
             release_tables::<F>(mem, table, ROOT_LEVEL - 1);
         }
     }
@@ -209,7 +221,7 @@ struct Spot {
 fn walk<F: Format>(mem: &impl TableMemory, root: Frame, page: u64) -> Spot {
     let (mut table, mut level) = (root, ROOT_LEVEL);
     loop {
-        match F::parse(mem.read(table, index(page, level)), level) {
+        match F::parse(mem.table(table).read(index(page, level)), level) {
             Entry::Table(next) if level > 0 => (table, level) = (next, level - 1),
             entry => return Spot { table, level, entry },
         }
@@ -220,7 +232,7 @@ fn walk<F: Format>(mem: &impl TableMemory, root: Frame, page: u64) -> Spot {
 fn release_tables<F: Format>(mem: &impl TableMemory, table: Frame, level: u8) {
     if level > 0 {
         for index in 0..ENTRIES {
-            if let Entry::Table(next) = F::parse(mem.read(table, index), level) {
+            if let Entry::Table(next) = F::parse(mem.table(table).read(index), level) {
                 release_tables::<F>(mem, next, level - 1);
             }
         }
@@ -255,12 +267,12 @@ impl<'a, F: Format, M: TableMemory> Writer<'a, F, M> {
 
     /// Writes an entry where it changes something; frees the tables it replaces.
     #[inline(always)]
-    fn replace(&mut self, table: Frame, index: usize, level: u8, new: u64) {
-        let old = self.mem.read(table, index);
+    fn replace(&mut self, table: M::Table<'_>, index: usize, level: u8, new: u64) {
+        let old = table.read(index);
         if old == new {
             return;
         }
-        self.mem.write(table, index, new);
+        table.write(index, new);
         if F::is_present(old) {
             self.flush = Flush::Needed;
             if let Entry::Table(next) = F::parse(old, level) {
@@ -289,7 +301,7 @@ impl<'a, F: Format, M: TableMemory> Writer<'a, F, M> {
                 None => level -= 1,
             }
         };
-        let table = self.descend(page, level)?;
+        let table = self.mem.table(self.descend(page, level)?);
         let start = index(page, level);
         let entries = (count / size(level)).min((ENTRIES - start) as u64).min(self.budget).max(1);
         let mut bits = first;
@@ -326,18 +338,18 @@ impl<'a, F: Format, M: TableMemory> Writer<'a, F, M> {
             let inside = page & (size(level) - 1);
             let whole = inside == 0 && count >= size(level);
             let slot = index(page, level);
-            match F::parse(self.mem.read(table, slot), level) {
+            match F::parse(self.mem.table(table).read(slot), level) {
                 Entry::Empty => {
                     self.charge(1, level);
                     return Ok(count.min(size(level) - inside));
                 }
                 Entry::Table(_) if whole && level == 1 => {
-                    self.replace(table, slot, level, 0);
+                    self.replace(self.mem.table(table), slot, level, 0);
                     return Ok(self.charge(1, level));
                 }
                 Entry::Table(next) => (table, level) = (next, level - 1),
                 Entry::Leaf { .. } if whole => {
-                    self.replace(table, slot, level, 0);
+                    self.replace(self.mem.table(table), slot, level, 0);
                     return Ok(self.charge(1, level));
                 }
                 Entry::Leaf { .. } => {
@@ -351,7 +363,7 @@ impl<'a, F: Format, M: TableMemory> Writer<'a, F, M> {
     /// Clears entries of one table of level 0.
     #[inline]
     fn clear_run(&mut self, table: Frame, page: u64, count: u64) -> u64 {
-        let start = index(page, 0);
+        let (table, start) = (self.mem.table(table), index(page, 0));
         let entries = count.min((ENTRIES - start) as u64).min(self.budget).max(1);
         for entry in 0..entries as usize {
             self.replace(table, start + entry, 0, 0);
@@ -366,7 +378,7 @@ impl<'a, F: Format, M: TableMemory> Writer<'a, F, M> {
         let (mut table, mut at) = (self.tree.root, ROOT_LEVEL);
         while at > level {
             let slot = index(page, at);
-            let word = self.mem.read(table, slot);
+            let word = self.mem.table(table).read(slot);
             match F::parse(word, at) {
                 Entry::Table(next) => (table, at) = (next, at - 1),
                 entry => self.grow(table, slot, at, word, entry)?,
@@ -390,11 +402,12 @@ impl<'a, F: Format, M: TableMemory> Writer<'a, F, M> {
         if let Entry::Leaf { frame, rights, attributes } = entry {
             for index in 0..ENTRIES {
                 let frame = frame.plus(index as u64 * size(level - 1));
-                self.mem.write(new, index, F::leaf(level - 1, frame, rights, attributes));
+                let word = F::leaf(level - 1, frame, rights, attributes);
+                self.mem.table(new).write(index, word);
             }
             self.budget = self.budget.saturating_sub(ENTRIES as u64);
         }
-        if self.mem.exchange(table, slot, word, F::table(new)).is_err() {
+        if self.mem.table(table).exchange(slot, word, F::table(new)).is_err() {
             self.mem.release(new);
         }
         Ok(())
@@ -405,12 +418,12 @@ impl<'a, F: Format, M: TableMemory> Writer<'a, F, M> {
         let (mut table, mut at) = (self.tree.root, ROOT_LEVEL);
         while at > level {
             let slot = index(page, at);
-            let Entry::Table(next) = F::parse(self.mem.read(table, slot), at) else { return };
+            let Entry::Table(next) = F::parse(self.mem.table(table).read(slot), at) else { return };
             at -= 1;
             if at == level {
                 self.budget = self.budget.saturating_sub(ENTRIES as u64);
-                if (0..ENTRIES).all(|index| self.mem.read(next, index) == 0) {
-                    self.mem.write(table, slot, 0);
+                if (0..ENTRIES).all(|index| self.mem.table(next).read(index) == 0) {
+                    self.mem.table(table).write(slot, 0);
                     self.flush = Flush::Needed;
                     self.mem.release(next);
                 }

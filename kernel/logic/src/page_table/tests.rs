@@ -54,26 +54,40 @@ impl Memory {
     }
 }
 
-impl TableMemory for Memory {
-    fn read(&self, table: Frame, index: usize) -> u64 {
-        assert!(!self.free.borrow().contains(&table.0), "read of a released table");
-        self.accesses.set(self.accesses.get() + 1);
-        self.tables.borrow()[table.0 as usize - 1][index]
+/// A table whose every access is checked.
+#[derive(Clone, Copy)]
+struct Watched<'a>(&'a Memory, Frame);
+
+impl Table for Watched<'_> {
+    fn read(self, index: usize) -> u64 {
+        let Self(memory, table) = self;
+        assert!(!memory.free.borrow().contains(&table.0), "read of a released table");
+        memory.accesses.set(memory.accesses.get() + 1);
+        memory.tables.borrow()[table.0 as usize - 1][index]
     }
 
-    fn write(&self, table: Frame, index: usize, value: u64) {
-        self.accesses.set(self.accesses.get() + 1);
-        self.tables.borrow_mut()[table.0 as usize - 1][index] = value;
-        self.check_watched();
+    fn write(self, index: usize, value: u64) {
+        let Self(memory, table) = self;
+        memory.accesses.set(memory.accesses.get() + 1);
+        memory.tables.borrow_mut()[table.0 as usize - 1][index] = value;
+        memory.check_watched();
     }
 
-    fn exchange(&self, table: Frame, index: usize, old: u64, new: u64) -> Result<(), u64> {
-        let now = self.read(table, index);
+    fn exchange(self, index: usize, old: u64, new: u64) -> Result<(), u64> {
+        let now = self.read(index);
         if now != old {
             return Err(now);
         }
-        self.write(table, index, new);
+        self.write(index, new);
         Ok(())
+    }
+}
+
+impl TableMemory for Memory {
+    type Table<'a> = Watched<'a>;
+
+    fn table(&self, frame: Frame) -> Watched<'_> {
+        Watched(self, frame)
     }
 
     fn allocate(&self) -> Result<Frame, Oom> {

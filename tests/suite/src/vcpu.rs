@@ -1,0 +1,118 @@
+//! Virtual processors: refusals, first entry, a few exits.
+
+use crate::world::{NOTHING, PD, World};
+use abi::TypedItem;
+use abi::cap::MEM_RWX;
+use abi::crd::ItemMeta;
+use abi::exit::ExitReason;
+use abi::hip::{FLAG_SVM, FLAG_VMX};
+use abi::utcb::{Segment, StatePage};
+use rt::stub::syscall;
+use rt::vcpu::Vcpu;
+use rt::{Crd, Mtd, Status, calls, probe};
+
+/// Everything a first entry loads.
+const ALL: Mtd = Mtd(0x01df_ffff & !Mtd::QUAL.0);
+
+/// The guest: real mode, at 0x100 of its first page.
+const CODE: [u8; 24] = [
+    0xb8, 0x34, 0x12, // mov ax, 0x1234
+    0x0f, 0xa2, // cpuid
+    0xf4, // hlt
+    0xe6, 0x80, // out 0x80, al
+    0xa1, 0x00, 0x20, // mov ax, [0x2000]
+    0x0f, 0x01, 0xc1, // vmcall
+    0xeb, 0xfe, // jmp self
+    0, 0, 0, 0, 0, 0, 0, 0,
+];
+
+/// The family.
+pub fn run(world: &mut World) {
+    refusals(world);
+    if world.boot.hip.flags() & (FLAG_VMX | FLAG_SVM) == 0 {
+        world.tally.skip("guest", "no virtualization");
+        return;
+    }
+    guest(world);
+}
+
+fn refusals(world: &mut World) {
+    let sm = world.semaphore();
+    let tally = &mut world.tally;
+    for sub in 2..4u64 {
+        let [rdi, ..] = syscall([20 | sub << 8 | NOTHING << 12, 0, 0, 0, 0]);
+        tally.equal("no such sub-operation", rdi, Status::BadPar as u64);
+    }
+    tally.equal("run of nothing", calls::run_vcpu(NOTHING, ALL), Err(Status::BadCap));
+    tally.equal("run of a semaphore", calls::run_vcpu(sm, ALL), Err(Status::BadCap));
+    tally.equal("poke of nothing", calls::poke_vcpu(NOTHING), Err(Status::BadCap));
+}
+
+fn guest(world: &mut World) {
+    let vcpu = Vcpu::new(world.boot.cpu);
+    let Ok(mut vcpu) = vcpu else {
+        world.tally.equal("vcpu", vcpu.map(|_| ()), Ok(()));
+        return;
+    };
+    let page = world.page();
+    for (index, bytes) in (0u64..).zip(CODE.chunks_exact(8)) {
+        let word = bytes.iter().rev().fold(0u64, |word, byte| word << 8 | u64::from(*byte));
+        let _ = probe::write(page + 0x100 + 8 * index, word);
+    }
+    let tally = &mut world.tally;
+    tally.equal("first entry without state", vcpu.run(Mtd::NONE), Ok(ExitReason::InvalidState));
+    let give = |gpa: u64| {
+        let item = TypedItem {
+            crd: Crd::memory(page >> abi::PAGE_BITS, 0, MEM_RWX),
+            meta: ItemMeta::DELEGATE | ItemMeta::GUEST | ItemMeta::NO_HOST,
+        };
+        calls::delegate(PD, PD, item, Crd::memory(gpa >> abi::PAGE_BITS, 0, 0x1f)).map(|_| ())
+    };
+    tally.equal("guest memory", give(0), Ok(()));
+    tally.equal("not in the host", probe::read(0), None);
+    real_mode(vcpu.state());
+    let exit = vcpu.run(ALL);
+    tally.equal("cpuid exits", exit, Ok(ExitReason::Cpuid));
+    tally.equal("at its place", vcpu.state().rip, 0x103);
+    tally.equal("with its registers", vcpu.state().rax & 0xffff, 0x1234);
+    let step = |vcpu: &mut Vcpu, rip: u64| {
+        vcpu.state().rip = rip;
+        vcpu.run(Mtd::RIP_LEN | Mtd::STA)
+    };
+    tally.equal("hlt exits", step(&mut vcpu, 0x105), Ok(ExitReason::Hlt));
+    tally.equal("i/o exits", step(&mut vcpu, 0x106), Ok(ExitReason::Io));
+    let port = vcpu.state().qual[0] >> 16;
+    tally.equal("naming its port", port, 0x80);
+    tally.equal("no memory exits", step(&mut vcpu, 0x108), Ok(ExitReason::EptViolation));
+    tally.equal("naming its address", vcpu.state().qual[1] & !0xfff, 0x2000);
+    tally.equal("memory there", give(0x2000), Ok(()));
+    tally.equal("lets it go on", step(&mut vcpu, 0x108), Ok(ExitReason::Vmcall));
+    tally.equal("vmcall at its place", vcpu.state().rip, 0x10b);
+    tally.equal("poke", vcpu.poke(), Ok(()));
+    tally.equal("a poked one exits", step(&mut vcpu, 0x10e), Ok(ExitReason::Poked));
+    vcpu.state().tsc_timeout = 10_000_000;
+    vcpu.state().rip = 0x10e;
+    let exit = vcpu.run(Mtd::RIP_LEN | Mtd::STA | Mtd::TSC_TIMEOUT);
+    tally.equal("its time runs out", exit, Ok(ExitReason::PreemptionTimer));
+}
+
+/// The state of a processor in real mode at 0x100.
+fn real_mode(state: &mut StatePage) {
+    let data = Segment { selector: 0, ar: 0x93, limit: 0xffff, base: 0 };
+    for segment in [&mut state.es, &mut state.ss, &mut state.ds, &mut state.fs, &mut state.gs] {
+        *segment = data;
+    }
+    state.cs = Segment { ar: 0x9b, ..data };
+    state.ldtr = Segment { ar: 0x82, ..data };
+    state.tr = Segment { ar: 0x8b, ..data };
+    state.gdtr = Segment { limit: 0xffff, ..Segment::ZERO };
+    state.idtr = Segment { limit: 0xffff, ..Segment::ZERO };
+    state.rip = 0x100;
+    state.rsp = 0x1000;
+    state.rflags = 2;
+    state.cr0 = 0x10;
+    state.xcr0 = 1;
+    state.dr7 = 0x400;
+    state.pat = 0x0007_0406_0007_0406;
+    state.tsc_timeout = u64::MAX;
+}
