@@ -175,7 +175,7 @@ boot_long:
 .global boot_stack_guard
 boot_stack_guard:
     .skip 4096
-    .skip 32768
+    .skip 0x20000
 .global boot_stack_top
 boot_stack_top:
 .global boot_pml4, boot_low_pdpt, boot_low_pd, boot_high_pdpt, boot_high_pd

@@ -34,7 +34,7 @@ impl PhysicalBytes for Physical {
 static LAST_STEP: AtomicU64 = AtomicU64::new(0);
 
 /// Logs the end of a boot step with the ticks since the last one.
-fn step(name: &str) {
+pub fn step(name: &str) {
     let now = arch::now();
     let ticks = now - LAST_STEP.swap(now, Relaxed);
     log::info!("boot: {name}: {ticks} ticks");
@@ -146,7 +146,8 @@ const KEPT: usize = 1 + 32;
 /// Bytes taken for one of the loader's blocks whose length is not known to us.
 const BLOCK: u64 = 64 * 1024;
 
-fn describe(loader: &BootInfo, out: &mut [MemDesc]) -> usize {
+/// The loader's entries as the HIP has them; how many.
+pub fn describe(loader: &BootInfo, out: &mut [MemDesc]) -> usize {
     let mut count = 0;
     for (entry, slot) in loader.entries().iter().zip(out) {
         *slot = MemDesc {
@@ -179,7 +180,8 @@ fn device_pages(firmware: &Acpi) -> impl Iterator<Item = u64> {
     core::iter::once(arch::local_apic_address()).chain(io_apics)
 }
 
-fn io_apics(firmware: &Acpi) -> impl Iterator<Item = u64> {
+/// Physical addresses of the I/O APICs.
+pub fn io_apics(firmware: &Acpi) -> impl Iterator<Item = u64> {
     let list = firmware.madt.as_ref().map_or(&[][..], |madt| madt.io_apics.as_slice());
     list.iter().map(|io_apic| u64::from(io_apic.address))
 }
@@ -205,7 +207,12 @@ pub fn start_clocks_and_devices(firmware: &Acpi, options: &Options) {
 }
 
 /// Starts the other CPUs through a free block below 640 KiB.
-pub fn start_other_cpus(loader: &BootInfo, firmware: &Acpi, run: fn(usize) -> !) {
+pub fn start_other_cpus(
+    loader: &BootInfo,
+    firmware: &Acpi,
+    prepare: fn(),
+    run: fn(usize) -> !,
+) {
     let mut entries = [MemDesc::default(); boot::MAX_ENTRIES];
     let count = describe(loader, &mut entries);
     let map = MemoryMap::new(entries.get(..count).unwrap_or(&[]), &[]);
@@ -216,7 +223,7 @@ pub fn start_other_cpus(loader: &BootInfo, firmware: &Acpi, run: fn(usize) -> !)
         .map(|page| page * 4096)
         .find(|start| start + bytes <= 0xa_0000 && map.is_free(*start..start + bytes));
     let cpus = processors(firmware).iter().map(|cpu| cpu.apic_id).enumerate();
-    if arch::start_other_cpus(place.unwrap_or(0), cpus, run).is_err() {
+    if arch::start_other_cpus(place.unwrap_or(0), cpus, prepare, run).is_err() {
         log::error!("no RAM below 640 KiB to start the other CPUs from: one CPU is used");
     }
     step("other CPUs");

@@ -1,7 +1,7 @@
 //! The bootable kernel: who calls whom, and when.
 //!
-//! Read [`kernel_main`] first; it is the table of contents. `boot` brings the first CPU here, `run_loop`
-//! is where every CPU ends up.
+//! Read [`kernel_main`] first; it is the table of contents. `boot` brings the first CPU here, the loop in
+//! `run.rs` is where every CPU ends up.
 
 #![cfg_attr(target_os = "none", no_std)]
 #![cfg_attr(target_os = "none", no_main)]
@@ -13,9 +13,17 @@ fn main() {}
 #[cfg(target_os = "none")]
 mod bring_up;
 #[cfg(target_os = "none")]
+mod hip;
+#[cfg(target_os = "none")]
 mod log_lines;
 #[cfg(target_os = "none")]
 mod panic;
+#[cfg(target_os = "none")]
+mod root;
+#[cfg(target_os = "none")]
+mod run;
+#[cfg(target_os = "none")]
+mod state;
 
 /// Linked for its assembly alone.
 #[cfg(target_os = "none")]
@@ -32,17 +40,11 @@ extern "C" fn kernel_main(magic: u32, information: u64, load_base: u64) -> ! {
     bring_up::check_cpu(&options);
     let firmware = bring_up::read_firmware(&loader);
     let memory = bring_up::take_memory(&loader, &firmware, &options, information, load_base);
+    let own = memory.range();
     bring_up::start_clocks_and_devices(&firmware, &options);
-    bring_up::start_other_cpus(&loader, &firmware, run_loop);
-    log::info!("{} KiB of kernel memory left", (memory.free.end - memory.free.start) >> 10);
+    state::make_pool(memory);
+    state::prepare_cpu();
+    bring_up::start_other_cpus(&loader, &firmware, state::prepare_cpu, state::enter);
+    state::make_kernel(&loader, &firmware, own);
     arch::join()
-}
-
-#[cfg(target_os = "none")]
-fn run_loop(cpu: usize) -> ! {
-    log::info!("in the loop");
-    let _ = cpu;
-    loop {
-        arch::idle();
-    }
 }

@@ -42,6 +42,10 @@ impl From<logic::Oom> for RootError {
 struct Module(Range<u64>);
 
 impl FileBytes for Module {
+    fn length(&self) -> u64 {
+        self.0.end.saturating_sub(self.0.start)
+    }
+
     fn read(&self, offset: u64, out: &mut [u8]) -> bool {
         let Some(start) = self.0.start.checked_add(offset) else { return false };
         let Some(end) = start.checked_add(out.len() as u64) else { return false };

@@ -180,20 +180,44 @@ pub fn brand() -> [u8; 48] {
     text
 }
 
-/// Thread, core and package number of the calling CPU, for the HIP.
-pub fn topology() -> (u8, u8, u8) {
-    let [_, ebx, ..] = ask(1, 0);
-    let initial = ebx >> 24;
+/// Thread, core and package number of the CPU with APIC identifier `id`, for the HIP. All CPUs of a
+/// machine split their identifiers in the same way (Intel SDM vol. 3, 8.9).
+pub fn topology(id: u32) -> (u8, u8, u8) {
     let [highest, ..] = ask(0, 0);
-    if highest < 0xb {
-        return (0, initial as u8, 0);
+    if highest < 0xb || ask(0xb, 0)[1] == 0 {
+        return (0, id as u8, 0);
     }
-    let [thread_shift, _, _, id] = ask(0xb, 0);
-    let [core_shift, ..] = ask(0xb, 1);
-    let (thread_shift, core_shift) = (thread_shift & 31, core_shift & 31);
+    let (thread_shift, core_shift) = (ask(0xb, 0)[0] & 31, ask(0xb, 1)[0] & 31);
     let mask = |bits: u32| (1u32 << bits.min(8)) - 1;
     let core = id >> thread_shift & mask(core_shift.saturating_sub(thread_shift));
     ((id & mask(thread_shift)) as u8, core as u8, (id >> core_shift) as u8)
+}
+
+/// Family, model and stepping: CPUID leaf 1, EAX.
+#[must_use]
+pub fn signature() -> u32 {
+    ask(1, 0)[0]
+}
+
+/// The vendor's twelve letters: CPUID leaf 0.
+#[must_use]
+pub fn vendor_name() -> [u8; 12] {
+    let [_, ebx, ecx, edx] = ask(0, 0);
+    let mut name = [0; 12];
+    for (word, bytes) in [ebx, edx, ecx].into_iter().zip(name.chunks_exact_mut(4)) {
+        bytes.copy_from_slice(&word.to_le_bytes());
+    }
+    name
+}
+
+/// What CPUID says of SVM: EAX, EBX and EDX of leaf 8000_000A; zeros without it.
+#[must_use]
+pub fn svm_words() -> [u32; 3] {
+    if ask(0x8000_0000, 0)[0] < 0x8000_000a || ask(0x8000_0001, 0)[2] & 4 == 0 {
+        return [0; 3];
+    }
+    let [eax, ebx, _, edx] = ask(0x8000_000a, 0);
+    [eax, ebx, edx]
 }
 
 /// Whether the calling CPU is known to leak kernel memory through speculation past page rights

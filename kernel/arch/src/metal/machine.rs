@@ -69,6 +69,7 @@ pub fn start_first_cpu(number: usize, count: usize) {
     traps::build(traps::Stacks::Own);
     apic::enable(cpu::features().contains(Features::X2APIC));
     apic::note_found();
+    super::memory_type::read();
     bring_up::this_cpu();
 }
 
@@ -104,16 +105,18 @@ pub fn start_clocks(pm_timer: Option<u16>, deadline_wanted: bool) -> Option<Cloc
 }
 
 /// Starts the other CPUs, whose numbers and APIC identifiers are given, through a block at `place`
-/// below 640 KiB, and says where all CPUs go in the end ([`smp::join`]). Logs who is missing.
+/// below 640 KiB. Each one runs `prepare` while it is alone; all, the first one included, go to `run` in
+/// the end ([`smp::join`]). Logs who is missing.
 ///
 /// # Errors
 /// `place` is not fit; no CPU was started.
 pub fn start_other_cpus(
     place: u64,
     cpus: impl Iterator<Item = (usize, u32)>,
+    prepare: fn(),
     run: fn(usize) -> !,
 ) -> Result<(), smp::BadPlace> {
-    smp::set_loop(run);
+    smp::set_doors(prepare, run);
     let mut cpus = cpus.filter(|(number, _)| *number != smp::boot_cpu()).peekable();
     if cpus.peek().is_none() {
         return Ok(());
@@ -135,4 +138,9 @@ pub fn note_unclaimed(cpu: usize, vector: u8) {
 /// Notes the end of a thread.
 pub fn note_killed(cpu: usize, reason: &'static str) {
     log::warn!("CPU {cpu}: killed a thread: {reason}");
+}
+
+/// Notes the event that ends a thread, and where it was.
+pub fn note_fault(cpu: usize, event: u8, address: u64) {
+    log::warn!("CPU {cpu}: event {event:#x} at {address:#x} has no handler");
 }

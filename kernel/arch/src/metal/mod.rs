@@ -17,9 +17,12 @@ mod descriptors;
 mod dump;
 mod early;
 mod fpu;
+mod guest;
+mod guest_switch;
 mod ioapic;
 mod layout;
 mod machine;
+mod memory_type;
 mod msr;
 mod percpu;
 mod physical;
@@ -27,27 +30,32 @@ mod pic;
 mod serial;
 mod smp;
 mod space;
+mod svm;
 mod tables;
 mod traps;
 mod user;
+mod vmx;
+mod vmx_host;
 
 pub use apic::{
     end_of_interrupt, found_registers, lvt_thermal, msi_target, send_ipi, set_deadline, timer_fired,
 };
 pub use clock::{bus_khz, now, tsc_khz};
-pub use cpu::{one_gib_pages, pcid_available, physical_bits, topology, xstate};
+pub use cpu::{one_gib_pages, pcid_available, physical_bits, signature, svm_words, topology, vendor_name, xstate};
 pub use descriptors::task_was_cut;
 pub use dump::{Epitaph, backtrace_here};
 pub use fpu::{fpu_init, fpu_order, fpu_restore, fpu_save};
+pub use guest::{Guest, guest_enable_cpu, guest_secondary_controls, guest_tags, guest_vendor};
 pub use ioapic::{
     ioapic_count, ioapic_id, ioapic_mask, ioapic_pins, ioapic_read, ioapic_registers, ioapic_write,
 };
 pub use layout::PORT_BITMAP_ADDRESS;
 pub use machine::{
-    Clocks, check_cpu, console_write, early_start, local_apic_address, note_killed, note_unclaimed,
+    Clocks, check_cpu, console_write, early_start, local_apic_address, note_fault, note_killed, note_unclaimed,
     own_apic_id, read_physical, relax, start_clocks, start_devices, start_first_cpu,
     start_other_cpus, stop,
 };
+pub use memory_type::memory_type;
 pub use msr::{read_msr, write_msr};
 pub use percpu::cpu_number;
 pub use physical::with_physical;

@@ -22,8 +22,8 @@ static ENTERED: AtomicUsize = AtomicUsize::new(0);
 static GO: AtomicBool = AtomicBool::new(false);
 static COMMON_TSC: AtomicU64 = AtomicU64::new(0);
 static COUNT: AtomicUsize = AtomicUsize::new(1);
-/// Where a CPU goes when all are up: set before any is started.
-static LOOP: SpinLock<Option<fn(usize) -> !>> = SpinLock::new(None);
+/// What a CPU does while it is alone, and where it goes when all are up: set before any is started.
+static DOORS: SpinLock<Option<(fn(), fn(usize) -> !)>> = SpinLock::new(None);
 
 static BOOT_CPU: AtomicUsize = AtomicUsize::new(0);
 
@@ -146,13 +146,17 @@ impl Drop for StartBlock {
 extern "C" fn enter(cpu: usize) -> ! {
     percpu::adopt(cpu);
     bring_up::this_cpu();
+    let doors = *DOORS.lock();
+    if let Some((prepare, _)) = doors {
+        prepare();
+    }
     STARTED.fetch_add(1, Ordering::AcqRel);
     join()
 }
 
-/// Says where each CPU goes when all are up.
-pub fn set_loop(run: fn(usize) -> !) {
-    *LOOP.lock() = Some(run);
+/// Says what each CPU does after its bring-up, and where it goes when all are up.
+pub fn set_doors(prepare: fn(), run: fn(usize) -> !) {
+    *DOORS.lock() = Some((prepare, run));
 }
 
 /// Fixes how many CPUs the machine has, and which of them the loader started.
@@ -177,10 +181,34 @@ pub fn join() -> ! {
         }
     }
     clock::set_tsc(COMMON_TSC.load(Ordering::Relaxed));
-    let run = *LOOP.lock();
-    match run {
-        Some(run) => run(percpu::cpu_number()),
-        None => super::dump::stop(),
+    on_own_stack()
+}
+
+/// Goes to the loop on the calling CPU's own stack (the first CPU still uses the boot stack).
+fn on_own_stack() -> ! {
+    extern "C" fn arrive(cpu: usize) -> ! {
+        let doors = *DOORS.lock();
+        match doors {
+            Some((_, run)) => run(cpu),
+            None => super::dump::stop(),
+        }
+    }
+    let cpu = percpu::cpu_number();
+    // SAFETY: the stack is mapped and this CPU's; nothing on the old one is used again.
+    unsafe {
+        core::arch::asm!(
+            "mov rsp, {stack}",
+            "xor ebp, ebp",
+            "push rbp",
+            "push rbp",
+            "mov rbp, rsp",
+            "call {arrive}",
+            "ud2",
+            stack = in(reg) STACK.end(cpu),
+            arrive = sym arrive,
+            in("rdi") cpu,
+            options(noreturn),
+        );
     }
 }
 

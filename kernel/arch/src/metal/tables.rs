@@ -12,7 +12,12 @@
 //! Nothing is both writable and executable, and nothing is mapped at its physical address.
 
 use core::ops::Range;
+use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use logic::Oom;
+use logic::addr::Frame;
+use sync::Pool;
 
 use super::early::{built, finished, point};
 use super::layout::{
@@ -52,13 +57,40 @@ pub enum TablesError {
     Tables,
 }
 
-/// What is left of the kernel's range when the tables are in use.
-#[derive(Clone, Debug)]
+/// The kernel's range, now mapped: the proof that [`take_over`] has run, which it does once.
+#[derive(Debug)]
 pub struct Taken {
-    /// Physical bytes for the pool.
-    pub free: Range<u64>,
-    /// Where the kernel's range is mapped.
-    pub address: u64,
+    /// All of it, in physical bytes; image first.
+    range: Range<u64>,
+    /// What image and tables leave.
+    free: Range<u64>,
+}
+
+impl Taken {
+    /// The kernel's whole range in physical bytes: what user space never gets.
+    #[must_use]
+    pub fn range(&self) -> Range<u64> {
+        self.range.clone()
+    }
+
+    /// Bytes that image, tables and stacks leave for the pool.
+    #[must_use]
+    pub fn free_bytes(&self) -> u64 {
+        self.free.end - self.free.start
+    }
+
+    /// Makes a pool of what is left.
+    ///
+    /// # Errors
+    /// Too little is left even for the pool's own records.
+    pub fn into_pool(self) -> Result<Pool, Oom> {
+        let address = POOL + (self.free.start - self.range.start);
+        let base = NonNull::new(address as *mut u8).ok_or(Oom)?;
+        let count = usize::try_from(self.free_bytes() / PAGE).map_err(|_| Oom)?;
+        // SAFETY: RAM that `take_over` mapped here for ever and that neither image nor tables nor
+        // stacks use; `self` is not copied, so there is one pool.
+        unsafe { Pool::new(base, Frame::containing(self.free.start), count) }
+    }
 }
 
 /// Bytes of the image, from its link address.
@@ -87,6 +119,7 @@ pub fn take_over(
     }
     point(BOOT_BUILD_WINDOW, range.start);
     let frames = tables.end..range.end;
+    let moves = load_base != range.start;
     let mut builder = Builder { base: range.start, tables, frames, root: 0 };
     builder.root = builder.table()?;
     builder.image(range.start)?;
@@ -102,9 +135,9 @@ pub fn take_over(
         slot.store(builder.word(builder.root, FIRST_SLOT + index)?.load(Relaxed), Relaxed);
     }
     ROOT.store(builder.root, Relaxed);
-    let taken = Taken { free: builder.frames.clone(), address: POOL };
+    let taken = Taken { range, free: builder.frames.clone() };
     finished();
-    switch(builder.root, load_base != range.start);
+    switch(builder.root, moves);
     Ok(taken)
 }
 
@@ -271,18 +304,18 @@ pub fn kernel_root_entries() -> [(usize, u64); 3] {
 /// reads behind the bitmap (Intel SDM vol. 1, 19.5.2).
 #[must_use]
 pub fn port_bitmap_tail() -> u64 {
-    port_bitmap_entry(logic::addr::Frame::containing(ALL_ONES.load(Relaxed)))
+    port_bitmap_entry(Frame::containing(ALL_ONES.load(Relaxed)))
 }
 
 /// A page-table entry for a page of a domain's own port bitmap: readable by the CPU in ring 0 only.
 #[must_use]
-pub fn port_bitmap_entry(page: logic::addr::Frame) -> u64 {
+pub fn port_bitmap_entry(page: Frame) -> u64 {
     page.address() & ADDRESS | CONSTANT & !GLOBAL
 }
 
 /// An entry of the tables above a domain's own port bitmap.
 #[must_use]
-pub fn port_table_entry(table: logic::addr::Frame) -> u64 {
+pub fn port_table_entry(table: Frame) -> u64 {
     table.address() & ADDRESS | TABLE
 }
 

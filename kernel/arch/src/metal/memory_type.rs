@@ -1,0 +1,39 @@
+//! Reads the MTRRs once; nested page tables ask for the type of each page they map.
+
+use logic::addr::{Frame, PAGE_SIZE, units};
+use sync::SpinLock;
+
+use super::msr::read_msr;
+use crate::x86::mtrr::{FIXED, Mtrrs, RANGES};
+
+static MTRRS: SpinLock<Mtrrs> = SpinLock::new(Mtrrs::NONE);
+
+const CAPABILITY: u32 = 0xfe;
+const DEFAULT: u32 = 0x2ff;
+const FIRST_RANGE: u32 = 0x200;
+const FIXED_MSRS: [u32; 11] =
+    [0x250, 0x258, 0x259, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f];
+
+/// Copies the calling CPU's registers; all CPUs of a machine have the same (Intel SDM vol. 3, 11.11.8).
+pub fn read() {
+    let (Ok(capability), Ok(default)) = (read_msr(CAPABILITY), read_msr(DEFAULT)) else { return };
+    let mut mtrrs = Mtrrs { default, fixed: [0; FIXED], ..Mtrrs::NONE };
+    for (msr, types) in FIXED_MSRS.into_iter().zip(mtrrs.fixed.chunks_exact_mut(8)) {
+        types.copy_from_slice(&read_msr(msr).unwrap_or(0).to_le_bytes());
+    }
+    let count = (capability & 0xff) as usize;
+    for (number, range) in (0..).zip(mtrrs.ranges.iter_mut().take(count.min(RANGES))) {
+        let msr = FIRST_RANGE + 2 * number;
+        *range = (read_msr(msr).unwrap_or(0), read_msr(msr + 1).unwrap_or(0));
+    }
+    // A default of 0 with MTRRs off and none counted is an emulator that has none.
+    if count != 0 || default != 0 {
+        *MTRRS.lock() = mtrrs;
+    }
+}
+
+/// The one memory type of the 2^`order` frames at `frame`, or none if they have several.
+#[must_use]
+pub fn memory_type(frame: Frame, order: u8) -> Option<u8> {
+    MTRRS.lock().memory_type(frame.address(), units(order).saturating_mul(PAGE_SIZE))
+}
