@@ -6,6 +6,7 @@
 //!   cpu msr fpu descriptors percpu bases         the CPU's own state
 //!   apic ioapic pic clock serial                 what lies around it
 //!   space physical layout                        addresses
+//!   guest guest_switch vmx vmx_host svm          guests
 //! ```
 
 mod apic;

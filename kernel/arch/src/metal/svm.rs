@@ -256,18 +256,9 @@ impl Svm {
     }
 
     /// The guest ran, or was refused.
-    fn after(
-        &mut self,
-        software: &mut Software,
-        env: &GuestEnv,
-        block: &SharedPage,
-    ) -> GuestEvent {
+    fn after(&mut self, software: &mut Software, env: &GuestEnv, block: &SharedPage) -> GuestEvent {
         let features = features();
-        let raw = SvmState::raw(
-            block,
-            features & DECODE_ASSISTS != 0,
-            features & NEXT_RIP != 0,
-        );
+        let raw = SvmState::raw(block, features & DECODE_ASSISTS != 0, features & NEXT_RIP != 0);
         self.raw = raw;
         let meaning = raw.meaning();
         if raw.refused() {

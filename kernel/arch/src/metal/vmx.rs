@@ -422,13 +422,7 @@ impl Vmx {
 
     /// See [`super::Guest::store_groups`].
     #[inline]
-    pub fn store(
-        &mut self,
-        software: &mut Software,
-        page: &SharedPage,
-        wanted: Mtd,
-        reason: u32,
-    ) {
+    pub fn store(&mut self, software: &mut Software, page: &SharedPage, wanted: Mtd, reason: u32) {
         self.make_current();
         self.state.store(&Current, &self.cpu, software, page, wanted, reason);
     }

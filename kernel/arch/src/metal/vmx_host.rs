@@ -30,32 +30,41 @@ pub fn enable_cr4() {
 /// VMXON with the region at `address`; false if the CPU refuses. A CPU already in VMX operation
 /// (bring-up ran twice without a reset) counts as success.
 pub fn vmxon(address: u64) -> bool {
-    by_address(|pointer| {
-        let failed: u8;
-        // SAFETY: CR4.VMXE is set, the region is a zeroed frame with the revision identifier in it,
-        // given to this CPU for ever.
-        unsafe {
-            asm!("vmxon qword ptr [{}]", "setbe {}", in(reg) pointer, out(reg_byte) failed,
+    by_address(
+        |pointer| {
+            let failed: u8;
+            // SAFETY: CR4.VMXE is set, the region is a zeroed frame with the revision identifier in it,
+            // given to this CPU for ever.
+            unsafe {
+                asm!("vmxon qword ptr [{}]", "setbe {}", in(reg) pointer, out(reg_byte) failed,
                 options(nostack));
-        }
-        failed == 0
-    }, address)
+            }
+            failed == 0
+        },
+        address,
+    )
 }
 
 /// VMCLEAR: the VMCS is in memory and clear.
 pub fn vmclear(address: u64) {
-    by_address(|pointer| {
-        // SAFETY: the frame belongs to a `Vmx`, which is the only one to use it.
-        unsafe { asm!("vmclear qword ptr [{}]", in(reg) pointer, options(nostack)) }
-    }, address);
+    by_address(
+        |pointer| {
+            // SAFETY: the frame belongs to a `Vmx`, which is the only one to use it.
+            unsafe { asm!("vmclear qword ptr [{}]", in(reg) pointer, options(nostack)) }
+        },
+        address,
+    );
 }
 
 /// VMPTRLD: the VMCS becomes current.
 pub fn vmptrld(address: u64) {
-    by_address(|pointer| {
-        // SAFETY: as `vmclear`; a frame with the revision identifier in it.
-        unsafe { asm!("vmptrld qword ptr [{}]", in(reg) pointer, options(nostack)) }
-    }, address);
+    by_address(
+        |pointer| {
+            // SAFETY: as `vmclear`; a frame with the revision identifier in it.
+            unsafe { asm!("vmptrld qword ptr [{}]", in(reg) pointer, options(nostack)) }
+        },
+        address,
+    );
 }
 
 fn by_address<T>(action: impl FnOnce(*const u64) -> T, address: u64) -> T {
