@@ -32,6 +32,3 @@ pub use fake::*;
 
 /// The largest number of CPUs that one kernel drives (abi.md 1).
 pub const MAX_CPUS: usize = 128;
-#[cfg(target_os = "none")]
-pub mod metal;
-pub mod x86;
