@@ -63,7 +63,9 @@ fn run(control: &Control) -> Result<(), String> {
     let name = control.name().to_string();
     let home = control.home_cpu as u16;
     spawn(home, STREAMS_PRIORITY, move || streams::serve(shared))?;
-    spawn(home, STREAMS_PRIORITY, move || processor::watch(shared, &name))?;
+    let order = control.clone();
+    let again = move || load(&order, &memory).ok().map(|_| board(&order));
+    spawn(home, STREAMS_PRIORITY, move || processor::watch(shared, &name, again))?;
     for id in 0..vcpus {
         let cpu = ((control.home_cpu + id as u32) % control.cpus) as u16;
         let entry = if id == 0 { entry } else { Entry::Wait };
@@ -109,16 +111,19 @@ fn padded(size: u64) -> u64 {
     size.next_multiple_of(abi::PAGE_SIZE)
 }
 
-fn machine(control: &Control, memory: GuestMemory<'static>, clock: Clock) -> Vm<'static> {
-    let config = Config {
+fn board(control: &Control) -> Board {
+    Board::new(&Config {
         vcpus: control.vcpus as usize,
         tsc_hz: u64::from(control.tsc_khz) * 1000,
         epoch: control.wall_clock,
         memory: Memory { below_4g: control.memory, above_4g: 0 },
         x2apic: true,
-    };
+    })
+}
+
+fn machine(control: &Control, memory: GuestMemory<'static>, clock: Clock) -> Vm<'static> {
     Vm {
-        board: Board::new(&config),
+        board: board(control),
         memory,
         vmx: control.hip_flags & FLAG_VMX != 0,
         host_cpuid,

@@ -53,7 +53,7 @@ pub enum End {
     Running,
     /// It switched itself off.
     PoweredOff,
-    /// It asked for a reset.
+    /// It asked for a reset that could not be carried out.
     Reset,
     /// The monitor stopped it and has said why.
     Stopped,

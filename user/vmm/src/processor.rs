@@ -6,6 +6,7 @@ use abi::utcb::StatePage;
 use abi::{Mtd, Status};
 use alloc::format;
 use core::sync::atomic::Ordering;
+use devices::board::Board;
 use refusal::Vendor;
 use rt::vcpu::Vcpu;
 use vmm::control::End;
@@ -43,28 +44,44 @@ pub fn run(shared: &'static Shared, id: usize, host_cpu: u16, entry: Entry) {
     };
     let Some(line) = shared.lines.get(id) else { return };
     line.vcpu.store(vcpu.selector(), Ordering::Release);
+    loop {
+        let generation = shared.with(Who::Other, |inside| inside.generation);
+        if let Err((what, status)) = live(shared, id, &mut vcpu, entry) {
+            return give_up(shared, id, what, status);
+        }
+        shared.with(Who::Other, |inside| inside.parked += 1);
+        while shared.with(Who::Other, |inside| inside.generation) == generation {
+            let _ = line.sleep.down_all();
+        }
+    }
+}
+
+/// One life of the processor: from its start to the guest's end.
+fn live(
+    shared: &'static Shared,
+    id: usize,
+    vcpu: &mut Vcpu,
+    entry: Entry,
+) -> Result<(), (&'static str, Status)> {
+    let sleep = shared.lines.get(id).map_or(0, |line| line.sleep.selector());
+    let me = Who::Processor(id);
     let mut cpu = Cpu::new(id);
     vcpu.state().tsc_off = shared.clock.zero.wrapping_neg();
     vcpu.state().tsc_aux = id as u32;
-    let mut changed = match begin(shared, vcpu.state(), entry) {
-        Some(changed) => changed,
-        None => return give_up(shared, id, "cannot start", Status::BadPar),
-    };
-    let me = Who::Processor(id);
+    let begun = begin(shared, vcpu.state(), entry);
+    let mut changed = begun.ok_or(("cannot start", Status::BadPar))?;
     loop {
         let step = shared.with(me, |inside| {
             let now = shared.clock.now();
             let step = prepare(inside, shared, &mut cpu, vcpu.state(), &mut changed, now);
             if let Some(asleep) = inside.asleep.get_mut(id) {
-                *asleep = matches!(step, Step::Sleep(_));
+                *asleep = matches!(step, Step::Sleep(_) | Step::End);
             }
             step
         });
         match step {
             Step::Run(mtd) => {
-                if let Err(status) = vcpu.run(mtd) {
-                    return give_up(shared, id, "cannot be run", status);
-                }
+                vcpu.run(mtd).map_err(|status| ("cannot be run", status))?;
                 shared.with(me, |inside| {
                     let now = shared.clock.now();
                     inside.machine.board.advance(now.ns);
@@ -73,9 +90,9 @@ pub fn run(shared: &'static Shared, id: usize, host_cpu: u16, entry: Entry) {
                 });
             }
             Step::Sleep(deadline) => {
-                let _ = rt::calls::sm_down_all(line.sleep.selector(), deadline.unwrap_or(0));
+                let _ = rt::calls::sm_down_all(sleep, deadline.unwrap_or(0));
             }
-            Step::End => return,
+            Step::End => return Ok(()),
         }
     }
 }
@@ -173,22 +190,40 @@ fn give_up(shared: &Shared, id: usize, what: &str, status: Status) {
     shared.with(Who::Other, |inside| inside.machine.end(Ended::Stopped));
 }
 
-/// Waits until the guest has ended, then says how.
-pub fn watch(shared: &'static Shared, name: &str) {
-    let _ = shared.ended.down();
-    let mut ended = None;
-    while ended.is_none() {
-        ended = shared.with(Who::Other, |inside| {
-            inside.flush();
-            inside.machine.ended.filter(|_| !inside.output_waits())
-        });
+/// Waits for the guest's end. A reset guest begins again with what `load` makes: its image and
+/// tables in memory anew, and a board. Any other end is told and final.
+pub fn watch(shared: &'static Shared, name: &str, load: impl Fn() -> Option<Board>) {
+    loop {
+        let _ = shared.ended.down();
+        let mut ended = None;
+        while ended.is_none() {
+            ended = shared.with(Who::Other, |inside| {
+                inside.flush();
+                inside.machine.ended.filter(|_| !inside.output_waits())
+            });
+            rt::sync::sleep_us(1000);
+        }
+        let (words, end) = match ended {
+            Some(Ended::PowerOff) => ("powered off", End::PoweredOff),
+            Some(Ended::Reset) => ("reset", End::Reset),
+            Some(Ended::Stopped) | None => ("stopped", End::Stopped),
+        };
+        rt::println!("{name} {words}");
+        if end != End::Reset || !begin_again(shared, &load) {
+            return streams::report_end(end);
+        }
+    }
+}
+
+/// Starts a reset guest again once all its processors have stopped.
+fn begin_again(shared: &'static Shared, load: &impl Fn() -> Option<Board>) -> bool {
+    while shared.with(Who::Other, |inside| inside.parked) < shared.lines.len() {
         rt::sync::sleep_us(1000);
     }
-    let (words, end) = match ended {
-        Some(Ended::PowerOff) => ("powered off", End::PoweredOff),
-        Some(Ended::Reset) => ("reset itself; it stays off", End::Reset),
-        Some(Ended::Stopped) | None => ("stopped", End::Stopped),
-    };
-    rt::println!("{name} {words}");
-    streams::report_end(end);
+    let Some(board) = load() else { return false };
+    shared.with(Who::Other, |inside| inside.begin_again(board));
+    for line in &shared.lines {
+        let _ = line.sleep.up();
+    }
+    true
 }

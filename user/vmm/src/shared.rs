@@ -3,10 +3,11 @@ use crate::streams;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
+use devices::board::Board;
 use rt::instructions::rdtsc;
 use rt::sync::{Mutex, Semaphore};
 use vmm::channel::Channel;
-use vmm::machine::{Now, Vm};
+use vmm::machine::{Mailbox, Now, Vm};
 
 /// Guest time from the TSC.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +59,10 @@ pub struct Inside {
     told: bool,
     /// Which processors' threads sleep.
     pub asleep: Vec<bool>,
+    /// How often the guest was reset.
+    pub generation: u64,
+    /// Processors' threads that have seen the end of this generation.
+    pub parked: usize,
 }
 
 impl Inside {
@@ -75,6 +80,17 @@ impl Inside {
         self.held.drain(..count);
         self.wake_root |= was_empty && count > 0;
         self.machine.drain();
+    }
+
+    /// The guest begins again on a new board; all its processors' threads must be parked.
+    pub fn begin_again(&mut self, board: Board) {
+        self.machine.board = board;
+        self.machine.mailboxes.iter_mut().for_each(|mail| *mail = Mailbox::default());
+        self.machine.kicks.clear();
+        self.machine.ended = None;
+        self.told = false;
+        self.parked = 0;
+        self.generation += 1;
     }
 
     /// Whether output waits for room.
@@ -113,6 +129,8 @@ impl Shared {
             wake_root: false,
             told: false,
             asleep: lines.iter().map(|_| false).collect(),
+            generation: 0,
+            parked: 0,
         };
         Self { inside: Mutex::new(inside), clock, lines, ended }
     }
