@@ -64,6 +64,8 @@ pub struct Serial {
     searched: usize,
     closed: bool,
     refused: Vec<String>,
+    /// Up to here nothing refused was found.
+    clean: usize,
 }
 
 impl Serial {
@@ -84,6 +86,7 @@ impl Serial {
             searched: 0,
             closed: false,
             refused: Vec::new(),
+            clean: 0,
         })
     }
 
@@ -184,8 +187,8 @@ impl Serial {
         interrupted: &AtomicBool,
     ) -> Result<Option<Failure>> {
         loop {
-            if let Some(bad) = self.refused.iter().find(|bad| find(&self.said, 0, bad).is_some()) {
-                return Ok(Some(Failure::Refused(bad.clone())));
+            if let Some(bad) = self.refused_word() {
+                return Ok(Some(Failure::Refused(bad)));
             }
             if let Some(end) = find(&self.said, self.searched, text) {
                 self.searched = end;
@@ -202,6 +205,15 @@ impl Serial {
             }
             self.listen(Duration::from_millis(100))?;
         }
+    }
+
+    /// What was said and must not be, searched for in what is new.
+    fn refused_word(&mut self) -> Option<String> {
+        let longest = self.refused.iter().map(String::len).max().unwrap_or(0);
+        // A word may have begun in what was searched before.
+        let from = self.clean.saturating_sub(longest);
+        self.clean = self.said.len();
+        self.refused.iter().find(|bad| find(&self.said, from, bad).is_some()).cloned()
     }
 
     fn send(

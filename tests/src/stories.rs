@@ -89,6 +89,11 @@ impl Story {
     }
 }
 
+/// How the kernel's last words begin.
+const DIED: &str = "*** CPU ";
+/// How it begins when it cannot start at all.
+const REFUSED: &str = "*** Hematite cannot start";
+
 /// What most boots have in common; each story changes what is its own.
 const BOOT: Story = Story {
     name: "",
@@ -99,7 +104,7 @@ const BOOT: Story = Story {
     deterministic: false,
     loader: Loader::Grub,
     load: Load::Root,
-    lines: &[Line::Never("FATAL"), Line::Says("root: hello")],
+    lines: &[Line::Never(DIED), Line::Never(REFUSED), Line::Says("root: hello")],
     timeout_s: 60,
 };
 
@@ -107,7 +112,8 @@ const BOOT: Story = Story {
 const LINUX: Story = Story {
     load: Load::Linux,
     lines: &[
-        Line::Never("FATAL"),
+        Line::Never(DIED),
+        Line::Never(REFUSED),
         Line::Says("~ #"),
         Line::Type("uname -r"),
         Line::Says("6.1."),

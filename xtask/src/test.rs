@@ -25,6 +25,9 @@ const SIDE_BY_SIDE: usize = 2;
 /// Slowest tests named at the end.
 const SLOWEST: usize = 8;
 
+/// Lines of a guest's log shown before the rest is only counted.
+const FINDINGS: usize = 12;
+
 /// Options of `test`.
 #[derive(Args, Clone, Debug)]
 pub struct TestArgs {
@@ -200,9 +203,11 @@ fn tell_one(story: &Story, interrupted: &AtomicBool) -> Result<()> {
     if story.load == Load::Linux {
         let found = warnings::findings(serial.said(), warnings::ALLOWED);
         if !found.is_empty() {
+            let more = found.len().saturating_sub(FINDINGS);
+            let shown = found.iter().take(FINDINGS).map(String::as_str).collect::<Vec<_>>();
             bail!(
-                "the guest's log:\n    {}\nfull: {}",
-                found.join("\n    "),
+                "the guest's log:\n    {}\n    and {more} more; full log: {}",
+                shown.join("\n    "),
                 serial.log_path().display()
             );
         }

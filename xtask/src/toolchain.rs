@@ -37,11 +37,8 @@ impl Toolchain {
     /// # Errors
     /// When there is none; the message says how to get one.
     pub fn find() -> Result<Self> {
-        if pinned_has_target() {
-            return Ok(Self::Pinned);
-        }
-        if let Some(linker) = debian_linker() {
-            return Ok(Self::Debian(linker));
+        if let Some(here) = Self::here() {
+            return Ok(here);
         }
         if fetch_target() {
             return Ok(Self::Pinned);
@@ -51,6 +48,14 @@ impl Toolchain {
              are not installed; `cargo xtask setup` installs them",
             DEBIAN_PACKAGES.join(" ")
         )
+    }
+
+    /// The one this machine has already; fetches nothing.
+    pub fn here() -> Option<Self> {
+        if pinned_has_target() {
+            return Some(Self::Pinned);
+        }
+        debian_linker().map(Self::Debian)
     }
 
     /// One line for the doctor.

@@ -113,9 +113,12 @@ impl Cpu {
     }
 
     /// Saves what `arrive` loads.
-    pub fn depart(&self) {
+    pub fn depart(&mut self) {
         if let Some(current) = &self.current {
             arch::fpu_save(current.fpu());
+        }
+        if let Some(state) = self.state() {
+            arch::park(&mut state.thread);
         }
     }
 

@@ -96,8 +96,8 @@ fn load(control: &Control, memory: &GuestMemory) -> Result<Entry, String> {
             .ok_or("the image does not fit the guest's memory")?,
     };
     let tables = acpi::tables(control.vcpus as u8);
-    memory
-        .write(layout::ACPI, &tables.body)
+    let roms = layout::ROMS.step_by(8).try_for_each(|at| memory.write_number(at, 8, u64::MAX));
+    roms.and_then(|()| memory.write(layout::ACPI, &tables.body))
         .and_then(|()| memory.write(layout::RSDP, &tables.root))
         .map_err(|_| "the guest has no memory for its tables")?;
     Ok(entry)
@@ -123,6 +123,7 @@ fn machine(control: &Control, memory: GuestMemory<'static>, clock: Clock) -> Vm<
         host_cpuid,
         tsc_zero: clock.zero,
         tsc_khz: clock.khz,
+        epoch: control.wall_clock,
         xcr0_allowed: XCR0_ALLOWED & xcr0_host(),
         unclaimed: control.unclaimed,
         mailboxes: vec![Mailbox::default(); control.vcpus as usize],

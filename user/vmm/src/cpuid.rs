@@ -4,6 +4,8 @@
 //! a newer processor adds stays hidden until someone has thought about it.
 //! Sources: Intel SDM vol. 2, CPUID; AMD APM vol. 3, appendix E.
 
+use crate::paravirtual;
+
 /// The four registers of an answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Leaf {
@@ -91,6 +93,7 @@ pub fn answer(eax: u32, ecx: u32, view: &View, host: impl Fn(u32, u32) -> Leaf) 
             Leaf { eax: mhz, ebx: mhz, ecx: 100, edx: 0 }
         }
         HYPERVISOR => signature(),
+        paravirtual::LEAF..=0x4000_01ff => paravirtual::leaf(eax),
         0x4000_0010 => Leaf { eax: view.tsc_khz, ..Leaf::default() },
         0x8000_0000 => {
             Leaf { eax: host(eax, 0).eax.clamp(0x8000_0008, 0x8000_0008), ..host(eax, 0) }

@@ -6,7 +6,7 @@ use crate::control::Unclaimed;
 use crate::inject::{self, GENERAL_PROTECTION, INVALID_OPCODE};
 use crate::machine::{Activity, Cpu, Now, Vm};
 use crate::msr::{Effect, Read};
-use crate::{control_registers, cpuid, instruction, io, mmio};
+use crate::{control_registers, cpuid, instruction, io, mmio, paravirtual};
 use abi::Mtd;
 use abi::exit::ExitReason;
 use abi::utcb::StatePage;
@@ -154,6 +154,14 @@ fn write_msr(cpu: &mut Cpu, page: &mut StatePage, vm: &mut Vm, now: Now) -> Next
     let index = page.rcx as u32;
     let value = (page.rdx << 32) | (page.rax & 0xffff_ffff);
     let guest_tsc = now.tsc.wrapping_add(page.tsc_off);
+    let time = paravirtual::Time {
+        tsc_khz: vm.tsc_khz,
+        tsc_zero: vm.tsc_zero.wrapping_add(page.tsc_off),
+        epoch: vm.epoch,
+    };
+    if paravirtual::write(index, value, &vm.memory, &time) {
+        return skip(page, vm, 2);
+    }
     let changed = match cpu.msrs.write(index, value, page, guest_tsc) {
         Effect::Done(changed) => Some(changed),
         Effect::Board => match vm.board.write_msr(cpu.id, index, value, now.ns) {
@@ -179,13 +187,14 @@ fn note_msr(vm: &mut Vm, index: u32, verb: &str) {
 }
 
 /// XSETBV (Intel SDM vol. 2): register 0 alone, x87 always, AVX only with SSE.
-fn set_xcr0(page: &mut StatePage, vm: &Vm) -> Next {
+fn set_xcr0(page: &mut StatePage, vm: &mut Vm) -> Next {
     let value = (page.rdx << 32) | (page.rax & 0xffff_ffff);
     let privileged = page.cs.selector & 3 == 0 || page.cr0 & 1 == 0;
     let sound = value & 1 != 0 && value & 0b110 != 0b100 && value & !vm.xcr0_allowed == 0;
     if page.rcx as u32 != 0 || !privileged || !sound {
         return fault(page, GENERAL_PROTECTION);
     }
+    vm.messages.push(format!("XCR0 {value:#x}"));
     page.xcr0 = value;
     skip_and(page, vm, 3, Mtd::CR)
 }

@@ -26,8 +26,10 @@ pub const RSDP: u64 = 0xf_0000;
 pub const KERNEL_LOWEST: u64 = 0x10_0000;
 /// First byte of the hole that RAM never reaches.
 pub const RAM_LIMIT: u64 = 0xc000_0000;
-/// Guest-physical addresses in this range stay holes although RAM lies around them (VGA, ROMs).
-pub const LEGACY_HOLE: core::ops::Range<u64> = 0xa_0000..0xe_0000;
+/// Guest-physical addresses in this range stay a hole although RAM lies around them: VGA.
+pub const LEGACY_HOLE: core::ops::Range<u64> = 0xa_0000..0xc_0000;
+/// Where option ROMs would be; no ROM reads all ones.
+pub const ROMS: core::ops::Range<u64> = 0xc_0000..ACPI;
 /// The I/O APIC's page.
 pub const IOAPIC: u64 = 0xfec0_0000;
 /// The local APICs' page.

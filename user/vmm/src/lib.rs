@@ -24,6 +24,7 @@ pub mod machine;
 pub mod memory;
 pub mod mmio;
 pub mod msr;
+pub mod paravirtual;
 pub mod registers;
 pub mod report;
 pub mod start;

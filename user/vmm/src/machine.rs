@@ -77,6 +77,8 @@ pub struct Vm<'a> {
     pub tsc_zero: u64,
     /// TSC frequency.
     pub tsc_khz: u32,
+    /// Seconds since 1970 at guest time 0.
+    pub epoch: u64,
     /// XCR0 bits that a guest may set.
     pub xcr0_allowed: u64,
     /// Policy for holes.

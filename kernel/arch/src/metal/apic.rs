@@ -233,7 +233,7 @@ pub fn set_deadline(tsc: Option<u64>) {
     }
 }
 
-/// Forgets the armed deadline: call it when the timer has fired, so that the same one can be set again.
+/// Forgets the armed deadline, so that the same one can be set again: called by all who take interrupts.
 #[inline]
 pub fn timer_fired() {
     percpu::local().deadline.store(0, Relaxed);

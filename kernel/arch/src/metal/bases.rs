@@ -10,7 +10,8 @@ use x86_64::registers::model_specific::{FsBase, KernelGsBase};
 use super::cpu;
 use crate::x86::feature::Features;
 
-/// Loads both; a non-canonical base counts as 0.
+/// Loads both, made canonical.
+#[inline(always)]
 pub fn load(fs: u64, gs: u64) {
     let (fs, gs) = (canonical(fs), canonical(gs));
     if cpu::features().contains(Features::FSGSBASE) {
@@ -27,6 +28,7 @@ pub fn load(fs: u64, gs: u64) {
 }
 
 /// Reads both: FS, GS.
+#[inline(always)]
 pub fn save() -> (u64, u64) {
     if cpu::features().contains(Features::FSGSBASE) {
         let (fs, gs);
@@ -75,6 +77,7 @@ pub fn restore((fs, gs): (u64, u64)) -> u64 {
     guest
 }
 
+/// Bit 47 copied upwards: what the CPU demands of an address.
 fn canonical(base: u64) -> u64 {
-    VirtAddr::try_new(base).map_or(0, VirtAddr::as_u64)
+    ((base << 16) as i64 >> 16) as u64
 }

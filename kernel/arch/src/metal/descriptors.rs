@@ -68,6 +68,7 @@ pub fn load_task() {
     for (index, top) in stacks.into_iter().enumerate() {
         write_task(cpu, TASK_IST1 + index * 8, top);
     }
+    percpu::local().stack_slot.store(task_address(cpu) + TASK_RSP0 as u64, Relaxed);
     let at = (task_address(cpu) + TASK_IO_BITMAP as u64) as *mut u16;
     // SAFETY: within this CPU's task state, aligned.
     unsafe { at.write_volatile(bitmap_distance(cpu) as u16) };
@@ -90,9 +91,12 @@ fn write_task(cpu: usize, offset: usize, value: u64) {
     unsafe { at.write_unaligned(value) };
 }
 
-/// Where the calling CPU starts to push when it leaves user mode.
-pub fn set_stack(top: u64) {
-    write_task(percpu::cpu_number(), TASK_RSP0, top);
+/// Where the calling CPU, whose words are `local`, starts to push when it leaves user mode.
+#[inline(always)]
+pub fn set_stack(local: &CpuLocal, top: u64) {
+    let at = local.stack_slot.load(Relaxed) as *mut u64;
+    // SAFETY: `load_task` stored the address of RSP0 in this CPU's mapped task state.
+    unsafe { at.write_unaligned(top) };
 }
 
 /// Says that a VM exit has cut the task register's limit on the calling CPU (Intel SDM vol. 3,

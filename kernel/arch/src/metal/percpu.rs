@@ -41,6 +41,8 @@ pub struct CpuLocal {
     pub deadline: AtomicU64,
     /// Address of the page-table entries of this CPU's windows.
     pub window_entries: AtomicU64,
+    /// Address of RSP0 in its task state.
+    pub stack_slot: AtomicU64,
     /// Its descriptor table.
     pub gdt: [AtomicU64; GDT_ENTRIES],
 }
@@ -73,6 +75,7 @@ impl CpuLocal {
             reserved: AtomicU32::new(0),
             deadline: AtomicU64::new(0),
             window_entries: AtomicU64::new(0),
+            stack_slot: AtomicU64::new(0),
             gdt: [const { AtomicU64::new(0) }; GDT_ENTRIES],
         }
     }

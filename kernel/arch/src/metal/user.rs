@@ -8,9 +8,9 @@ use core::mem::offset_of;
 use core::sync::atomic::Ordering::Relaxed;
 
 use super::percpu::{self, FRAME_END, KERNEL_RSP, USER_RSP};
-use super::{bases, descriptors};
+use super::{apic, bases, descriptors};
 use crate::x86::descriptor::{USER_CS, USER_SS};
-use crate::{Event, ExitKind, Registers, Thread};
+use crate::{Event, ExitKind, Registers, Thread, vector};
 
 global_asm!(
     include_str!("user.S"),
@@ -90,15 +90,18 @@ pub fn run(thread: &mut Thread) -> Event {
 #[inline(never)]
 fn trap(thread: &mut Thread) -> Option<Event> {
     thread.exit = ExitKind::Trap;
-    let vector = thread.registers.vector as u8;
-    if vector >= 32 {
-        return Some(Event::Interrupt(vector));
+    let number = thread.registers.vector as u8;
+    if number >= 32 {
+        if number == vector::TIMER {
+            apic::timer_fired();
+        }
+        return Some(Event::Interrupt(number));
     }
-    if vector == 13 && descriptors::repair_task() {
+    if number == 13 && descriptors::repair_task() {
         return None;
     }
-    let cr2 = if vector == 14 { x86_64::registers::control::Cr2::read_raw() } else { 0 };
-    Some(Event::Exception { vector, error: thread.registers.error, cr2 })
+    let cr2 = if number == 14 { x86_64::registers::control::Cr2::read_raw() } else { 0 };
+    Some(Event::Exception { vector: number, error: thread.registers.error, cr2 })
 }
 
 /// Makes `thread` the one that this CPU's entry code stores into, and loads its FS and GS base.
@@ -109,7 +112,7 @@ fn load(thread: &mut Thread) {
     let address = core::ptr::from_mut(thread) as u64;
     local.thread.store(address, Relaxed);
     local.frame_end.store(address + offset_of!(Registers, ss) as u64, Relaxed);
-    descriptors::set_stack(address + size_of::<Registers>() as u64);
+    descriptors::set_stack(local, address + size_of::<Registers>() as u64);
     bases::load(thread.fs_base, thread.gs_base);
 }
 
@@ -140,7 +143,10 @@ pub fn take_interrupt() -> Option<u8> {
 
 fn taken() -> Option<u8> {
     let local = percpu::local();
-    let vector = local.interrupt.load(Relaxed);
+    let number = local.interrupt.load(Relaxed);
     local.interrupt.store(0, Relaxed);
-    if vector == 0 { None } else { u8::try_from(vector).ok() }
+    if number == u64::from(vector::TIMER) {
+        apic::timer_fired();
+    }
+    if number == 0 { None } else { u8::try_from(number).ok() }
 }

@@ -393,7 +393,13 @@ impl Vmx {
         }
         match reason {
             0 => self.exception(software, Current.read(field::EXIT_INTERRUPT_INFO) as u32),
-            1 => GuestEvent::Interrupt(Current.read(field::EXIT_INTERRUPT_INFO) as u8),
+            1 => {
+                let vector = Current.read(field::EXIT_INTERRUPT_INFO) as u8;
+                if vector == crate::vector::TIMER {
+                    super::timer_fired();
+                }
+                GuestEvent::Interrupt(vector)
+            }
             29 if software.asked.primary & primary::MOV_DR == 0 => {
                 guest_switch::adopt_dr6(software);
                 self.set_debug(true);

@@ -29,6 +29,7 @@ fn vm(words: &[AtomicU64]) -> Vm<'_> {
         host_cpuid: host,
         tsc_zero: 0,
         tsc_khz: 1_000_000,
+        epoch: 0,
         xcr0_allowed: 7,
         unclaimed: Unclaimed::Ones,
         mailboxes: vec![Mailbox::default(); 2],
