@@ -1,15 +1,19 @@
 //! Random words in random order on several CPUs: no panic, no lost CPU, no lost memory.
 
-use abi::args::{CreateKp, CreatePd, Revoke, Words};
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use abi::args::{CreateKp, CreatePd, CreateVcpu, Reply, Revoke, Words};
 use abi::cap::ROOT_PD;
 use abi::utcb::offset;
-use abi::{Crd, Status};
+use abi::{Crd, Mtd, Status};
 use arch::{GuestVendor, Machine};
 use proptest::prelude::*;
 
-use crate::world::{Terminal, World, create_sm};
+use crate::world::{Terminal, World, create_sm, syscall};
 
-const FRAMES: usize = 1024;
+const FRAMES: usize = 512;
 const CPUS: usize = 3;
 
 /// Selectors that often hold something, and some that cannot.
@@ -33,8 +37,55 @@ fn crd() -> impl Strategy<Value = u64> {
     })
 }
 
+/// A selector with one of the objects of the busy world, or one of the calls below.
+fn likely() -> impl Strategy<Value = u64> {
+    prop_oneof![6 => 64..90_u64, 1 => Just(ROOT_PD), 1 => selector()]
+}
+
+/// Calls as a program would make them.
+fn sensible() -> impl Strategy<Value = Words> {
+    let owner = || prop_oneof![4 => Just(ROOT_PD), 1 => likely()];
+    let create = (2..7_u64, 74..90_u64, owner(), likely(), 0..CPUS as u64, 0..4_u64);
+    let create = create.prop_map(|(number, sel, owner, ec, cpu, flags)| {
+        let head = number | flags << 8 | sel << 12;
+        match number {
+            3 => [head & !0x600, owner, cpu | (sel << 12), 0x7000, 300],
+            4 => [head, owner, ec, 1 + flags | 10 << 12, 0],
+            5 => [head, owner, ec, 0x60_0000, 0x60_0000 + 0x1_0000 * cpu],
+            _ => [head, owner, flags, 0, 0],
+        }
+    });
+    let page = (74..90_u64, owner()).prop_map(|(sel, owner)| CreateKp { sel, owner }.encode());
+    let revoke = (likely(), 0..3_u8, 1..0x20_u8, any::<(bool, bool)>(), owner());
+    let revoke = revoke.prop_map(|(base, order, perms, (own, remote), pd)| {
+        Revoke { own, remote, crd: Crd::objects(base, order, perms), pd }.encode()
+    });
+    let delegate = (owner(), owner(), crd(), crd(), 0..0x10_u64, selector());
+    let delegate = delegate.prop_map(|(source, destination, send, window, flags, hotspot)| {
+        [8 | 2 << 8 | source << 12, destination, send, 1 | flags << 8 | hotspot << 12, window]
+    });
+    let semaphore = (likely(), 0..4_u64, 0..3_000_000_u64)
+        .prop_map(|(sm, flags, deadline)| [12 | flags << 8 | sm << 12, 0, deadline, 0, 0]);
+    let call =
+        (likely(), 0..2_u64).prop_map(|(portal, flag)| [flag << 8 | portal << 12, 0, 0, 0, 0]);
+    let control =
+        (prop_oneof![Just(9_u64), Just(10), Just(11), Just(17), Just(20)], 0..2_u64, likely())
+            .prop_map(|(number, sub, sel)| {
+                [number | sub << 8 | sel << 12, ROOT_PD, 0x900_0000, 0, 0]
+            });
+    let vcpu = (74..90_u64, 0..CPUS as u64, owner(), likely(), likely(), likely());
+    let vcpu = vcpu.prop_map(|(sel, cpu, parent, state, vlapic, fpu)| {
+        CreateVcpu { sel, cpu: cpu as u16, parent, state, vlapic, fpu }.encode()
+    });
+    prop_oneof![4 => create, 2 => page, 3 => revoke, 3 => delegate, 4 => semaphore, 4 => call, 3 => control, 1 => vcpu]
+}
+
 fn words() -> impl Strategy<Value = Words> {
-    let number = prop_oneof![8 => 0..21_u64, 1 => 64..70_u64, 1 => any::<u8>().prop_map(u64::from)];
+    prop_oneof![3 => sensible(), 1 => any_words()]
+}
+
+fn any_words() -> impl Strategy<Value = Words> {
+    let number = prop_oneof![4 => 0..2_u64, 8 => 0..21_u64, 1 => 64..70_u64, 1 => any::<u8>().prop_map(u64::from)];
     let argument = || {
         prop_oneof![
             3 => selector(),
@@ -53,6 +104,7 @@ fn words() -> impl Strategy<Value = Words> {
 #[derive(Clone, Debug)]
 enum Move {
     Order(usize, Words),
+    Serve(usize, Words),
     Steps(usize, usize),
     Time(u64),
     Utcb(usize, u64),
@@ -62,6 +114,7 @@ enum Move {
 fn moves() -> impl Strategy<Value = Vec<Move>> {
     let one = prop_oneof![
         6 => (0..CPUS, words()).prop_map(|(thread, words)| Move::Order(thread, words)),
+        3 => (0..CPUS, words()).prop_map(|(servant, words)| Move::Serve(servant, words)),
         6 => (0..CPUS, 1..6_usize).prop_map(|(cpu, count)| Move::Steps(cpu, count)),
         1 => (0..20_000_000_u64).prop_map(Move::Time),
         2 => (0..512_usize, crd()).prop_map(|(word, value)| Move::Utcb(word, value)),
@@ -70,8 +123,12 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
     prop::collection::vec(one, 1..120)
 }
 
-/// A machine with some objects at 64 and a thread on each CPU that does what it is told.
-fn busy_world() -> (World, Vec<Terminal>) {
+/// The calls that a servant makes next; without any it replies.
+type Servant = Rc<RefCell<VecDeque<Words>>>;
+
+/// A machine with some objects at 64, and on each CPU a thread and a servant (portals 69, 71, 73, and their
+/// exception portals) that do what they are told.
+fn busy_world() -> (World, Vec<Terminal>, Vec<Servant>) {
     let world = World::new(CPUS, FRAMES);
     Machine::set_vendor(GuestVendor::Vmx);
     world.must(CreatePd { sel: 64, passthrough: false, parent: ROOT_PD, crd: Crd::NULL }.encode());
@@ -86,7 +143,18 @@ fn busy_world() -> (World, Vec<Terminal>) {
         world.rouse(first);
         threads.push(thread);
     }
-    (world, threads)
+    let servants = (0..CPUS as u64).map(|cpu| {
+        let todo = Servant::default();
+        let (mine, pt) = (todo.clone(), 69 + 2 * cpu);
+        let code = (Mtd(0xffff_ffff), 0x60_0000 + 0x1_0000 * cpu);
+        world.serve((ROOT_PD, pt - 1, pt), cpu as u16, code, move |thread, _| {
+            let words = mine.borrow_mut().pop_front();
+            syscall(thread, words.unwrap_or(Reply { semaphore: 0 }.encode()))
+        });
+        todo
+    });
+    let servants = servants.collect();
+    (world, threads, servants)
 }
 
 proptest! {
@@ -94,10 +162,11 @@ proptest! {
 
     #[test]
     fn random_calls_in_any_order(moves in moves()) {
-        let (world, threads) = busy_world();
+        let (world, threads, servants) = busy_world();
         for one in moves {
             match one {
                 Move::Order(thread, words) => threads[thread].order(words),
+                Move::Serve(servant, words) => servants[servant].borrow_mut().push_back(words),
                 Move::Steps(cpu, count) => (0..count).for_each(|_| world.step(cpu)),
                 Move::Time(ticks) => Machine::advance(ticks),
                 Move::Utcb(word, value) => {
