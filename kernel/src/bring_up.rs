@@ -207,12 +207,7 @@ pub fn start_clocks_and_devices(firmware: &Acpi, options: &Options) {
 }
 
 /// Starts the other CPUs through a free block below 640 KiB.
-pub fn start_other_cpus(
-    loader: &BootInfo,
-    firmware: &Acpi,
-    prepare: fn(),
-    run: fn(usize) -> !,
-) {
+pub fn start_other_cpus(loader: &BootInfo, firmware: &Acpi, prepare: fn(), run: fn(usize) -> !) {
     let mut entries = [MemDesc::default(); boot::MAX_ENTRIES];
     let count = describe(loader, &mut entries);
     let map = MemoryMap::new(entries.get(..count).unwrap_or(&[]), &[]);

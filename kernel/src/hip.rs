@@ -128,8 +128,7 @@ fn add_io_apics(builder: &mut HipBuilder, acpi: &Acpi) {
     let list = acpi.madt.as_ref().map_or(&[][..], |madt| madt.io_apics.as_slice());
     for (number, io_apic) in list.iter().enumerate() {
         let (id, version) = arch::ioapic_registers(number);
-        let entry =
-            IoapicDesc { id, version, gsi_base: io_apic.gsi_base, base: io_apic.address };
+        let entry = IoapicDesc { id, version, gsi_base: io_apic.gsi_base, base: io_apic.address };
         if !builder.ioapic(entry) {
             log::warn!("no room for I/O APIC {number} on the information page");
         }

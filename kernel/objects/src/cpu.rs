@@ -112,10 +112,13 @@ impl Cpu {
         }
     }
 
-    /// Saves what `arrive` loads.
-    pub fn depart(&self) {
+    /// Saves what `arrive` and the way to user mode load: FPU state, FS and GS base.
+    pub fn depart(&mut self) {
         if let Some(current) = &self.current {
             arch::fpu_save(current.fpu());
+        }
+        if let Some(state) = self.state() {
+            arch::park(&mut state.thread);
         }
     }
 

@@ -42,7 +42,10 @@ pub use apic::{
     end_of_interrupt, found_registers, lvt_thermal, msi_target, send_ipi, set_deadline, timer_fired,
 };
 pub use clock::{bus_khz, now, tsc_khz};
-pub use cpu::{one_gib_pages, pcid_available, physical_bits, signature, svm_words, topology, vendor_name, xstate};
+pub use cpu::{
+    one_gib_pages, pcid_available, physical_bits, signature, svm_words, topology, vendor_name,
+    xstate,
+};
 pub use descriptors::task_was_cut;
 pub use dump::{Epitaph, backtrace_here};
 pub use fpu::{fpu_init, fpu_order, fpu_restore, fpu_save};
@@ -52,9 +55,9 @@ pub use ioapic::{
 };
 pub use layout::PORT_BITMAP_ADDRESS;
 pub use machine::{
-    Clocks, check_cpu, console_write, early_start, local_apic_address, note_fault, note_killed, note_unclaimed,
-    own_apic_id, read_physical, relax, start_clocks, start_devices, start_first_cpu,
-    start_other_cpus, stop,
+    Clocks, check_cpu, console_write, early_start, local_apic_address, note_fault, note_killed,
+    note_unclaimed, own_apic_id, read_physical, relax, start_clocks, start_devices,
+    start_first_cpu, start_other_cpus, stop,
 };
 pub use memory_type::memory_type;
 pub use msr::{read_msr, write_msr};

@@ -63,7 +63,8 @@ impl Mtrrs {
             return None;
         }
         let first = self.fixed_at(address)?;
-        let same = (0..bytes.div_ceil(4096)).all(|page| self.fixed_at(address + page * 4096) == Some(first));
+        let same = (0..bytes.div_ceil(4096))
+            .all(|page| self.fixed_at(address + page * 4096) == Some(first));
         same.then_some(first)
     }
 
