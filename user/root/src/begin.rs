@@ -48,8 +48,13 @@ fn console(boot: Boot) {
     };
     let (guests, others) = match wanted(&boot, &modules) {
         Ok(wanted) => {
-            let mut maker =
-                Maker { boot, pool: &mut pool, modules: &modules, wake_root: wake.selector() };
+            let mut maker = Maker {
+                boot,
+                pool: &mut pool,
+                modules: &modules,
+                wake_root: wake.selector(),
+                wall_clock: wall_clock(),
+            };
             start_all(&mut maker, wanted)
         }
         Err(why) => {
@@ -99,6 +104,18 @@ fn start_all(maker: &mut Maker, wanted: Vec<Guest>) -> (Vec<Running>, Vec<String
         }
     }
     (running, others)
+}
+
+/// The CMOS clock at ports 0x70 and 0x71; 0 if it cannot be read.
+fn wall_clock() -> u64 {
+    if rt::memory::delegate_ports(0x70, 1).is_err() {
+        return 0;
+    }
+    let read = |register| {
+        rt::instructions::outb(0x70, register);
+        rt::instructions::inb(0x71)
+    };
+    root::wall_clock::seconds(read).unwrap_or(0)
 }
 
 /// The text at a physical address, up to its page's end.

@@ -52,6 +52,8 @@ pub struct Maker<'a> {
     pub modules: &'a [Module],
     /// Up when a monitor has something for the console.
     pub wake_root: Selector,
+    /// Seconds since 1970, 0 if unknown.
+    pub wall_clock: u64,
 }
 
 impl Maker<'_> {
@@ -109,6 +111,7 @@ impl Maker<'_> {
         order.hip_flags = self.boot.hip.flags();
         let (forced, allowed) = self.boot.hip.vmx_secondary();
         order.secondary_controls = u64::from(forced) | (u64::from(allowed) << 32);
+        order.wall_clock = self.wall_clock;
         Ok(order)
     }
 

@@ -12,3 +12,4 @@ pub mod manifest;
 pub mod modules;
 pub mod pool;
 pub mod program;
+pub mod wall_clock;

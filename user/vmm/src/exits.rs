@@ -187,14 +187,13 @@ fn note_msr(vm: &mut Vm, index: u32, verb: &str) {
 }
 
 /// XSETBV (Intel SDM vol. 2): register 0 alone, x87 always, AVX only with SSE.
-fn set_xcr0(page: &mut StatePage, vm: &mut Vm) -> Next {
+fn set_xcr0(page: &mut StatePage, vm: &Vm) -> Next {
     let value = (page.rdx << 32) | (page.rax & 0xffff_ffff);
     let privileged = page.cs.selector & 3 == 0 || page.cr0 & 1 == 0;
     let sound = value & 1 != 0 && value & 0b110 != 0b100 && value & !vm.xcr0_allowed == 0;
     if page.rcx as u32 != 0 || !privileged || !sound {
         return fault(page, GENERAL_PROTECTION);
     }
-    vm.messages.push(format!("XCR0 {value:#x}"));
     page.xcr0 = value;
     skip_and(page, vm, 3, Mtd::CR)
 }

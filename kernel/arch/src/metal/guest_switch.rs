@@ -167,8 +167,12 @@ impl Switch {
             }
         }
         let xcr0 = host.xcr0.load(Relaxed);
-        if guest.xcr0 != xcr0 && features & HAS_XSAVE != 0 {
-            xsetbv(xcr0);
+        if features & HAS_XSAVE != 0 {
+            // Not every SVM intercepts XSETBV (QEMU 7.2 does not): the register is the truth.
+            guest.xcr0 = xgetbv();
+            if guest.xcr0 != xcr0 {
+                xsetbv(xcr0);
+            }
         }
         fpu_save(fpu);
     }
@@ -299,6 +303,16 @@ fn read_tsc_aux() -> u32 {
             options(nostack, preserves_flags));
     }
     value
+}
+
+fn xgetbv() -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: only called where XSAVE is enabled; register 0 always exists then; reads alone.
+    unsafe {
+        asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high,
+            options(nomem, nostack, preserves_flags));
+    }
+    u64::from(high) << 32 | u64::from(low)
 }
 
 /// Reads an MSR that is known to exist.
