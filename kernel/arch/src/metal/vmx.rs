@@ -276,7 +276,7 @@ impl Vmx {
     pub fn enter(&mut self, software: &mut Software, env: &GuestEnv) -> GuestEvent {
         self.make_current();
         self.write_place(env);
-        if self.controls_stale {
+        if self.state.choose_watch(&self.cpu) || self.controls_stale {
             self.controls_stale = false;
             let ports = env.ports.is_some();
             let tagged = env.tag != 0;
@@ -405,6 +405,7 @@ impl Vmx {
                 self.set_debug(true);
                 GuestEvent::Nothing
             }
+            46 | 47 if self.state.release_tables(software) => GuestEvent::Nothing,
             TIMED_OUT => match armed {
                 Armed::Monitor => {
                     software.timeout = 0;
