@@ -1,5 +1,6 @@
 //! From hello to the console.
 use crate::guest::{Maker, Running};
+use crate::loader;
 use crate::serial::Serial;
 use crate::terminal::Terminal;
 use abi::PAGE_SIZE;
@@ -17,6 +18,8 @@ use rt::sync::Semaphore;
 
 /// Priority of the console: above all monitors, so that it stays alive.
 const PRIORITY: u8 = 20;
+/// Bytes added to the heap: each guest takes two stacks and some small things.
+const HEAP: u64 = 4 << 20;
 /// Longest module command line that is looked at.
 const LINE: u64 = 128;
 
@@ -34,6 +37,10 @@ pub fn start(boot: Boot) {
 /// Starts the guests, then serves the console for ever.
 fn console(boot: Boot) {
     let mut pool = Pool::new(boot.hip.memory());
+    let grown = loader::fresh(&mut pool, HEAP).is_ok_and(|(_, window)| window.into_heap());
+    if !grown {
+        rt::println!("root: no memory for the heap");
+    }
     let modules = modules::modules(boot.hip.memory(), module_line);
     rt::println!(
         "root: {} CPUs, {} MiB free, TSC {} kHz, {} modules",

@@ -72,6 +72,7 @@ impl Maker<'_> {
         self.images(guest, pd)?;
         self.memory(pd, guest.memory)?;
         self.pages(pd, &order)?;
+        self.heap(pd, guest.vcpus)?;
         let out = self.channel(pd, control::GUEST_OUT)?;
         let keys = self.channel(pd, control::GUEST_IN)?;
         let messages = self.channel(pd, control::MESSAGES)?;
@@ -152,6 +153,14 @@ impl Maker<'_> {
             done += size;
         }
         Ok(())
+    }
+
+    /// Memory for the monitor's threads.
+    fn heap(&mut self, pd: Selector, vcpus: u32) -> Result<(), String> {
+        let bytes = control::heap_size(vcpus);
+        let (physical, window) = loader::fresh(self.pool, bytes)?;
+        loader::unmap(&window);
+        loader::give(pd, physical, bytes, control::HEAP, MEM_RW, Space::Host)
     }
 
     /// The order, and an information page without memory map: a monitor needs the clock of it.

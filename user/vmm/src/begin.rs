@@ -1,5 +1,5 @@
 //! From the control page to running threads.
-use crate::pages::words;
+use crate::pages::{extend_heap, words};
 use crate::processor::{self, Entry};
 use crate::shared::{Clock, Line, Shared};
 use crate::streams;
@@ -39,6 +39,7 @@ pub fn start(_boot: rt::Boot) {
         rt::println!("the control page is no order");
         return streams::report_end(End::Stopped);
     };
+    extend_heap(control.vcpus);
     if let Err(why) = run(&control) {
         rt::println!("{} not started: {why}", control.name());
         streams::report_end(End::Stopped);

@@ -16,8 +16,15 @@ pub const MESSAGES: u64 = CONTROL + 0x3000;
 pub const KERNEL: u64 = 0x3_0000_0000;
 /// Where the initrd lies (read only).
 pub const INITRD: u64 = 0x4_0000_0000;
+/// Where the monitor's extra heap lies.
+pub const HEAP: u64 = 0x6_0000_0000;
 /// Where the guest's RAM lies, 1 GiB aligned so that large pages can be used.
 pub const RAM: u64 = 0x8_0000_0000;
+
+/// Bytes at [`HEAP`] for so many virtual processors: two stacks each, and what all share.
+pub fn heap_size(vcpus: u32) -> u64 {
+    (2 << 20) + u64::from(vcpus) * (512 << 10)
+}
 
 /// Events of the monitor's first thread: exceptions, start-up, recall.
 pub const SEL_EVENTS: u64 = 0;

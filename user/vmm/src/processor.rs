@@ -1,9 +1,12 @@
 //! The thread of one virtual processor: run, handle the exit, run.
 use crate::shared::{Inside, Shared, Who};
 use crate::streams;
+use abi::exit::ExitReason;
 use abi::utcb::StatePage;
 use abi::{Mtd, Status};
+use alloc::format;
 use core::sync::atomic::Ordering;
+use refusal::Vendor;
 use rt::vcpu::Vcpu;
 use vmm::control::End;
 use vmm::exits::{self, Next};
@@ -155,6 +158,12 @@ fn after(inside: &mut Inside, cpu: &mut Cpu, page: &mut StatePage, now: Now) -> 
     let code = code.get(..count).unwrap_or_default();
     let lines = report::report(&why, cpu.id as u32, page, code, &cpu.history);
     inside.machine.messages.extend(lines);
+    if ExitReason::from_word(page.exit_reason) == ExitReason::InvalidState {
+        let vendor = if inside.machine.vmx { Vendor::Vmx } else { Vendor::Svm };
+        let bits = ((inside.machine.host_cpuid)(0x8000_0008, 0).eax & 0xff) as u8;
+        let broken = refusal::explain(vendor, page, bits);
+        inside.machine.messages.extend(broken.iter().map(|rule| format!("  {rule}")));
+    }
     inside.machine.end(Ended::Stopped);
     Mtd::NONE
 }
