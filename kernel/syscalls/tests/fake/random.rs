@@ -50,7 +50,7 @@ fn sensible() -> impl Strategy<Value = Words> {
         let head = number | flags << 8 | sel << 12;
         match number {
             3 => [head & !0x600, owner, cpu | (sel << 12), 0x7000, 300],
-            4 => [head, owner, ec, 1 + flags | 10 << 12, 0],
+            4 => [head, owner, ec, (1 + flags) | 10 << 12, 0],
             5 => [head, owner, ec, 0x60_0000, 0x60_0000 + 0x1_0000 * cpu],
             _ => [head, owner, flags, 0, 0],
         }
