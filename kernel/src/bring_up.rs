@@ -223,3 +223,13 @@ pub fn start_other_cpus(loader: &BootInfo, firmware: &Acpi, prepare: fn(), run: 
     }
     step("other CPUs");
 }
+
+/// `crash=NAME` on the command line: breaks this CPU for the tests of the kernel's last words.
+pub fn crash_if_asked(loader: &BootInfo) {
+    let words = loader.command_line().split(u8::is_ascii_whitespace);
+    for how in words.filter_map(|word| arch::Crash::from_name(word.strip_prefix(b"crash=")?)) {
+        log::warn!("crashing on request: {how:?}");
+        arch::crash(how);
+        log::error!("the crash went unnoticed");
+    }
+}

@@ -46,5 +46,6 @@ extern "C" fn kernel_main(magic: u32, information: u64, load_base: u64) -> ! {
     state::prepare_cpu();
     bring_up::start_other_cpus(&loader, &firmware, state::prepare_cpu, state::enter);
     state::make_kernel(&loader, &firmware, own);
+    bring_up::crash_if_asked(&loader);
     arch::join()
 }

@@ -9,34 +9,41 @@ use sync::Token;
 
 /// Drives one CPU for ever.
 pub fn run_loop(mut cpu: Cpu, mut token: Token) -> ! {
-    let rcu = cpu.kernel.rcu;
     loop {
-        if needs_care(&cpu) {
-            take_care(&mut cpu, &token);
-        }
-        if cpu.current.is_some() {
-            step(&mut cpu, &token);
-        }
-        if cpu.current.is_none() {
-            // Before the quiescent state: a space whose domain may be freed must not stay loaded.
-            cpu.choose();
-            cpu.leave_space();
-        }
-        rcu.quiesce(&mut token);
-        if cpu.current.is_none() && !needs_care(&cpu) {
-            // Nobody is ready: this CPU is away until an interrupt, and no grace period waits for it.
-            let id = rcu.leave(token);
-            let woken_by = arch::idle();
-            token = loop {
-                if let Some(token) = rcu.join(id) {
-                    break token;
-                }
-            };
-            if let Some(vector) = woken_by {
-                on_interrupt(&mut cpu, vector);
+        token = round(&mut cpu, token);
+    }
+}
+
+/// One round: settles what is due, lets the current thread run once, passes the quiescent state. Tests step CPUs by it.
+#[inline(always)]
+pub fn round(cpu: &mut Cpu, mut token: Token) -> Token {
+    if needs_care(cpu) {
+        take_care(cpu, &token);
+    }
+    if cpu.current.is_some() {
+        step(cpu, &token);
+    }
+    if cpu.current.is_none() {
+        // Before the quiescent state: a space whose domain may be freed must not stay loaded.
+        cpu.choose();
+        cpu.leave_space();
+    }
+    let rcu = cpu.kernel.rcu;
+    rcu.quiesce(&mut token);
+    if cpu.current.is_none() && !needs_care(cpu) {
+        // Nobody is ready: this CPU is away until an interrupt, and no grace period waits for it.
+        let id = rcu.leave(token);
+        let woken_by = arch::idle();
+        token = loop {
+            if let Some(token) = rcu.join(id) {
+                break token;
             }
+        };
+        if let Some(vector) = woken_by {
+            on_interrupt(cpu, vector);
         }
     }
+    token
 }
 
 /// Whether something else than the current thread wants attention.

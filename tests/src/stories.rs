@@ -108,6 +108,9 @@ const BOOT: Story = Story {
     timeout_s: 60,
 };
 
+/// A boot in Bochs.
+const BOCHS: Story = Story { engine: Engine::Bochs, timeout_s: 180, ..BOOT };
+
 /// The guest reaches its prompt, answers, has nothing to complain of, and powers off.
 const LINUX: Story = Story {
     load: Load::Linux,
@@ -140,14 +143,36 @@ pub const STORIES: &[Story] = &[
     },
     Story { name: "linux_qemu_1", tier: Tier::Long, ..LINUX },
     Story { name: "linux_qemu_2", cpus: 2, ..LINUX },
-    Story { name: "boot_bochs_2", engine: Engine::Bochs, cpus: 2, timeout_s: 180, ..BOOT },
-    Story { name: "boot_bochs_1", engine: Engine::Bochs, timeout_s: 120, ..BOOT },
+    Story { name: "boot_bochs_2", cpus: 2, timeout_s: 300, ..BOCHS },
+    Story { name: "boot_bochs_1", ..BOCHS },
     Story { name: "boot_qemu_1", ..BOOT },
     Story { name: "boot_qemu_2", cpus: 2, ..BOOT },
     Story { name: "boot_qemu_4", cpus: 4, ..BOOT },
     Story { name: "boot_qemu_8", cpus: 8, timeout_s: 120, ..BOOT },
     // Neither SVM nor VMX: a plain microkernel.
     Story { name: "boot_plain_1", cpu_model: "max,-svm", ..BOOT },
+    Story {
+        name: "boot_plain_refuses_guests",
+        cpu_model: "max,-svm",
+        load: Load::Linux,
+        lines: &[Line::Never(DIED), Line::Says("guests need VMX or SVM")],
+        ..BOOT
+    },
+    // Processor models in Bochs: the oldest has VMX without EPT, so no guests; the others have both.
+    Story { name: "boot_bochs_penryn", cpu_model: "core2_penryn_t9600", ..BOCHS },
+    Story {
+        name: "boot_bochs_lynnfield",
+        cpu_model: "corei5_lynnfield_750",
+        tier: Tier::Long,
+        ..BOCHS
+    },
+    Story {
+        name: "boot_bochs_haswell",
+        cpu_model: "corei7_haswell_4770",
+        tier: Tier::Long,
+        ..BOCHS
+    },
+    Story { name: "boot_bochs_icelake", cpu_model: "corei7_icelake_u", ..BOCHS },
     Story { name: "boot_plain_2", cpu_model: "max,-svm", cpus: 2, tier: Tier::Long, ..BOOT },
     Story { name: "boot_plain_4", cpu_model: "max,-svm", cpus: 4, tier: Tier::Long, ..BOOT },
     Story { name: "boot_plain_8", cpu_model: "max,-svm", cpus: 8, timeout_s: 120, ..BOOT },

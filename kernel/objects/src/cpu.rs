@@ -112,7 +112,7 @@ impl Cpu {
         }
     }
 
-    /// Saves what `arrive` loads.
+    /// Saves what `arrive` and the way to user mode load: FPU state, FS and GS base.
     pub fn depart(&mut self) {
         if let Some(current) = &self.current {
             arch::fpu_save(current.fpu());

@@ -227,6 +227,7 @@ impl PortMaps {
         let first = bits.frame();
         last.page().set_word(0, first.address() | ENTRY);
         last.page().set_word(1, first.plus(1).address() | ENTRY);
+        last.page().set_word(2, arch::port_bitmap_tail());
         middle.page().set_word(0, last.frame().address() | ENTRY);
         top.page().set_word(0, middle.frame().address() | ENTRY);
         let entry = top.frame().address() | ENTRY & !(1 << 63);

@@ -381,16 +381,15 @@ impl<'a> Tree<'a> {
         reduce(self.slot, permissions)
     }
 
-    /// The nearest slot at or above this one that lies in the given space: its selector and this slot's permissions.
+    /// The selector of the nearest slot above this one that lies in the given space; without one, this slot's own
+    /// if it lies there (abi.md 6.3).
     pub fn find_in(&self, space: &CapSpace) -> Option<u64> {
+        let own = self.slot.space() == space.identity;
         let mut slot = self.slot;
         loop {
-            if slot.space() == space.identity {
-                return Some(slot.selector());
-            }
             let depth = slot.depth();
             if depth == 0 {
-                return None;
+                return own.then(|| self.slot.selector());
             }
             // The parent is the nearest predecessor that is less deep.
             loop {
@@ -399,6 +398,9 @@ impl<'a> Tree<'a> {
                 if slot.depth() < depth {
                     break;
                 }
+            }
+            if slot.space() == space.identity {
+                return Some(slot.selector());
             }
         }
     }

@@ -66,7 +66,7 @@ fn ports(world: &mut World) {
         calls::delegate(PD, PD, item, Crd::ALL_PORTS).map(|item| item.crd)
     };
     let tally = &mut world.tally;
-    tally.equal("ports", port(0x60, 3), Ok(Crd::ports(0x60, 3, 7)));
+    tally.equal("ports", port(0x60, 3), Ok(Crd::ports(0x60, 3, 0x1f)));
     tally.holds("give access", inb(0x64) != 0xff || inb(0x61) != 0xff);
     let item = TypedItem {
         crd: Crd::ports(0x20, 1, 0x1f),
@@ -81,7 +81,7 @@ fn ports(world: &mut World) {
         world.events(crate::world::Answer::Recover, || rt::probe::fault(rt::probe::Fault::PortIn));
     world.tally.equal("a port we lack faults", events.len(), 1);
     let tally = &mut world.tally;
-    tally.equal("port of the probe", port(0x70, 1), Ok(Crd::ports(0x70, 1, 7)));
+    tally.equal("port of the probe", port(0x70, 1), Ok(Crd::ports(0x70, 1, 0x1f)));
     let (_, events) =
         world.events(crate::world::Answer::Recover, || rt::probe::fault(rt::probe::Fault::PortIn));
     world.tally.equal("a port we have does not", events.len(), 0);
@@ -100,7 +100,7 @@ fn translation(world: &mut World) {
         calls::delegate(PD, PD, item, Crd::ALL_OBJECTS).map(|item| item.crd)
     };
     tally.equal("a child names its parent", translate(child), Ok(Crd::objects(sm, 0, SM_UP)));
-    tally.equal("a root names itself", translate(EC), Ok(Crd::objects(EC, 0, 0x0d)));
+    tally.equal("a root names itself", translate(EC), Ok(Crd::objects(EC, 0, 0x1f)));
     tally.equal("a hole names nothing", translate(NOTHING), Ok(Crd::NULL));
     let item = TypedItem::translate(Crd::objects(child, 0, 0x1f));
     let outside = calls::delegate(PD, PD, item, Crd::objects(0, 0, 0x1f)).map(|item| item.crd);

@@ -7,6 +7,7 @@ use abi::crd::ItemMeta;
 use abi::exit::ExitReason;
 use abi::hip::{FLAG_SVM, FLAG_VMX};
 use abi::utcb::{Segment, StatePage};
+use rt::memory::{Window, free_ram};
 use rt::stub::syscall;
 use rt::vcpu::Vcpu;
 use rt::{Crd, Mtd, Status, calls, probe};
@@ -21,10 +22,13 @@ const CODE: [u8; 24] = [
     0xf4, // hlt
     0xe6, 0x80, // out 0x80, al
     0xa1, 0x00, 0x20, // mov ax, [0x2000]
-    0x0f, 0x01, 0xc1, // vmcall
+    0x0f, 0x01, 0xc1, // vmcall (vmmcall on AMD)
     0xeb, 0xfe, // jmp self
     0, 0, 0, 0, 0, 0, 0, 0,
 ];
+
+/// Where the last byte of VMCALL is, which tells it from VMMCALL.
+const VMCALL_END: usize = 13;
 
 /// The family.
 pub fn run(world: &mut World) {
@@ -54,8 +58,20 @@ fn guest(world: &mut World) {
         world.tally.equal("vcpu", vcpu.map(|_| ()), Ok(()));
         return;
     };
-    let page = world.page();
-    for (index, bytes) in (0u64..).zip(CODE.chunks_exact(8)) {
+    let code = free_ram(&world.boot.hip, 4096, 4096)
+        .ok_or(Status::Oom)
+        .and_then(|frame| Window::physical(frame, 4096, MEM_RWX));
+    let Ok(code) = code else {
+        world.tally.equal("memory for the guest", code.map(|_| ()), Ok(()));
+        return;
+    };
+    let page = code.address();
+    let _ = code.fill(0);
+    let mut instructions = CODE;
+    if world.boot.hip.flags() & FLAG_SVM != 0 {
+        instructions[VMCALL_END] = 0xd9;
+    }
+    for (index, bytes) in (0u64..).zip(instructions.chunks_exact(8)) {
         let word = bytes.iter().rev().fold(0u64, |word, byte| word << 8 | u64::from(*byte));
         let _ = probe::write(page + 0x100 + 8 * index, word);
     }

@@ -182,6 +182,12 @@ pub fn kernel_root_entries() -> [(usize, u64); 3] {
     [509, 510, 511].map(|slot| (slot, (slot as u64) << 12 | 3))
 }
 
+/// The entry behind a domain's own port bitmap.
+#[must_use]
+pub fn port_bitmap_tail() -> u64 {
+    0
+}
+
 /// Reads a register that was written before.
 ///
 /// # Errors

@@ -201,6 +201,19 @@ pub fn reset_dr6() {
     }
 }
 
+/// An NMI made a guest exit and NMIs are blocked until an IRET (Intel SDM vol. 3, 28.3): the host's
+/// handler does it.
+pub fn deliver_nmi() {
+    // SAFETY: vector 2 is a gate to `nmi_entry`, which needs nothing and returns by IRET.
+    unsafe { asm!("int 2") };
+}
+
+/// A machine check made a guest exit: the host's handler looks at it.
+pub fn deliver_machine_check() {
+    // SAFETY: vector 18 is a gate to `machine_check_entry`, which saves what it uses and returns by IRET.
+    unsafe { asm!("int 18") };
+}
+
 /// WRMSR if the two values differ; the MSR exists and takes the value.
 #[inline(always)]
 fn exchange(number: u32, old: u64, new: u64) {

@@ -14,6 +14,7 @@ mod bases;
 mod bring_up;
 mod clock;
 mod cpu;
+mod crash;
 mod descriptors;
 mod dump;
 mod early;
@@ -46,6 +47,7 @@ pub use cpu::{
     one_gib_pages, pcid_available, physical_bits, signature, svm_words, topology, vendor_name,
     xstate,
 };
+pub use crash::{Crash, crash};
 pub use descriptors::task_was_cut;
 pub use dump::{Epitaph, backtrace_here};
 pub use fpu::{fpu_init, fpu_order, fpu_restore, fpu_save};

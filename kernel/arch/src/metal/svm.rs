@@ -19,7 +19,7 @@ use crate::x86::guest_software::{GuestRegisters, Software};
 use crate::x86::svm_exit::{Meaning, Raw};
 use crate::x86::svm_state::SvmState;
 use crate::x86::svm_vmcb::{self as vmcb, clean, msr_permission_bit};
-use crate::x86::vmx_controls::primary;
+use crate::x86::vmx_controls::{MACHINE_CHECK, primary};
 use crate::{GuestEnv, GuestEvent, vector};
 
 unsafe extern "C" {
@@ -302,6 +302,12 @@ impl Svm {
                 return self.again(software);
             }
         };
+        if report.reason == 0 && report.event.0 & 0xff == 18 {
+            guest_switch::deliver_machine_check();
+            if software.asked.exceptions & MACHINE_CHECK == 0 {
+                return self.again(software);
+            }
+        }
         self.state.report = report;
         GuestEvent::Exit(report.reason)
     }

@@ -15,9 +15,8 @@ syscall_entry:
     push qword ptr gs:[{USER_RSP}]
     mov r11d, 0x202
     push r11
-    push {USER_CS}
-    push rcx
-    push 0
+    mov [rsp - 16], rcx                             # RIP; CS and the error code are not needed
+    sub rsp, 24
     push {SYSCALL}
     push rax
     push rcx

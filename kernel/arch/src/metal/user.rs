@@ -17,7 +17,6 @@ global_asm!(
     USER_RSP = const USER_RSP,
     KERNEL_RSP = const KERNEL_RSP,
     FRAME_END = const FRAME_END,
-    USER_CS = const USER_CS,
     SYSCALL = const Registers::SYSCALL,
 );
 

@@ -18,7 +18,7 @@ use super::vmx_host;
 use super::{now, write_msr};
 use crate::x86::event::{self, VALID};
 use crate::x86::guest_software::{GuestRegisters, Software};
-use crate::x86::vmx_controls::{Allowed, Capabilities, primary};
+use crate::x86::vmx_controls::{Allowed, Capabilities, MACHINE_CHECK, primary};
 use crate::x86::vmx_fields as field;
 use crate::x86::vmx_state::{Vmcs, VmxState};
 use crate::{GuestEnv, GuestEvent};
@@ -276,7 +276,7 @@ impl Vmx {
     pub fn enter(&mut self, software: &mut Software, env: &GuestEnv) -> GuestEvent {
         self.make_current();
         self.write_place(env);
-        if self.controls_stale {
+        if self.state.choose_watch(&self.cpu) || self.controls_stale {
             self.controls_stale = false;
             let ports = env.ports.is_some();
             let tagged = env.tag != 0;
@@ -392,10 +392,7 @@ impl Vmx {
             self.set_debug(false);
         }
         match reason {
-            0 if is_nmi(Current.read(field::EXIT_INTERRUPT_INFO) as u32) => {
-                vmx_host::deliver_nmi();
-                GuestEvent::Nothing
-            }
+            0 => self.exception(software, Current.read(field::EXIT_INTERRUPT_INFO) as u32),
             1 => {
                 let vector = Current.read(field::EXIT_INTERRUPT_INFO) as u8;
                 if vector == crate::vector::TIMER {
@@ -408,6 +405,7 @@ impl Vmx {
                 self.set_debug(true);
                 GuestEvent::Nothing
             }
+            46 | 47 if self.state.release_tables(software) => GuestEvent::Nothing,
             TIMED_OUT => match armed {
                 Armed::Monitor => {
                     software.timeout = 0;
@@ -419,6 +417,21 @@ impl Vmx {
             },
             other => GuestEvent::Exit(other),
         }
+    }
+
+    /// NMIs and machine checks are the host's; a machine check may be the monitor's as well.
+    fn exception(&mut self, software: &Software, info: u32) -> GuestEvent {
+        if info & event::TYPE == event::NMI {
+            guest_switch::deliver_nmi();
+            return GuestEvent::Nothing;
+        }
+        if info & 0xff == 18 {
+            guest_switch::deliver_machine_check();
+            if software.asked.exceptions & MACHINE_CHECK == 0 {
+                return GuestEvent::Nothing;
+            }
+        }
+        GuestEvent::Exit(0)
     }
 
     fn set_debug(&mut self, on: bool) {
@@ -464,8 +477,4 @@ impl Vmx {
         Current.write(field::GUEST_PENDING_DEBUG, page.read_u64(at::PENDING_DEBUG));
         self.set_debug(true);
     }
-}
-
-const fn is_nmi(info: u32) -> bool {
-    info & event::TYPE == event::NMI
 }

@@ -117,12 +117,6 @@ pub fn read_cr3() -> u64 {
     value
 }
 
-/// An NMI made the guest exit and NMIs are blocked until an IRET (28.3): the host's handler does it.
-pub fn deliver_nmi() {
-    // SAFETY: vector 2 is a gate to `nmi_entry`, which needs nothing and returns by IRET.
-    unsafe { asm!("int 2") };
-}
-
 /// An exit leaves limits of 0xffff in GDTR and IDTR and of 0x67 in TR (28.5.2).
 ///
 /// GDTR: what lies behind the table could be taken for descriptors by a user program that loads a wild

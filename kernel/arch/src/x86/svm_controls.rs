@@ -127,7 +127,7 @@ mod tests {
         assert_eq!(none.misc2 & misc2::SVM_OTHERS, misc2::SVM_OTHERS);
         assert_eq!(none.misc1 & (misc1::VINTR | misc1::IRET), 0);
         assert_eq!(none.cr, 1 << 8 | 1 << 24);
-        assert_eq!(none.exceptions, 1 << 17);
+        assert_eq!(none.exceptions, 3 << 17);
     }
 
     #[test]
@@ -141,7 +141,7 @@ mod tests {
             let got = Intercepts::new(asked, Own { iret: a & 1 == 0, ..Own::default() });
             assert_eq!(got.misc1 & base.misc1, base.misc1);
             assert_eq!(got.misc2 & base.misc2, base.misc2);
-            assert_eq!(got.exceptions, (a ^ b) | 1 << 17);
+            assert_eq!(got.exceptions, (a ^ b) | 3 << 17);
         }
     }
 

@@ -203,6 +203,8 @@ const CR0_CD_NW: u64 = 3 << 29;
 const CR0_PE_PG: u64 = 1 << 31 | 1;
 /// Always intercepted: an alignment check storm must not hold the CPU (abi.md 11.3).
 const ALIGNMENT_CHECK: u32 = 1 << 17;
+/// The bit of #MC in an exception bitmap.
+pub const MACHINE_CHECK: u32 = 1 << 18;
 
 impl Capabilities {
     /// The reason why guests cannot run on this CPU, if there is one. The list is the HIP's (abi.md 3).
@@ -212,6 +214,8 @@ impl Capabilities {
         const WALK_4: u64 = 1 << 6;
         const INVEPT_ALL: u64 = 1 << 20 | 1 << 25 | 1 << 26;
         let rules: [(bool, &'static str); 9] = [
+            (self.secondary.allows(secondary::EPT), "VMX lacks EPT"),
+            (self.secondary.allows(secondary::UNRESTRICTED), "VMX lacks unrestricted guest"),
             (
                 self.pin.allows(
                     pin::EXTERNAL_INTERRUPT | pin::NMI | pin::VIRTUAL_NMI | pin::PREEMPTION_TIMER,
@@ -220,8 +224,6 @@ impl Capabilities {
             ),
             (self.primary.allows(primary::SECONDARY), "VMX lacks secondary controls"),
             (self.primary.allows(primary::MSR_BITMAPS), "VMX lacks MSR bitmaps"),
-            (self.secondary.allows(secondary::EPT), "VMX lacks EPT"),
-            (self.secondary.allows(secondary::UNRESTRICTED), "VMX lacks unrestricted guest"),
             (
                 self.exit.allows(exit::SAVE_PAT | exit::LOAD_PAT)
                     && self.entry.allows(entry::LOAD_PAT),
@@ -324,10 +326,11 @@ impl Capabilities {
         self.secondary.adjust(wanted)
     }
 
-    /// The exception bitmap for what the monitor asked.
+    /// The exception bitmap for what the monitor asked. Machine checks are the host's first; the back
+    /// ends pass them on to a monitor that asked for them.
     #[must_use]
     pub const fn exceptions(asked: u32) -> u32 {
-        asked | ALIGNMENT_CHECK
+        asked | ALIGNMENT_CHECK | MACHINE_CHECK
     }
 
     /// The HIP word about secondary controls (abi.md 3): forced bits low, allowed bits high.

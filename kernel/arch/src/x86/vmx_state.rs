@@ -29,6 +29,9 @@ const MIRROR_WORDS: usize = offset::EXIT_REASON / 8;
 
 /// Groups that a guest cannot change without an exit.
 const STABLE: Mtd = Mtd(Mtd::SYSENTER.0 | Mtd::TSC.0 | Mtd::EOI.0 | Mtd::TPR.0);
+/// Groups that a guest changes by instructions that can be made to exit. They are rare, and reading
+/// these fields costs twelve VMREADs: so they exit while the fields are known.
+const TABLES: Mtd = Mtd(Mtd::GDTR.0 | Mtd::IDTR.0 | Mtd::LDTR.0 | Mtd::TR.0);
 
 const EFER_SCE: u64 = 1 << 0;
 pub(super) const EFER_LMA: u64 = 1 << 10;
@@ -50,8 +53,8 @@ pub struct VmxState {
     primary: u32,
     secondary: u32,
     exceptions: u32,
-    /// The last exit's reason word.
-    pub reason: u32,
+    /// Instructions on [`TABLES`] exit.
+    watched: bool,
     /// The event that the last exit interrupted.
     pub vectoring: (u32, u32),
 }
@@ -69,7 +72,7 @@ impl Default for VmxState {
             primary: 0,
             secondary: 0,
             exceptions: 0,
-            reason: 0,
+            watched: false,
             vectoring: (0, 0),
         }
     }
@@ -228,7 +231,8 @@ impl VmxState {
             self.primary = new;
             vmcs.write(field::PRIMARY_CONTROLS, u64::from(new));
         }
-        let new = cpu.secondary_controls(asked.secondary, tagged);
+        let watch = if self.watched { secondary::DESCRIPTOR_TABLE } else { 0 };
+        let new = cpu.secondary_controls(asked.secondary | watch, tagged);
         if new != self.secondary {
             self.secondary = new;
             vmcs.write(field::SECONDARY_CONTROLS, u64::from(new));
@@ -255,9 +259,29 @@ impl VmxState {
         }
     }
 
+    /// Decides whether the table registers are watched during the next entry; true if that changed and
+    /// the controls must be written.
+    #[inline(always)]
+    pub fn choose_watch(&mut self, cpu: &Capabilities) -> bool {
+        let watch =
+            self.known.contains(TABLES) && cpu.secondary.allows(secondary::DESCRIPTOR_TABLE);
+        core::mem::replace(&mut self.watched, watch) != watch
+    }
+
+    /// An exit on a table register: if nobody but us wanted it, the guest may go on unwatched.
+    pub fn release_tables(&mut self, software: &Software) -> bool {
+        let ours = software.asked.secondary & secondary::DESCRIPTOR_TABLE == 0;
+        if ours {
+            self.known = self.known & !TABLES;
+        }
+        ours
+    }
+
     /// The guest has run: what it can change is known no more.
+    #[inline(always)]
     pub fn entered(&mut self) {
-        self.known = self.known & STABLE;
+        let stable = if self.watched { STABLE.union(TABLES) } else { STABLE };
+        self.known = self.known & stable;
     }
 
     fn load_activity(&mut self, vmcs: &mut impl Vmcs, page: &SharedPage) {

@@ -130,6 +130,11 @@ fn a_cpuid_exit_is_cheap() {
     let to = page();
     let all = machine.store(&to, Mtd::VCPU_EXIT, 10);
     assert!(all <= 47, "{all} VMREADs for everything");
+    // From now on the table registers are watched, and known.
+    assert!(machine.state.choose_watch(&cpu()));
+    machine.state.entered();
+    let all = machine.store(&to, Mtd::VCPU_EXIT, 10);
+    assert!(all <= 35, "{all} VMREADs for everything");
     // Unchanged state given back costs no VMWRITE.
     assert_eq!(machine.load(&to, Mtd::VCPU_EXIT & !Mtd::CTRL & !Mtd::PDPTE), 0);
     machine.state.entered();
@@ -226,4 +231,29 @@ fn an_exception_in_a_delivery_arms_it_again() {
     assert_eq!(to.read_u64(offset::VECT_INFO), 0x8000_0030);
     assert_eq!(to.read_u64(offset::QUAL0), 0x7000);
     assert_eq!(machine.software.event, (0x8000_0030, 0));
+}
+
+#[test]
+fn watched_tables_are_read_again_when_the_guest_touches_them() {
+    let mut machine = Machine::new();
+    let from = full_page();
+    machine.load(&from, Mtd::VCPU_EXIT);
+    assert!(machine.state.choose_watch(&cpu()));
+    assert!(!machine.state.choose_watch(&cpu()));
+    machine.state.write_controls(&mut machine.vmcs, &cpu(), &machine.software, false, true, false);
+    assert_ne!(machine.vmcs.fields[&field::SECONDARY_CONTROLS] & 4, 0);
+    machine.state.entered();
+    // LGDT exits; nobody asked for it; it is executed unwatched.
+    machine.software.asked.secondary = 0;
+    assert!(machine.state.release_tables(&machine.software));
+    assert!(machine.state.choose_watch(&cpu()));
+    machine.state.entered();
+    machine.vmcs.fields.insert(field::GUEST_GDTR_BASE, 0x9000);
+    let to = page();
+    machine.store(&to, Mtd::VCPU_EXIT, 10);
+    assert_eq!(to.read_u64(offset::GDTR + 8), 0x9000);
+    assert!(machine.state.choose_watch(&cpu()), "watched again");
+    // The monitor's own wish is the monitor's exit.
+    machine.software.asked.secondary = secondary::DESCRIPTOR_TABLE;
+    assert!(!machine.state.release_tables(&machine.software));
 }

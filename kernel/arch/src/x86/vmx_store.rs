@@ -117,17 +117,34 @@ impl VmxState {
             self.store_segment::<4>(vmcs, page);
             self.store_segment::<5>(vmcs, page);
         }
+        let known = self.known;
         if wanted.contains(Mtd::LDTR) {
-            self.store_segment::<6>(vmcs, page);
+            if known.contains(Mtd::LDTR) {
+                self.tell_pair(page, offset::LDTR);
+            } else {
+                self.store_segment::<6>(vmcs, page);
+            }
         }
         if wanted.contains(Mtd::TR) {
-            self.store_segment::<7>(vmcs, page);
+            if known.contains(Mtd::TR) {
+                self.tell_pair(page, offset::TR);
+            } else {
+                self.store_segment::<7>(vmcs, page);
+            }
         }
         if wanted.contains(Mtd::GDTR) {
-            self.store_table(vmcs, page, offset::GDTR, 0);
+            if known.contains(Mtd::GDTR) {
+                self.tell_pair(page, offset::GDTR);
+            } else {
+                self.store_table(vmcs, page, offset::GDTR, 0);
+            }
         }
         if wanted.contains(Mtd::IDTR) {
-            self.store_table(vmcs, page, offset::IDTR, 2);
+            if known.contains(Mtd::IDTR) {
+                self.tell_pair(page, offset::IDTR);
+            } else {
+                self.store_table(vmcs, page, offset::IDTR, 2);
+            }
         }
         if wanted.0 & (Mtd::CR.0 | Mtd::EFER_PAT.0 | Mtd::PDPTE.0) != 0 {
             self.store_paging(vmcs, page, wanted);
@@ -209,6 +226,13 @@ impl VmxState {
         self.note(at + 8, base);
         page.write_u64(at, first);
         page.write_u64(at + 8, base);
+    }
+
+    /// Two words that the mirror holds.
+    #[inline(always)]
+    fn tell_pair(&self, page: &SharedPage, at: usize) {
+        self.tell(page, at);
+        self.tell(page, at + 8);
     }
 
     #[inline(always)]

@@ -1,0 +1,16 @@
+//! The system calls, each as abi.md has it, on a machine made of arrays.
+
+#[cfg(test)]
+mod basics;
+#[cfg(test)]
+mod exceptions;
+#[cfg(test)]
+mod ipc;
+#[cfg(test)]
+mod life;
+#[cfg(test)]
+mod memory;
+#[cfg(test)]
+mod random;
+#[cfg(test)]
+mod world;
