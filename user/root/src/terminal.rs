@@ -93,18 +93,23 @@ impl Terminal {
             "" => {}
             "help" => {
                 for text in [
-                    "list      guests and how they are",
-                    "attach    back to the guest (also Ctrl-])",
-                    "poweroff  switch the machine off",
+                    "list           guests and how they are",
+                    "attach [NAME]  the keys go to a guest; Ctrl-] comes back here",
+                    "poweroff       switch the machine off",
                 ] {
                     out.extend_from_slice(format!("{text}\r\n").as_bytes());
                 }
             }
             "list" => self.list(out),
-            "attach" => match self.guests.iter().position(|guest| !guest.ended) {
-                Some(index) => return self.console.to_guest(index, out),
-                None => out.extend_from_slice(b"no guest runs\r\n"),
-            },
+            attach if attach == "attach" || attach.starts_with("attach ") => {
+                let name = attach.strip_prefix("attach").unwrap_or_default().trim();
+                let wanted =
+                    |guest: &Running| !guest.ended && (name.is_empty() || guest.name == name);
+                match self.guests.iter().position(wanted) {
+                    Some(index) => return self.console.to_guest(index, out),
+                    None => out.extend_from_slice(b"no such guest runs\r\n"),
+                }
+            }
             "poweroff" => self.power_off(),
             other => out.extend_from_slice(format!("{other}? try help\r\n").as_bytes()),
         }
