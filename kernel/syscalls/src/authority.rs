@@ -37,16 +37,13 @@ pub fn caller(cpu: &Cpu) -> Result<Counted<Pd>, Status> {
 
 /// The domain behind a selector with the right to act for it, and the permissions of the capability used.
 pub fn domain(cpu: &Cpu, token: &Token, selector: Selector) -> Result<(Counted<Pd>, u8), Status> {
-    let pd = held::<Pd>(cpu, token, selector, abi::cap::PD_CREATE)?;
-    if pd.is_dead() {
+    let current = cpu.current.as_ref().ok_or(Status::BadCap)?;
+    let cap = current.pd.objects.lookup(selector, token).ok_or(Status::BadCap)?;
+    let pd = cap.object.downcast::<Pd>().ok_or(Status::BadCap)?;
+    if cap.permissions & abi::cap::PD_CREATE == 0 || pd.get().is_dead() {
         return Err(Status::BadCap);
     }
-    let permissions = cpu
-        .current
-        .as_ref()
-        .and_then(|current| current.pd.objects.lookup(selector, token))
-        .map_or(0, |cap| cap.permissions);
-    Ok((pd, permissions))
+    Ok((pd.hold().ok_or(Status::BadCap)?, cap.permissions))
 }
 
 /// Refuses a selector that is in use or does not exist, for a new capability.

@@ -11,7 +11,7 @@ use crate::authority::{caller, domain};
 use crate::{Outcome, Verdict, Words};
 
 /// Table entries visited in one step.
-const BUDGET: u64 = 1024;
+const BUDGET: u64 = 256;
 /// Capabilities taken back in one step.
 const CAPABILITIES: usize = 32;
 /// Where the cursor says that the guest table is being cleared.

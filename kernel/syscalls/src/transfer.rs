@@ -11,7 +11,7 @@ use sync::{Counted, SELECTORS, Token, Tree};
 use crate::oom;
 
 /// Table entries visited, or capabilities given, in one step.
-const BUDGET: u64 = 1024;
+const BUDGET: u64 = 256;
 /// Where a cursor counts the pages of the guest table.
 const GUEST_PART: u64 = 1 << 40;
 
