@@ -15,6 +15,7 @@ mod create;
 mod delegate;
 mod domain;
 mod events;
+mod exhaustion;
 mod interrupts;
 mod ipc;
 mod kernel_page;
@@ -56,6 +57,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("interrupts", interrupts::run),
     ("domain", domain::run),
     ("vcpu", vcpu::run),
+    ("exhaustion", exhaustion::run),
 ];
 
 /// Runs first on the machine.

@@ -9,8 +9,9 @@ use abi::hip::{FLAG_SVM, FLAG_VMX};
 use abi::utcb::{Segment, StatePage};
 use rt::memory::{Window, free_ram};
 use rt::stub::syscall;
+use rt::sync::{Mutex, sleep_us};
 use rt::vcpu::Vcpu;
-use rt::{Crd, Mtd, Status, calls, probe};
+use rt::{Crd, Mtd, Selector, Status, calls, probe, thread};
 
 /// Everything a first entry loads.
 const ALL: Mtd = Mtd(0x01df_ffff & !Mtd::QUAL.0);
@@ -27,6 +28,8 @@ const CODE: [u8; 24] = [
     0, 0, 0, 0, 0, 0, 0, 0,
 ];
 
+/// Where the guest spins.
+const SPIN: u64 = 0x10e;
 /// Where the last byte of VMCALL is, which tells it from VMMCALL.
 const VMCALL_END: usize = 13;
 
@@ -38,6 +41,8 @@ pub fn run(world: &mut World) {
         return;
     }
     guest(world);
+    busy(world);
+    elsewhere(world);
 }
 
 fn refusals(world: &mut World) {
@@ -110,6 +115,64 @@ fn guest(world: &mut World) {
     vcpu.state().rip = 0x10e;
     let exit = vcpu.run(Mtd::RIP_LEN | Mtd::STA | Mtd::TSC_TIMEOUT);
     tally.equal("its time runs out", exit, Ok(ExitReason::PreemptionTimer));
+}
+
+/// How the run of a spinning guest ended.
+static ENDED: Mutex<Option<Result<ExitReason, Status>>> = Mutex::new(None);
+
+/// A thread on `cpu` that runs a guest which spins with interrupts off; the selector of the
+/// virtual processor. The guest's page is where [`guest`] left it.
+fn spinning(cpu: u16) -> Result<Selector, Status> {
+    let mut vcpu = Vcpu::new(cpu)?;
+    let sel = vcpu.selector();
+    *ENDED.lock() = None;
+    thread::spawn(cpu, 1, move || {
+        real_mode(vcpu.state());
+        vcpu.state().rip = SPIN;
+        let ended = vcpu.run(ALL);
+        *ENDED.lock() = Some(ended);
+    })?;
+    sleep_us(60_000);
+    Ok(sel)
+}
+
+/// Waits for the end of the run.
+fn ended() -> Option<Result<ExitReason, Status>> {
+    (0..50).find_map(|_| {
+        sleep_us(10_000);
+        ENDED.lock().take()
+    })
+}
+
+fn busy(world: &mut World) {
+    let vcpu = spinning(world.boot.cpu);
+    let tally = &mut world.tally;
+    let Ok(vcpu) = vcpu else {
+        tally.equal("spinning guest", vcpu.map(|_| ()), Ok(()));
+        return;
+    };
+    tally.holds("it spins", ENDED.lock().is_none());
+    tally.equal("run of a running one", calls::run_vcpu(vcpu, Mtd::NONE), Err(Status::Busy));
+    tally.equal("poke of a preempted one", calls::poke_vcpu(vcpu), Ok(()));
+    tally.equal("ends its run", ended(), Some(Ok(ExitReason::Poked)));
+}
+
+fn elsewhere(world: &mut World) {
+    let here = world.boot.cpu;
+    let Some(there) = world.boot.hip.cpus().map(|cpu| cpu.number).find(|cpu| *cpu != here) else {
+        world.tally.skip("another cpu", "one processor");
+        return;
+    };
+    let vcpu = spinning(there);
+    let tally = &mut world.tally;
+    let Ok(vcpu) = vcpu else {
+        tally.equal("spinning guest there", vcpu.map(|_| ()), Ok(()));
+        return;
+    };
+    tally.holds("it spins there", ENDED.lock().is_none());
+    tally.equal("run from another cpu", calls::run_vcpu(vcpu, Mtd::NONE), Err(Status::BadCpu));
+    tally.equal("poke from another cpu", calls::poke_vcpu(vcpu), Ok(()));
+    tally.equal("ends the run there", ended(), Some(Ok(ExitReason::Poked)));
 }
 
 /// The state of a processor in real mode at 0x100.
