@@ -111,6 +111,25 @@ const BOOT: Story = Story {
 /// A boot in Bochs.
 const BOCHS: Story = Story { engine: Engine::Bochs, timeout_s: 180, ..BOOT };
 
+/// The conformance suite as root task: every call and refusal, threads, time, and guests of a few instructions
+/// where the processor can run them.
+const SUITE: Story = Story {
+    deterministic: true,
+    load: Load::Program("suite"),
+    lines: &[
+        Line::Never(DIED),
+        Line::Never(REFUSED),
+        Line::Never("FAIL"),
+        Line::Says(" passed, 0 failed"),
+    ],
+    timeout_s: 120,
+    ..BOOT
+};
+
+/// The conformance suite in Bochs.
+const SUITE_BOCHS: Story =
+    Story { engine: Engine::Bochs, deterministic: false, timeout_s: 600, ..SUITE };
+
 /// The guest reaches its prompt, answers, has nothing to complain of, and powers off.
 const LINUX: Story = Story {
     load: Load::Linux,
@@ -143,6 +162,19 @@ pub const STORIES: &[Story] = &[
     },
     Story { name: "linux_qemu_1", tier: Tier::Long, ..LINUX },
     Story { name: "linux_qemu_2", cpus: 2, ..LINUX },
+    // The conformance suite: plain, with SVM, and with VMX on processors of three generations.
+    Story { name: "suite_bochs_skylake", ..SUITE_BOCHS },
+    Story { name: "suite_bochs_icelake", cpu_model: "corei7_icelake_u", ..SUITE_BOCHS },
+    Story { name: "suite_bochs_haswell", cpu_model: "corei7_haswell_4770", ..SUITE_BOCHS },
+    Story { name: "suite_bochs_penryn", cpu_model: "core2_penryn_t9600", ..SUITE_BOCHS },
+    Story { name: "suite_bochs_2", cpus: 2, tier: Tier::Long, ..SUITE_BOCHS },
+    Story { name: "suite_qemu_1", ..SUITE },
+    Story { name: "suite_qemu_2", cpus: 2, ..SUITE },
+    Story { name: "suite_qemu_4", cpus: 4, ..SUITE },
+    Story { name: "suite_plain_1", cpu_model: "max,-svm", ..SUITE },
+    Story { name: "suite_plain_2", cpu_model: "max,-svm", cpus: 2, ..SUITE },
+    Story { name: "suite_plain_4", cpu_model: "max,-svm", cpus: 4, ..SUITE },
+    Story { name: "suite_plain_8", cpu_model: "max,-svm", cpus: 8, timeout_s: 240, ..SUITE },
     Story { name: "boot_bochs_2", cpus: 2, timeout_s: 300, ..BOCHS },
     Story { name: "boot_bochs_1", ..BOCHS },
     Story { name: "boot_qemu_1", ..BOOT },
