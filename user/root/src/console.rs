@@ -91,6 +91,11 @@ impl Console {
 
     /// A line of the root task or a monitor.
     pub fn message(&mut self, who: &str, text: &str, out: &mut Vec<u8>) {
+        if self.focus == Focus::Prompt && self.column == PROMPT.len() + self.line.len() {
+            // Only the prompt stands there: write over it (ECMA-48, EL).
+            out.extend_from_slice(b"\r\x1b[K");
+            self.column = 0;
+        }
         self.fresh_line(out);
         self.put(who.as_bytes(), out);
         self.put(b": ", out);
@@ -179,6 +184,20 @@ mod tests {
         assert_eq!(
             out,
             b"boot\r\nvmm linux: unknown MSR 0x42\r\ning\r\nroot: linux powered off\r\n"
+        );
+    }
+
+    #[test]
+    fn messages_go_above_the_prompt() {
+        let mut console = Console::new(None);
+        let mut out = Vec::new();
+        console.to_prompt(&mut out);
+        console.key(b'l', &mut out);
+        console.message("vmm a", "one", &mut out);
+        console.message("vmm a", "two", &mut out);
+        assert_eq!(
+            out,
+            b"hematite> l\r\x1b[Kvmm a: one\r\nhematite> l\r\x1b[Kvmm a: two\r\nhematite> l"
         );
     }
 

@@ -34,7 +34,7 @@ pub fn handle(cpu: &mut Cpu, page: &mut StatePage, vm: &mut Vm, now: Now) -> Nex
             cpu.activity = Activity::Halted;
             skip(page, vm, 1)
         }
-        ExitReason::Io => io::handle(cpu, page, vm, now),
+        ExitReason::Io => io::handle(page, vm, now),
         ExitReason::Rdmsr => read_msr(cpu, page, vm, now),
         ExitReason::Wrmsr => write_msr(cpu, page, vm, now),
         ExitReason::ControlRegister => control_registers::handle(cpu, page, vm),

@@ -6,7 +6,7 @@
 use crate::exits::{Next, claimed, skip_and};
 use crate::inject::{self, PAGE_FAULT};
 use crate::instruction::{self, LONGEST, Override};
-use crate::machine::{Cpu, Now, Vm};
+use crate::machine::{Now, Vm};
 use crate::registers;
 use abi::Mtd;
 use abi::utcb::{Segment, StatePage};
@@ -16,7 +16,7 @@ const MOST: u64 = 1024;
 const DIRECTION: u64 = 1 << 10;
 
 /// Handles an I/O exit.
-pub fn handle(cpu: &mut Cpu, page: &mut StatePage, vm: &mut Vm, now: Now) -> Next {
+pub fn handle(page: &mut StatePage, vm: &mut Vm, now: Now) -> Next {
     let qualification = page.qual[0];
     let port = (qualification >> 16) as u16;
     let size = match qualification & 7 {
@@ -25,6 +25,7 @@ pub fn handle(cpu: &mut Cpu, page: &mut StatePage, vm: &mut Vm, now: Now) -> Nex
         _ => 4,
     };
     let input = qualification & 8 != 0;
+    let rip = page.rip;
     if qualification & 0x10 != 0 {
         return string(page, vm, now, String { port, size, input });
     }
@@ -36,10 +37,12 @@ pub fn handle(cpu: &mut Cpu, page: &mut StatePage, vm: &mut Vm, now: Now) -> Nex
         vm.board.port_write(port, size, page.rax as u32, now.ns);
         skip_and(page, vm, encoded(page, vm), Mtd::NONE)
     };
-    let _ = cpu;
     match claimed(vm) {
         Ok(()) => next,
-        Err(why) => Next::Stop(why),
+        Err(why) => {
+            page.rip = rip;
+            Next::Stop(why)
+        }
     }
 }
 

@@ -23,6 +23,7 @@ const CHANGED: Mtd = Mtd(Mtd::GPR.0 | Mtd::RSP.0 | Mtd::RFLAGS.0 | Mtd::RIP_LEN.
 /// Handles an EPT violation.
 pub fn handle(cpu: &mut Cpu, page: &mut StatePage, vm: &mut Vm, now: Now) -> Next {
     let [qualification, address] = page.qual;
+    let rip = page.rip;
     if qualification & FETCH != 0 {
         return Next::Stop(format!("the guest executes at {address:#x}, which is no memory"));
     }
@@ -58,7 +59,10 @@ pub fn handle(cpu: &mut Cpu, page: &mut StatePage, vm: &mut Vm, now: Now) -> Nex
     }
     match claimed(vm) {
         Ok(()) => Next::Resume(CHANGED),
-        Err(why) => Next::Stop(why),
+        Err(why) => {
+            page.rip = rip;
+            Next::Stop(why)
+        }
     }
 }
 
