@@ -8,4 +8,5 @@ pub mod emulator;
 pub mod process;
 pub mod serial;
 pub mod stories;
+mod stories_small;
 pub mod warnings;

@@ -2,6 +2,7 @@
 
 use crate::emulator::Engine;
 use crate::serial::Step;
+use crate::stories_small as small;
 use crate::warnings;
 use std::time::Duration;
 
@@ -32,6 +33,8 @@ pub enum Load {
     Program(&'static str),
     /// Our root task, the monitor and a stock Linux guest.
     Linux,
+    /// Our root task, the monitor and the guest in `guests/small` with this command line.
+    Small(&'static str),
 }
 
 /// One line of a story.
@@ -90,12 +93,12 @@ impl Story {
 }
 
 /// How the kernel's last words begin.
-const DIED: &str = "*** CPU ";
+pub(crate) const DIED: &str = "*** CPU ";
 /// How it begins when it cannot start at all.
-const REFUSED: &str = "*** Hematite cannot start";
+pub(crate) const REFUSED: &str = "*** Hematite cannot start";
 
 /// What most boots have in common; each story changes what is its own.
-const BOOT: Story = Story {
+pub(crate) const BOOT: Story = Story {
     name: "",
     tier: Tier::Quick,
     engine: Engine::Qemu,
@@ -175,6 +178,17 @@ pub const STORIES: &[Story] = &[
     Story { name: "suite_plain_2", cpu_model: "max,-svm", cpus: 2, ..SUITE },
     Story { name: "suite_plain_4", cpu_model: "max,-svm", cpus: 4, ..SUITE },
     Story { name: "suite_plain_8", cpu_model: "max,-svm", cpus: 8, timeout_s: 240, ..SUITE },
+    // The small guest; the slow engine runs all its tests in one boot.
+    Story { name: "small_all_bochs", timeout_s: 420, ..small::ALL_BOCHS },
+    Story { name: "small_triple_bochs", engine: Engine::Bochs, timeout_s: 240, ..small::TRIPLE },
+    Story { name: "small_triple_qemu", ..small::TRIPLE },
+    small::one!("small_hello_qemu", "hello"),
+    small::one!("small_faults_qemu", "faults"),
+    small::one!("small_unclaimed_qemu", "unclaimed"),
+    small::one!("small_pit_qemu", "pit"),
+    small::one!("small_lapic_qemu", "lapic"),
+    small::one!("small_deadline_qemu", "deadline"),
+    small::one!("small_spin_qemu", "spin"),
     Story { name: "boot_bochs_2", cpus: 2, timeout_s: 300, ..BOCHS },
     Story { name: "boot_bochs_1", ..BOCHS },
     Story { name: "boot_qemu_1", ..BOOT },

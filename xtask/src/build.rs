@@ -1,5 +1,6 @@
 //! Builds the bare-metal programs and leaves them in `target/hematite`.
 
+use crate::bzimage;
 use crate::desk;
 use crate::elf;
 use crate::progress::Step;
@@ -17,6 +18,8 @@ pub enum Link {
     Kernel,
     /// As user code, by `user/rt/user.ld`.
     User,
+    /// As a guest, by its own script through its build script; turned into a bzImage.
+    Guest,
 }
 
 /// A bare-metal program.
@@ -42,6 +45,7 @@ pub const PROGRAMS: &[Program] = &[
     Program { package: "suite", folder: "tests/suite", link: Link::User, file: "suite.elf" },
     Program { package: "victim", folder: "tests/victim", link: Link::User, file: "victim.elf" },
     Program { package: "guests", folder: "guests", link: Link::User, file: "guests.elf" },
+    Program { package: "small", folder: "guests/small", link: Link::Guest, file: "small.bin" },
 ];
 
 /// The kernel as multiboot 1 wants it.
@@ -51,7 +55,8 @@ impl Program {
     /// The folder under `target/` for programs linked this way.
     fn subdir(link: Link) -> &'static str {
         match link {
-            Link::Kernel => "metal-kernel",
+            // The same flags as the kernel's, so that core is built once for both.
+            Link::Kernel | Link::Guest => "metal-kernel",
             Link::User => "metal-user",
         }
     }
@@ -60,7 +65,8 @@ impl Program {
     fn flags(self) -> Vec<String> {
         let mut flags = vec!["-Crelocation-model=static".to_string()];
         flags.push(match self.link {
-            Link::Kernel => "-Ccode-model=kernel".to_string(),
+            // Addresses that a sign-extended 32-bit number holds: the last 2 GiB, or the first.
+            Link::Kernel | Link::Guest => "-Ccode-model=kernel".to_string(),
             Link::User => "-Ccode-model=small".to_string(),
         });
         let script = desk::root().join("user/rt/user.ld");
@@ -127,6 +133,10 @@ fn build_one(program: Program, toolchain: &Toolchain) -> Result<()> {
     tools::watched(&mut command, &step)?;
     let path = program.built();
     let file = fs::read(&path).with_context(|| format!("cargo left no {}", path.display()))?;
+    let file = match program.link {
+        Link::Guest => bzimage::wrap(&file).context("the guest makes no bzImage")?,
+        Link::Kernel | Link::User => file,
+    };
     desk::write_if_changed(&program.path()?, &file)?;
     if program.link == Link::Kernel {
         let wrapped = elf::to_elf32(&file).context("the kernel does not fit an ELF32")?;

@@ -98,7 +98,11 @@ impl Elf {
 }
 
 impl Segment {
-    fn bytes(&self) -> Result<Range<usize>> {
+    /// Its place in the file.
+    ///
+    /// # Errors
+    /// When it is no place.
+    pub fn bytes(&self) -> Result<Range<usize>> {
         let end = self.offset.checked_add(self.filesz).context("segment out of range")?;
         Ok(usize::try_from(self.offset)?..usize::try_from(end)?)
     }

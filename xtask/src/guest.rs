@@ -213,7 +213,8 @@ pub fn check_bzimage(path: &Path) -> Result<()> {
     bzimage(&file).with_context(|| format!("guest kernel {}", path.display()))
 }
 
-fn bzimage(file: &[u8]) -> Result<()> {
+/// The same for a file's bytes.
+pub fn bzimage(file: &[u8]) -> Result<()> {
     let byte = |at: usize| file.get(at).copied().context("truncated: no Linux boot header");
     if file.get(0x202..0x206) != Some(b"HdrS") {
         bail!("not a bzImage: no HdrS at 0x202");

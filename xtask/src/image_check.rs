@@ -3,6 +3,7 @@
 use crate::build::{ELF32, Link, PROGRAMS};
 use crate::desk;
 use crate::elf::{self, EXECUTE, Elf, Segment, WRITE};
+use crate::guest;
 use anyhow::{Context, Result, bail};
 use std::fs;
 
@@ -37,6 +38,7 @@ pub fn findings() -> Result<Vec<String>> {
                 note(multiboot1(&wrapped).context(ELF32));
             }
             Link::User => note(user(&file)),
+            Link::Guest => note(guest::bzimage(&file)),
         }
     }
     Ok(found)

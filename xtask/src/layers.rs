@@ -39,6 +39,7 @@ pub const ROOMS: &[Room] = &[
     // The monitor's library says what its starter must hand it.
     room("root", "user/root", &["abi", "rt", "vmm"]),
     room("guests", "guests", &["abi", "rt"]),
+    room("small", "guests/small", &[]),
     room("hello", "tests/hello", &["abi", "rt"]),
     room("suite", "tests/suite", &["abi", "rt"]),
     room("victim", "tests/victim", &["abi", "rt"]),

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod build;
+mod bzimage;
 mod check;
 mod cpio;
 mod desk;

@@ -221,6 +221,16 @@ fn recipe(story: &Story) -> Result<Recipe> {
     let modules = match story.load {
         Load::Program(name) => vec![Module::new("root", built(name).file)],
         Load::Root => vec![built("root"), built("vmm")],
+        Load::Small(words) => {
+            let cmdline = words.to_string();
+            let guest = Guest { cpus: story.cpus, memory_mib: 16, initrd: false, cmdline };
+            vec![
+                built("root"),
+                built("vmm"),
+                Module::new("manifest", guest.compile_as(story.name)?),
+                Module::new("kernel", out.join("small.bin")),
+            ]
+        }
         Load::Linux => {
             let linux = guest::default_guest()?;
             let cmdline = REFERENCE.to_string();

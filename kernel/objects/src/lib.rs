@@ -132,6 +132,6 @@ impl Kernel {
 
     /// Whether a CPU number names a CPU that runs.
     pub fn is_online(&self, cpu: u64) -> bool {
-        cpu < self.cpus as u64
+        cpu < self.cpus as u64 && arch::cpu_online(cpu as usize)
     }
 }

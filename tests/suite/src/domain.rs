@@ -6,7 +6,7 @@ use abi::crd::ItemMeta;
 use abi::{PAGE_BITS, TypedItem};
 use alloc::boxed::Box;
 use rt::memory::blocks;
-use rt::portal::Servant;
+use rt::portal::{Handler, Servant};
 use rt::probe::{self, Fault};
 use rt::stub::syscall;
 use rt::{Crd, Mtd, Selector, Status, Utcb, calls, selectors};
@@ -26,7 +26,7 @@ enum Order {
 
 /// The family.
 pub fn run(world: &mut World) {
-    let Some((pd, portal)) = child(world) else {
+    let Some((pd, portal)) = child(world, Box::new(obey)) else {
         world.tally.holds("a child domain", false);
         return;
     };
@@ -36,14 +36,14 @@ pub fn run(world: &mut World) {
 }
 
 /// A domain with our memory and nothing else, and a portal into it.
-fn child(world: &World) -> Option<(Selector, Selector)> {
+pub fn child(world: &World, handler: Handler) -> Option<(Selector, Selector)> {
     let pd = selectors::allocate();
     calls::create_pd(pd, PD, Crd::NULL).ok()?;
     share(pd, rt::start::image())?;
     share(pd, world.heap)?;
     let item = TypedItem::delegate(Crd::objects(pd, 0, 0x1f), 0);
     calls::delegate(PD, pd, item, Crd::objects(OWN, 0, 0x1f)).ok()?;
-    let servant = Servant::in_domain(pd, world.boot.cpu, 0, Box::new(obey)).ok()?;
+    let servant = Servant::in_domain(pd, world.boot.cpu, 0, handler).ok()?;
     Some((pd, servant.new_portal(Mtd::NONE, 0).ok()?))
 }
 

@@ -16,6 +16,7 @@ mod delegate;
 mod domain;
 mod events;
 mod exhaustion;
+mod fuzz;
 mod interrupts;
 mod ipc;
 mod kernel_page;
@@ -57,6 +58,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("interrupts", interrupts::run),
     ("domain", domain::run),
     ("vcpu", vcpu::run),
+    ("fuzz", fuzz::run),
     ("exhaustion", exhaustion::run),
 ];
 

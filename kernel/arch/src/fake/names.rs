@@ -265,3 +265,8 @@ pub fn note_unclaimed(cpu: usize, vector: u8) {
 pub fn note_fault(cpu: usize, event: u8, address: u64) {
     with(|state| state.faults.push((cpu, event, address)));
 }
+
+/// Whether a CPU came up; the fake's all do.
+pub fn cpu_online(cpu: usize) -> bool {
+    cpu < cpu_count()
+}

@@ -50,6 +50,11 @@ pub fn hip_word() -> u64 {
     capabilities().hip_word()
 }
 
+/// Most TSC ticks that a guest runs before this CPU looks around (some milliseconds on hardware). An
+/// interrupt ends guest time earlier; where it is missed, as in Bochs when host and guest both have IF clear,
+/// this bounds how late a poke, a shoot-down or a grace period is seen.
+const LOOK_AROUND: u64 = 1 << 24;
+
 /// The longest time the preemption timer counts, in TSC ticks.
 pub fn longest_timeout() -> u64 {
     u64::from(u32::MAX) << capabilities().timer_shift()
@@ -362,6 +367,7 @@ impl Vmx {
     fn arm(&mut self, software: &Software, env: &GuestEnv, start: u64) -> Armed {
         let shift = self.cpu.timer_shift();
         let host = env.host_deadline.map_or(u64::MAX, |deadline| deadline.saturating_sub(start));
+        let host = host.min(LOOK_AROUND);
         let (ticks, armed) = match env.pending_poke {
             true => (0, Armed::Poke),
             false if software.timeout <= host => (software.timeout, Armed::Monitor),
