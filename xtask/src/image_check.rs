@@ -4,6 +4,7 @@ use crate::build::{ELF32, Link, PROGRAMS};
 use crate::desk;
 use crate::elf::{self, EXECUTE, Elf, Segment, WRITE};
 use crate::guest;
+use crate::layout_page;
 use anyhow::{Context, Result, bail};
 use std::fs;
 
@@ -51,6 +52,7 @@ fn kernel(file: &[u8]) -> Result<()> {
         bail!("segments have flags {flags:?}, not {KERNEL_FLAGS:?} (RX, R, RW)");
     }
     entry(&elf)?;
+    layout_page::compare(&elf)?;
     multiboot1(file)?;
     multiboot2(file)
 }
