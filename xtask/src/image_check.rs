@@ -7,6 +7,7 @@ use crate::guest;
 use crate::layout_page;
 use anyhow::{Context, Result, bail};
 use std::fs;
+use std::path::PathBuf;
 
 /// Multiboot 0.6.96, 3.1.1.
 const MULTIBOOT1: u32 = 0x1bad_b002;
@@ -23,9 +24,11 @@ pub fn findings() -> Result<Vec<String>> {
         if !program.exists()? {
             continue;
         }
-        let path = program.path()?;
-        let file = fs::read(&path)
-            .with_context(|| format!("{}: `cargo xtask build` first", path.display()))?;
+        let read = |path: PathBuf| {
+            fs::read(&path)
+                .with_context(|| format!("{}: `cargo xtask build` first", path.display()))
+        };
+        let file = read(program.elf()?)?;
         let mut note = |result: Result<()>| {
             if let Err(error) = result {
                 found.push(format!("{}: {error:#}", program.file));
@@ -39,7 +42,7 @@ pub fn findings() -> Result<Vec<String>> {
                 note(multiboot1(&wrapped).context(ELF32));
             }
             Link::User => note(user(&file)),
-            Link::Guest => note(guest::bzimage(&file)),
+            Link::Guest => note(guest::bzimage(&read(program.path()?)?)),
         }
     }
     Ok(found)
