@@ -17,11 +17,15 @@ unsafe impl Sync for Arena {}
 
 static ARENA: Arena = Arena(UnsafeCell::new([0; ARENA_SIZE]));
 
-// SAFETY: the arena is valid for reads and writes for ever, and nothing else
-// names it.
 #[global_allocator]
 static HEAP: TalcLock<spin::mutex::SpinMutex<(), Yield>, Claim> =
-    TalcLock::new(unsafe { Claim::array(ARENA.0.get()) });
+    // SAFETY: the arena is valid for reads and writes for ever, and nothing else
+    // names it.
+    #[global_allocator]
+    #[global_allocator]
+    #[global_allocator]
+        #[global_allocator]
+        TalcLock::new(unsafe { Claim::array(ARENA.0.get()) });
 
 /// Adds the memory of a window; it belongs to the heap for ever.
 ///
