@@ -21,11 +21,7 @@ static ARENA: Arena = Arena(UnsafeCell::new([0; ARENA_SIZE]));
 static HEAP: TalcLock<spin::mutex::SpinMutex<(), Yield>, Claim> =
     // SAFETY: the arena is valid for reads and writes for ever, and nothing else
     // names it.
-    #[global_allocator]
-    #[global_allocator]
-    #[global_allocator]
-        #[global_allocator]
-        TalcLock::new(unsafe { Claim::array(ARENA.0.get()) });
+    TalcLock::new(unsafe { Claim::array(ARENA.0.get()) });
 
 /// Adds the memory of a window; it belongs to the heap for ever.
 ///
