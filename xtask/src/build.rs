@@ -100,6 +100,14 @@ impl Program {
         target.join(TARGET).join("release").join(self.package)
     }
 
+    /// The ELF file with all there is to know of it: what `build` leaves, or makes a bzImage of.
+    pub fn elf(self) -> Result<PathBuf> {
+        match self.link {
+            Link::Kernel | Link::User => self.path(),
+            Link::Guest => Ok(self.built()),
+        }
+    }
+
     /// Where `build` leaves it.
     pub fn path(self) -> Result<PathBuf> {
         Ok(desk::out()?.join(self.file))

@@ -4,8 +4,10 @@ use crate::build::{ELF32, Link, PROGRAMS};
 use crate::desk;
 use crate::elf::{self, EXECUTE, Elf, Segment, WRITE};
 use crate::guest;
+use crate::layout_page;
 use anyhow::{Context, Result, bail};
 use std::fs;
+use std::path::PathBuf;
 
 /// Multiboot 0.6.96, 3.1.1.
 const MULTIBOOT1: u32 = 0x1bad_b002;
@@ -22,9 +24,11 @@ pub fn findings() -> Result<Vec<String>> {
         if !program.exists()? {
             continue;
         }
-        let path = program.path()?;
-        let file = fs::read(&path)
-            .with_context(|| format!("{}: `cargo xtask build` first", path.display()))?;
+        let read = |path: PathBuf| {
+            fs::read(&path)
+                .with_context(|| format!("{}: `cargo xtask build` first", path.display()))
+        };
+        let file = read(program.elf()?)?;
         let mut note = |result: Result<()>| {
             if let Err(error) = result {
                 found.push(format!("{}: {error:#}", program.file));
@@ -38,7 +42,7 @@ pub fn findings() -> Result<Vec<String>> {
                 note(multiboot1(&wrapped).context(ELF32));
             }
             Link::User => note(user(&file)),
-            Link::Guest => note(guest::bzimage(&file)),
+            Link::Guest => note(guest::bzimage(&read(program.path()?)?)),
         }
     }
     Ok(found)
@@ -51,6 +55,7 @@ fn kernel(file: &[u8]) -> Result<()> {
         bail!("segments have flags {flags:?}, not {KERNEL_FLAGS:?} (RX, R, RW)");
     }
     entry(&elf)?;
+    layout_page::compare(&elf)?;
     multiboot1(file)?;
     multiboot2(file)
 }

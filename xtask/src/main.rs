@@ -14,6 +14,7 @@ mod guest;
 mod image;
 mod image_check;
 mod layers;
+mod layout_page;
 mod manifest;
 mod progress;
 mod recipe;

@@ -34,7 +34,7 @@ pub fn size() -> Result<()> {
     }
     println!("boot and kernel rooms: {kernel} lines of code (promise: under 10000)\n");
     for program in PROGRAMS {
-        let path = program.path()?;
+        let path = program.elf()?;
         if program.exists()? && path.is_file() {
             let file = fs::read(&path).with_context(|| path.display().to_string())?;
             image(program.file, &file)?;
