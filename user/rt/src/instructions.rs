@@ -92,7 +92,8 @@ pub fn inw(port: u16) -> u16 {
 #[must_use]
 pub(crate) fn fs_base() -> u64 {
     let base: u64;
-    // SAFETY: the kernel enables FSGSBASE; reading the register has no effect.
+    // SAFETY: `own_page` asks only where the processor has FSGSBASE, which the kernel then enables;
+    // reading the register has no effect.
     unsafe {
         core::arch::asm!("rdfsbase {}", out(reg) base, options(nomem, nostack, preserves_flags));
     }
@@ -103,9 +104,35 @@ pub(crate) fn fs_base() -> u64 {
 #[cfg(target_os = "none")]
 #[inline]
 pub(crate) fn set_fs_base(base: u64) {
-    // SAFETY: the kernel enables FSGSBASE; no compiled code uses FS, because
-    // the target has no thread-local storage.
+    // SAFETY: as above; no compiled code uses FS, because the target has no
+    // thread-local storage.
     unsafe {
         core::arch::asm!("wrfsbase {}", in(reg) base, options(nomem, nostack, preserves_flags));
     }
+}
+
+/// Whether user programs can set the FS base (CPUID leaf 7 EBX bit 0).
+#[cfg(target_os = "none")]
+#[must_use]
+pub(crate) fn has_fsgsbase() -> bool {
+    #[allow(unused_unsafe, reason = "CPUID is a safe function from Rust 1.94 on")]
+    // SAFETY: every 64-bit processor has CPUID; it touches no memory.
+    let (top, features) = unsafe {
+        use core::arch::x86_64::__cpuid_count;
+        (__cpuid_count(0, 0).eax, __cpuid_count(7, 0).ebx)
+    };
+    top >= 7 && features & 1 != 0
+}
+
+/// The stack pointer.
+#[cfg(target_os = "none")]
+#[inline(always)]
+#[must_use]
+pub(crate) fn stack_pointer() -> u64 {
+    let pointer: u64;
+    // SAFETY: reads a register.
+    unsafe {
+        core::arch::asm!("mov {}, rsp", out(reg) pointer, options(nomem, nostack, preserves_flags));
+    }
+    pointer
 }

@@ -30,6 +30,8 @@ pub mod last_words;
 pub mod log;
 pub mod memory;
 #[cfg(target_os = "none")]
+mod own_page;
+#[cfg(target_os = "none")]
 mod panic;
 pub mod portal;
 pub mod probe;

@@ -174,7 +174,7 @@ mod machine {
 
     /// Hands one message to its handler.
     extern "C" fn dispatch(id: u64, handler: *mut Handler, utcb: u64) {
-        crate::instructions::set_fs_base(utcb);
+        crate::own_page::set(utcb);
         let Some(page) = NonNull::new(utcb as *mut u64) else { return };
         // SAFETY: `Servant::with_events` leaked the handler and gave it to this
         // servant alone, which serves one message at a time.

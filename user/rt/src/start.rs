@@ -58,7 +58,6 @@ pub fn image() -> (u64, u64) {
 #[cfg(target_os = "none")]
 mod machine {
     use super::Boot;
-    use crate::instructions::set_fs_base;
     use core::cell::UnsafeCell;
 
     /// Bytes of the first thread's stack.
@@ -105,7 +104,7 @@ mod machine {
 
     /// The first Rust function: `cpu` is what the kernel left in RDI.
     extern "C" fn start(cpu: u64) -> ! {
-        set_fs_base(abi::cap::ROOT_UTCB);
+        crate::own_page::set(abi::cap::ROOT_UTCB);
         crate::sync::start();
         let boot = Boot { cpu: (cpu & 0xfff) as u16, hip: super::hip() };
         // SAFETY: see the declaration.

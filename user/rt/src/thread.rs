@@ -132,7 +132,7 @@ mod machine {
 
     /// The first Rust function of a thread.
     extern "C" fn main(body: *mut Box<dyn FnOnce() + Send>, utcb: u64) -> ! {
-        crate::instructions::set_fs_base(utcb);
+        crate::own_page::set(utcb);
         // SAFETY: `spawn` leaked the box for this thread alone, which gets here
         // once.
         let body = unsafe { Box::from_raw(body) };

@@ -24,7 +24,7 @@ impl Utcb {
     pub fn current() -> Option<Self> {
         #[cfg(target_os = "none")]
         {
-            let page = NonNull::new(crate::instructions::fs_base() as *mut u64)?;
+            let page = NonNull::new(crate::own_page::get() as *mut u64)?;
             Some(Self { page, not_send: PhantomData })
         }
         #[cfg(not(target_os = "none"))]
