@@ -19,7 +19,7 @@ pub enum Status {
     BadCap = 4,
     /// An argument has no meaning.
     BadPar = 5,
-    /// A feature is missing. API version 10 never answers this.
+    /// A feature is missing. API version 10 never answers this; docs/compatibility.md says where ours does.
     BadFtr = 6,
     /// The processor does not exist, is not online, or is the wrong one.
     BadCpu = 7,

@@ -1,6 +1,6 @@
 //! Protection domains: three spaces and an account.
 
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use logic::Oom;
 use sync::{CapSpace, Counted, List, Pool, SpinLock};
@@ -29,8 +29,6 @@ pub struct Pd {
     pub ports: SpinLock<PortMaps>,
     /// Rights of the domain itself.
     pub trust: Trust,
-    /// Domains with the same word trust each other as far as speculation goes.
-    pub trust_group: AtomicU64,
     /// Its contexts; emptied when it dies.
     pub ecs: SpinLock<List<Ec, 1>>,
     /// The page behind the guest's local APIC, made when first asked for.
@@ -52,7 +50,6 @@ impl Pd {
             memory: Memory::new(pool, &account)?,
             ports: SpinLock::new(PortMaps::default()),
             trust,
-            trust_group: AtomicU64::new(0),
             ecs: SpinLock::new(List::new()),
             access_page: SpinLock::new(None),
             dead: AtomicBool::new(false),

@@ -21,6 +21,8 @@ pub struct Pool {
     base: NonNull<u8>,
     first: u64,
     count: u64,
+    /// Index of a page that belongs to nobody; see [`Pool::page`].
+    nowhere: usize,
     buddy: SpinLock<Buddy<'static>>,
 }
 
@@ -39,7 +41,8 @@ impl Pool {
     /// The range is RAM that nothing else uses, mapped at `base` (page aligned) for ever, and given to one pool only.
     pub unsafe fn new(base: NonNull<u8>, first: Frame, count: usize) -> Result<Pool, Oom> {
         let bytes = Buddy::metadata_bytes(count);
-        let own = bytes.div_ceil(PAGE);
+        let nowhere = bytes.div_ceil(PAGE);
+        let own = nowhere + 1;
         if own >= count {
             return Err(Oom);
         }
@@ -51,7 +54,7 @@ impl Pool {
         let mut buddy = Buddy::new(first, count, metadata);
         let (from, to) = (first.plus(own as u64), first.plus(count as u64));
         buddy.release(from..to).map_err(|_| Oom)?;
-        Ok(Pool { base, first: first.0, count: count as u64, buddy: SpinLock::new(buddy) })
+        Ok(Pool { base, first: first.0, count: count as u64, nowhere, buddy: SpinLock::new(buddy) })
     }
 
     /// A pool over memory of the host that is never given back, for tests; `first` is what its frames count from.
@@ -66,13 +69,13 @@ impl Pool {
         Ok(Box::leak(Box::new(pool)))
     }
 
-    /// The page of a frame. A number outside the pool names the pool's first page, which holds no secrets worth
-    /// a branch: numbers come from tables that the kernel wrote, so this cannot happen (debug builds stop there).
+    /// The page of a frame. Numbers come from tables that the kernel wrote, so one outside the pool cannot happen and
+    /// debug builds stop there; should it happen, it names a page that belongs to nobody, never the buddy's own.
     #[inline(always)]
     pub fn page(&self, frame: Frame) -> &SharedPage {
         let index = frame.0.wrapping_sub(self.first);
         debug_assert!(index < self.count, "frame {:#x} is not the kernel's", frame.0);
-        let index = if index < self.count { index as usize } else { 0 };
+        let index = if index < self.count { index as usize } else { self.nowhere };
         // SAFETY: inside the mapped range, page aligned; `SharedPage` is atomics only.
         unsafe { self.base.add(index * PAGE).cast().as_ref() }
     }

@@ -163,12 +163,14 @@ fn reply_and_wait(cpu: &mut Cpu, token: &Token, semaphore: u64) -> Outcome {
         }
         calls
     });
+    // Time that was lent goes back to its owner with the reply: then nobody waits here, the caller just calls again.
+    let lent = cpu.chain.is_some();
     if cpu.leave_portal() == objects::Reply::NoCaller {
         cpu.kill_current("reply without a caller");
         return Ok(Verdict::Done);
     }
     // The caller repeats its call with its own registers, so it must not find the semaphore's status in RDI.
-    if repeats == Some(true) && !sm.try_down(false) {
+    if repeats == Some(true) && !lent && !sm.try_down(false) {
         let rdi = cpu.state().map(|state| state.thread.registers.rdi);
         if let Some(_status) = cpu.wait_on(&sm, false, 0)
             && let (Some(state), Some(rdi)) = (cpu.state(), rdi)

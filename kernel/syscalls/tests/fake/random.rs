@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use crate::world::{Terminal, World, create_sm, syscall};
 
 /// Frames of kernel memory with which the busy machine comes up but has nothing to spare.
-const LEAST_FRAMES: usize = 44;
+const LEAST_FRAMES: usize = 45;
 const CPUS: usize = 3;
 
 /// Selectors that often hold something, and some that cannot.
