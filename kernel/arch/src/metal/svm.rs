@@ -207,7 +207,7 @@ impl Svm {
         self.state.write_controls(block, software, !self.debug);
         let shadow = software.asked.primary & primary::TPR_SHADOW != 0;
         let tpr = if shadow { env.pool.page(env.vlapic).read_u8(VLAPIC_TPR) >> 4 } else { 0 };
-        self.state.write_virtual_interrupt(block, software.interrupt_window, tpr);
+        self.state.write_virtual_interrupt(block, software, tpr);
         let flush = match core::mem::take(&mut self.flush) || env.flush_tag {
             false => 0,
             true if features() & FLUSH_BY_ASID != 0 => 3,
@@ -261,7 +261,8 @@ impl Svm {
     /// The guest ran, or was refused.
     fn after(&mut self, software: &mut Software, env: &GuestEnv, block: &SharedPage) -> GuestEvent {
         let features = features();
-        let raw = SvmState::raw(block, features & DECODE_ASSISTS != 0, features & NEXT_RIP != 0);
+        let (assists, next_rip) = (features & DECODE_ASSISTS != 0, features & NEXT_RIP != 0);
+        let raw = self.state.raw(block, assists, next_rip);
         self.raw = raw;
         let meaning = raw.meaning();
         self.state.settle_copy(block, raw.refused());

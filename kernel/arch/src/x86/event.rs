@@ -38,6 +38,12 @@ pub const fn is_soft(info: u32) -> bool {
     info & VALID != 0 && matches!(info & TYPE, INT_N | PRIVILEGED | SOFTWARE)
 }
 
+/// The vector of a well-formed external interrupt.
+#[must_use]
+pub const fn external(info: u32) -> Option<u8> {
+    if info & !0xff == VALID | EXTERNAL { Some(info as u8) } else { None }
+}
+
 /// EXITINTINFO as vectoring information and error code; `(0, 0)` if nothing was on its way.
 #[must_use]
 pub const fn from_svm(word: u64) -> (u32, u32) {

@@ -80,6 +80,8 @@ pub struct SvmState {
     pdpte: [u64; 4],
     /// State was loaded that VMRUN may refuse.
     doubtful: bool,
+    /// The external interrupt that waits in the virtual-interrupt word, not in EVENTINJ.
+    carried: Option<u8>,
 }
 
 impl Default for SvmState {
@@ -94,6 +96,7 @@ impl Default for SvmState {
             tsc_offset: 0,
             pdpte: [0; 4],
             doubtful: true,
+            carried: None,
         }
     }
 }
@@ -194,22 +197,40 @@ impl SvmState {
         block.write_u32(vmcb::INTERCEPT_MISC3, new.misc3);
     }
 
-    /// Writes the virtual-interrupt word: masking always, a waiting interrupt for an open window, and
-    /// the guest's task priority.
-    pub fn write_virtual_interrupt(&mut self, block: &SharedPage, window: bool, tpr: u8) {
-        use virtual_interrupt::{IGNORE_TPR, IRQ, MASKING, PRIORITY, TPR};
-        let window = if window { IRQ | PRIORITY | IGNORE_TPR } else { 0 };
-        let word = MASKING | window | u64::from(tpr) & TPR;
-        self.set(block, vmcb::VIRTUAL_INTERRUPT, word, clean::TPR);
+    /// Writes the virtual-interrupt word: masking always, a waiting interrupt, and the guest's task
+    /// priority.
+    ///
+    /// The waiting interrupt is either the monitor's own, or one that never arrives because VINTR is
+    /// intercepted: the interrupt window. The monitor's own goes through EVENTINJ when it asks for a
+    /// window too, or when the guest cannot take interrupts now.
+    ///
+    /// It does not go through EVENTINJ always because QEMU 7.2 may deliver such an interrupt twice:
+    /// again, and whatever the guest's IF, when its own main loop is next asked to stop.
+    pub fn write_virtual_interrupt(&mut self, block: &SharedPage, software: &Software, tpr: u8) {
+        use virtual_interrupt::{IGNORE_TPR, IRQ, MASKING, PRIORITY, TPR, VECTOR_SHIFT};
+        const ANY: u64 = IRQ | PRIORITY | IGNORE_TPR;
+        let external = event::external(software.event.0);
+        self.carried =
+            external.filter(|_| !software.interrupt_window && Self::takes_interrupt(block));
+        let waiting = match self.carried {
+            Some(vector) => ANY | u64::from(vector) << VECTOR_SHIFT,
+            None if software.interrupt_window => ANY,
+            None => 0,
+        };
+        self.set(
+            block,
+            vmcb::VIRTUAL_INTERRUPT,
+            MASKING | waiting | u64::from(tpr) & TPR,
+            clean::TPR,
+        );
     }
 
     /// Writes the waiting event. `Err` if VMX would fail the entry instruction (reason 253).
     pub fn write_event(&mut self, block: &SharedPage, software: &Software) -> Result<(), Refused> {
         let (info, error) = software.event;
         match event::to_svm(info, error, software.event_length) {
-            Injection::None => block.write_u64(vmcb::EVENT_INJECTION, 0),
             Injection::Refused => return Err(Refused),
-            Injection::Inject { word, advance } => {
+            Injection::Inject { word, advance } if self.carried.is_none() => {
                 block.write_u64(vmcb::EVENT_INJECTION, word);
                 if advance != 0 {
                     let rip = block.read_u64(vmcb::RIP).wrapping_add(advance);
@@ -219,8 +240,17 @@ impl SvmState {
                     self.nmi_blocked = true;
                 }
             }
+            Injection::None | Injection::Inject { .. } => {
+                block.write_u64(vmcb::EVENT_INJECTION, 0);
+            }
         }
         Ok(())
+    }
+
+    /// Whether the guest takes an interrupt before its next instruction.
+    fn takes_interrupt(block: &SharedPage) -> bool {
+        block.read_u64(vmcb::RFLAGS) & RFLAGS_IF != 0
+            && block.read_u64(vmcb::INTERRUPT_SHADOW) & 1 == 0
     }
 
     /// Whether the guest could take an NMI now: nothing blocks it.
@@ -284,12 +314,19 @@ impl SvmState {
 
     /// The exit words as the hardware left them.
     #[must_use]
-    pub fn raw(block: &SharedPage, assists: bool, next_rip: bool) -> Raw {
+    pub fn raw(&mut self, block: &SharedPage, assists: bool, next_rip: bool) -> Raw {
+        // An interrupt that the guest had no time to take is one that was on its way.
+        let waits = block.read_u64(vmcb::VIRTUAL_INTERRUPT) & virtual_interrupt::IRQ != 0;
+        let not_taken = self.carried.take().filter(|_| waits);
+        let int_info = match not_taken {
+            Some(vector) => u64::from(event::VALID | event::EXTERNAL | u32::from(vector)),
+            None => block.read_u64(vmcb::EXIT_INT_INFO),
+        };
         Raw {
             code: block.read_u64(vmcb::EXIT_CODE),
             info1: block.read_u64(vmcb::EXIT_INFO_1),
             info2: block.read_u64(vmcb::EXIT_INFO_2),
-            int_info: block.read_u64(vmcb::EXIT_INT_INFO),
+            int_info,
             rip: block.read_u64(vmcb::RIP),
             next_rip: if next_rip { block.read_u64(vmcb::NEXT_RIP) } else { 0 },
             dr6: block.read_u64(vmcb::DR6),

@@ -132,3 +132,41 @@ fn a_refused_state_comes_back_whole() {
     state.keep_copy(&block, false);
     assert_eq!(state.copy, None);
 }
+
+/// State with a waiting external interrupt 0x30, as `write_virtual_interrupt` and `write_event` leave it.
+fn with_interrupt(flags: u64, window: bool) -> (Box<SharedPage>, SvmState) {
+    let block = page();
+    let (mut state, mut software) = (SvmState::default(), Software::new(u64::MAX));
+    block.write_u64(vmcb::RFLAGS, flags);
+    software.event = (event::VALID | event::EXTERNAL | 0x30, 0);
+    software.interrupt_window = window;
+    state.write_virtual_interrupt(&block, &software, 0);
+    state.write_event(&block, &software).unwrap();
+    (block, state)
+}
+
+#[test]
+fn an_interrupt_that_the_guest_takes_is_a_virtual_one() {
+    let (block, mut state) = with_interrupt(RFLAGS_IF, false);
+    assert_eq!(block.read_u64(vmcb::EVENT_INJECTION), 0);
+    let word = block.read_u64(vmcb::VIRTUAL_INTERRUPT);
+    assert_eq!(word >> virtual_interrupt::VECTOR_SHIFT, 0x30);
+    assert_eq!(word & virtual_interrupt::IRQ, virtual_interrupt::IRQ);
+    // Not taken: it was on its way.
+    assert_eq!(state.raw(&block, false, false).int_info, 0x8000_0030);
+    // Taken: nothing was.
+    let (block, mut state) = with_interrupt(RFLAGS_IF, false);
+    block.write_u64(vmcb::VIRTUAL_INTERRUPT, word & !virtual_interrupt::IRQ);
+    assert_eq!(state.raw(&block, false, false).int_info, 0);
+}
+
+#[test]
+fn an_interrupt_beside_a_window_or_with_if_clear_is_injected() {
+    for (flags, window) in [(RFLAGS_IF, true), (0, false)] {
+        let (block, mut state) = with_interrupt(flags, window);
+        assert_eq!(block.read_u64(vmcb::EVENT_INJECTION), 0x8000_0030);
+        let waits = block.read_u64(vmcb::VIRTUAL_INTERRUPT) & virtual_interrupt::IRQ != 0;
+        assert_eq!(waits, window);
+        assert_eq!(state.raw(&block, false, false).int_info, 0);
+    }
+}

@@ -152,6 +152,8 @@ pub mod virtual_interrupt {
     pub const IGNORE_TPR: u64 = 1 << 20;
     /// The guest's IF masks virtual interrupts only; the host's masks physical ones.
     pub const MASKING: u64 = 1 << 24;
+    /// Position of the virtual interrupt's vector, 8 bits.
+    pub const VECTOR_SHIFT: u32 = 32;
 }
 
 /// Groups of the clean word (15.15.3): bit set means unchanged since the last run.
