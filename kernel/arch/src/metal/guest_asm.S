@@ -114,6 +114,7 @@ svm_enter:
     mov r15, [rdi + 120]
     mov rdi, [rdi + 56]
     sti
+    nop                 # QEMU lets the shadow of STI reach into the guest
     vmrun rax
     cli
     vmsave rax
