@@ -7,6 +7,7 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use logic::Oom;
 use sync::Counted;
+use sync::door::{self, Site};
 
 /// Bytes of kernel memory used and allowed.
 pub struct Account {
@@ -41,11 +42,16 @@ impl Account {
 
     /// Takes `bytes`, here and at every creator up to the first with a limit.
     pub fn take(&self, bytes: u64) -> Result<(), Oom> {
+        door::pass(Site::Charge)?;
+        self.draw(bytes)
+    }
+
+    fn draw(&self, bytes: u64) -> Result<(), Oom> {
         let limit = self.limit.load(Relaxed);
         let used = self.used.fetch_add(bytes, Relaxed).wrapping_add(bytes);
         let above = match &self.parent {
             _ if used > limit => Err(Oom),
-            Some(parent) if limit == UNLIMITED => parent.take(bytes),
+            Some(parent) if limit == UNLIMITED => parent.draw(bytes),
             _ => Ok(()),
         };
         if above.is_err() {

@@ -2,7 +2,7 @@
 
 use logic::Oom;
 use logic::addr::{Frame, PAGE_SIZE};
-use sync::{Counted, Pool, SharedPage};
+use sync::{Counted, Pool, SharedPage, Site};
 
 use crate::{Account, Charge};
 
@@ -20,9 +20,10 @@ impl OwnedFrames {
         pool: &'static Pool,
         account: &Counted<Account>,
         order: u8,
+        site: Site,
     ) -> Result<OwnedFrames, Oom> {
         let charge = Account::charge(account, PAGE_SIZE << order)?;
-        let frame = pool.alloc_zeroed(order)?;
+        let frame = pool.alloc_zeroed(order, site)?;
         Ok(OwnedFrames { pool, frame, order, _charge: charge })
     }
 

@@ -56,7 +56,7 @@ pub use sm::Sm;
 pub use vcpu::{Vcpu, VcpuState};
 
 use logic::addr::Frame;
-use sync::{MAX_CPUS, Pool, Rcu, Slab, SpinLock};
+use sync::{MAX_CPUS, Pool, Rcu, Site, Slab, SpinLock};
 
 /// Everything that all CPUs share, made once at start-up and never moved.
 pub struct Kernel {
@@ -111,17 +111,17 @@ impl Kernel {
         Kernel {
             pool,
             rcu,
-            accounts: Slab::new(pool, rcu),
-            pds: Slab::new(pool, rcu),
-            ecs: Slab::new(pool, rcu),
-            scs: Slab::new(pool, rcu),
-            pts: Slab::new(pool, rcu),
-            sms: Slab::new(pool, rcu),
-            kps: Slab::new(pool, rcu),
-            vcpus: Slab::new(pool, rcu),
-            port_nodes: Slab::new(pool, rcu),
+            accounts: Slab::new(pool, rcu, Site::Account),
+            pds: Slab::new(pool, rcu, Site::Pd),
+            ecs: Slab::new(pool, rcu, Site::Ec),
+            scs: Slab::new(pool, rcu, Site::Sc),
+            pts: Slab::new(pool, rcu, Site::Pt),
+            sms: Slab::new(pool, rcu, Site::Sm),
+            kps: Slab::new(pool, rcu, Site::Kp),
+            vcpus: Slab::new(pool, rcu, Site::Vcpu),
+            port_nodes: Slab::new(pool, rcu, Site::PortNode),
             ports: SpinLock::new(PortTree::new()),
-            irq_tables: Slab::new(pool, rcu),
+            irq_tables: Slab::new(pool, rcu, Site::IrqTable),
             remotes: [const { Remote::new() }; MAX_CPUS],
             hip,
             cpus,

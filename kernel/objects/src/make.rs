@@ -3,7 +3,7 @@
 use abi::Mtd;
 use logic::Oom;
 use logic::addr::PAGE_SIZE;
-use sync::{Counted, Slab};
+use sync::{Counted, Site, Slab};
 
 use crate::{
     Account, Charge, Cpu, Ec, EcState, Kernel, Kind, Kp, OwnedFrames, Pd, PortNode, Pt, Resume, Sc,
@@ -50,7 +50,7 @@ impl Kernel {
     /// A kernel page of zeros.
     pub fn make_kp(&'static self, account: &Counted<Account>) -> Result<Counted<Kp>, Oom> {
         let charge = pay(&self.kps, account)?;
-        let frames = OwnedFrames::new(self.pool, account, 0)?;
+        let frames = OwnedFrames::new(self.pool, account, 0, Site::KernelPage)?;
         Ok(self.kps.reserve()?.fill(Kp::new(frames, charge)))
     }
 
@@ -91,8 +91,8 @@ impl Cpu {
     ) -> Result<Counted<Ec>, Oom> {
         let kernel = self.kernel;
         let charge = pay(&kernel.ecs, account)?;
-        let utcb = OwnedFrames::new(kernel.pool, account, 0)?;
-        let fpu = OwnedFrames::new(kernel.pool, account, arch::fpu_order())?;
+        let utcb = OwnedFrames::new(kernel.pool, account, 0, Site::Utcb)?;
+        let fpu = OwnedFrames::new(kernel.pool, account, arch::fpu_order(), Site::Fpu)?;
         arch::fpu_init(fpu.page());
         let place = kernel.ecs.reserve()?;
         if let Some((pd, page)) = &mapping {
@@ -175,7 +175,7 @@ impl Cpu {
         pd.memory.guest_root()?;
         let mut access = pd.access_page.lock();
         if access.is_none() {
-            *access = Some(OwnedFrames::new(kernel.pool, &pd.account, 0)?);
+            *access = Some(OwnedFrames::new(kernel.pool, &pd.account, 0, Site::AccessPage)?);
         }
         drop(access);
         let guest = arch::Guest::new(kernel.pool)?;

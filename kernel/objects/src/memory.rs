@@ -13,7 +13,7 @@ use logic::page_table::{
     EptFormat, Flush, HostFormat, NestedFormat, Rights, Step, TableMemory, Tree, clear, copy,
     lookup, map_identity, release_all,
 };
-use sync::{Counted, Pool, SharedPage, SpinLock};
+use sync::{Counted, Pool, SharedPage, Site, SpinLock};
 
 use crate::{Account, Kernel};
 
@@ -94,7 +94,8 @@ impl Memory {
     /// A space in which only the kernel is mapped.
     pub fn new(pool: &'static Pool, account: &Counted<Account>) -> Result<Memory, Oom> {
         account.take(PAGE_SIZE)?;
-        let root = pool.alloc_zeroed(0).inspect_err(|_| account.give(PAGE_SIZE))?;
+        let root =
+            pool.alloc_zeroed(0, Site::PageTable).inspect_err(|_| account.give(PAGE_SIZE))?;
         for (index, entry) in arch::kernel_root_entries() {
             pool.page(root).set_word(index, entry);
         }
@@ -142,7 +143,10 @@ impl Memory {
 
     fn table(&self) -> Result<Frame, Oom> {
         self.account.take(PAGE_SIZE)?;
-        let frame = self.pool.alloc_zeroed(0).inspect_err(|_| self.account.give(PAGE_SIZE))?;
+        let frame = self
+            .pool
+            .alloc_zeroed(0, Site::PageTable)
+            .inspect_err(|_| self.account.give(PAGE_SIZE))?;
         self.pages.fetch_add(1, Relaxed);
         Ok(frame)
     }

@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 use logic::Oom;
 use logic::addr::{Frame, PAGE_SIZE};
-use sync::{Counted, List, Pool};
+use sync::{Counted, List, Pool, Site};
 
 use crate::{Account, Charge, Kernel, OwnedFrames, Pd};
 
@@ -208,7 +208,7 @@ impl PortMaps {
         guest: bool,
     ) -> Result<Option<u64>, Oom> {
         if guest && self.guest.is_none() {
-            let bits = OwnedFrames::new(pool, account, 1)?;
+            let bits = OwnedFrames::new(pool, account, 1, Site::PortMap)?;
             for page in 0..2 {
                 bits.page_at(page).fill(u64::MAX);
             }
@@ -217,8 +217,8 @@ impl PortMaps {
         if !host || self.host.is_some() {
             return Ok(None);
         }
-        let bits = OwnedFrames::new(pool, account, 1)?;
-        let table = || OwnedFrames::new(pool, account, 0);
+        let bits = OwnedFrames::new(pool, account, 1, Site::PortMap)?;
+        let table = || OwnedFrames::new(pool, account, 0, Site::PortMap);
         let tables = [table()?, table()?, table()?];
         for page in 0..2 {
             bits.page_at(page).fill(u64::MAX);

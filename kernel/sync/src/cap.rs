@@ -18,6 +18,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize};
 
 use logic::Oom;
 
+use crate::door::{self, Site};
 use crate::slab::Header;
 use crate::{AnyCounted, AnyRef, Guard, Pool, Token};
 
@@ -138,7 +139,8 @@ impl CapSpace {
             return Ok(there);
         }
         pay()?;
-        let fresh = self.pool.alloc_raw(0)?.cast::<T>();
+        door::pass(Site::CapTable)?;
+        let fresh = self.pool.alloc_raw(0, Site::CapTable)?.cast::<T>();
         match door.compare_exchange(null_mut(), fresh.as_ptr(), AcqRel, Acquire) {
             Ok(_) => {
                 self.pages.fetch_add(1, Relaxed);

@@ -17,6 +17,7 @@
 
 mod cap;
 mod cell;
+pub mod door;
 mod list;
 mod lock;
 mod page;
@@ -28,6 +29,7 @@ mod tests;
 
 pub use cap::{CapSlot, CapSpace, Capability, Creator, Removed, SELECTORS, Tree};
 pub use cell::{CpuCell, CpuKey};
+pub use door::Site;
 pub use list::List;
 pub use lock::{Guard, SpinLock};
 pub use page::SharedPage;

@@ -5,7 +5,7 @@ use abi::{Crd, CrdKind, Status};
 use logic::addr::is_user_block;
 use logic::page_table::Rights;
 use objects::{Cpu, OwnedFrames};
-use sync::Token;
+use sync::{Site, Token};
 
 use crate::authority::{caller, domain};
 use crate::transfer::{Giver, Step, item};
@@ -73,7 +73,10 @@ fn map_access_page(cpu: &mut Cpu, crd: Crd) -> Outcome {
     let frame = {
         let mut page = own.access_page.lock();
         if page.is_none() {
-            *page = Some(OwnedFrames::new(cpu.kernel.pool, &own.account, 0).map_err(oom)?);
+            *page = Some(
+                OwnedFrames::new(cpu.kernel.pool, &own.account, 0, Site::AccessPage)
+                    .map_err(oom)?,
+            );
         }
         page.as_ref().map(|page| page.frame()).ok_or(Status::Oom)?
     };

@@ -4,7 +4,8 @@ use std::boxed::Box;
 
 use abi::Mtd;
 use logic::Oom;
-use sync::{Pool, SharedPage};
+use logic::addr::Frame;
+use sync::{Pool, SharedPage, Site};
 
 use super::machine::{Deed, run_guest, with};
 use crate::{GuestEnv, GuestEvent, GuestVendor};
@@ -43,6 +44,7 @@ pub fn guest_tags() -> u16 {
 
 /// A guest.
 pub struct Guest {
+    block: Frame,
     words: Box<[u64; 512]>,
 }
 
@@ -53,16 +55,19 @@ impl Guest {
     /// A guest with all state zero.
     ///
     /// # Errors
-    /// Never; the real one needs memory from the pool.
-    pub fn new(_pool: &Pool) -> Result<Self, Oom> {
-        Ok(Self { words: Box::new([0; 512]) })
+    /// When the pool has no frame for its control block, which stays empty here.
+    pub fn new(pool: &Pool) -> Result<Self, Oom> {
+        let block = pool.alloc_zeroed(0, Site::GuestBlock)?;
+        Ok(Self { block, words: Box::new([0; 512]) })
     }
 
     /// Prepares for the end.
     pub fn retire(&mut self) {}
 
     /// The end.
-    pub fn free(self, _pool: &Pool) {}
+    pub fn free(self, pool: &Pool) {
+        pool.free(self.block, 0);
+    }
 
     /// Takes the monitor's state; the fake takes all of it whatever the message descriptor says.
     pub fn load(&mut self, _pool: &Pool, page: &SharedPage, _mtd: Mtd) {

@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use abi::Mtd;
 use logic::Oom;
 use logic::addr::Frame;
-use sync::{Pool, SharedPage, SpinLock};
+use sync::{Pool, SharedPage, Site, SpinLock};
 
 use super::guest::{TIMED_OUT, keep, place};
 use super::guest_switch::{self, Duties, Switch, rdmsr};
@@ -126,7 +126,7 @@ fn make_msr_bitmap(pool: &Pool) -> Result<(), &'static str> {
     if MSR_BITMAP.load(Relaxed) != 0 {
         return Ok(());
     }
-    let frame = pool.alloc_zeroed(0).map_err(|Oom| "no memory for the MSR bitmap")?;
+    let frame = pool.alloc_zeroed(0, Site::Boot).map_err(|Oom| "no memory for the MSR bitmap")?;
     let page = pool.page(frame);
     page.fill(u64::MAX);
     for msr in FREE {
@@ -202,7 +202,7 @@ impl Vmx {
     /// A clear VMCS.
     pub fn new(pool: &Pool) -> Result<Self, Oom> {
         let cpu = capabilities();
-        let frame = pool.alloc_zeroed(0)?;
+        let frame = pool.alloc_zeroed(0, Site::GuestBlock)?;
         pool.page(frame).write_u32(0, revision(&cpu));
         Ok(Self {
             frame,

@@ -15,7 +15,7 @@ use abi::utcb::offset;
 use abi::{Mtd, Selector, Status};
 use arch::{Event, Machine, Registers, Thread, vector};
 use objects::{Cpu, Ec, Kernel, Pd, RootParts};
-use sync::{AnyCounted, Counted, CpuKey, Pool, Rcu, SharedPage, Token};
+use sync::{AnyCounted, Counted, CpuKey, Pool, Rcu, SharedPage, Site, Token};
 
 /// The kernel's loop does not return, and tests take it round by round.
 const _: fn(Cpu, Token) -> ! = run::run_loop;
@@ -112,7 +112,7 @@ impl World {
     pub fn new(cpus: usize, frames: usize) -> Self {
         let pool = Machine::install(cpus, frames);
         let rcu: &'static Rcu = Box::leak(Box::new(Rcu::new()));
-        let hip = pool.alloc_zeroed(0).expect("the HIP");
+        let hip = pool.alloc_zeroed(0, Site::Boot).expect("the HIP");
         let (first, count) = pool.range();
         let own = first.0..first.0 + count;
         let kernel: &'static Kernel =
