@@ -111,6 +111,6 @@ fn load(cpu: &Cpu, pd: &Counted<Pd>, file: &Module, elf: &RootElf) -> Result<(),
 }
 
 fn name(pd: &Pd, selector: u64, object: AnyCounted, permissions: u8) -> Result<(), RootError> {
-    let slot = pd.objects.ensure(selector, || pd.account.take(PAGE_SIZE))?;
+    let slot = pd.slot(selector)?;
     slot.create(object, permissions, &pd.objects, selector).map_err(|_| RootError::Oom)
 }

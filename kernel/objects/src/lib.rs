@@ -46,7 +46,7 @@ pub use irq::{IrqTable, VectorUse};
 pub use kp::Kp;
 pub use make::RootParts;
 pub use memory::{Memory, Progress, Target, Transfer};
-pub use pd::{Pd, Trust};
+pub use pd::{NewSlot, Pd, Trust};
 pub use ports::{PORTS, PortNode, PortTree};
 pub use pt::Pt;
 pub use remote::{Remote, Work};

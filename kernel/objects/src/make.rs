@@ -172,13 +172,14 @@ impl Cpu {
         let charge = pay(&kernel.vcpus, account)?;
         let blocks = Account::charge(account, PAGE_SIZE * arch::Guest::FRAMES)?;
         let place = kernel.vcpus.reserve()?;
-        pd.memory.guest_root()?;
-        let mut access = pd.access_page.lock();
-        if access.is_none() {
-            *access = Some(OwnedFrames::new(kernel.pool, &pd.account, 0, Site::AccessPage)?);
-        }
-        drop(access);
+        let access = pd.spare_access_page(kernel.pool)?;
         let guest = arch::Guest::new(kernel.pool)?;
+        // The last thing that can fail.
+        if let Err(none) = pd.memory.guest_root() {
+            guest.free(kernel.pool);
+            return Err(none);
+        }
+        pd.keep_access_page(access);
         arch::fpu_init(fpu.page());
         let inner =
             VcpuState { guest: Some(guest), busy: false, tag: 0, tag_round: 0, generation: 0 };

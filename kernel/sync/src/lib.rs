@@ -27,7 +27,7 @@ mod slab;
 #[cfg(test)]
 mod tests;
 
-pub use cap::{CapSlot, CapSpace, Capability, Creator, Removed, SELECTORS, Tree};
+pub use cap::{CapSlot, CapSpace, Capability, Creator, NewTables, Removed, SELECTORS, Tree};
 pub use cell::{CpuCell, CpuKey};
 pub use door::Site;
 pub use list::List;

@@ -3,27 +3,21 @@
 use abi::args::{CreateEc, CreateKp, CreatePd, CreatePt, CreateSc, CreateSm, CreateVcpu};
 use abi::cap::{EC_ALL, EC_PT, EC_SC, KP_CT, PT_ALL, SC_CT, SM_ALL, USER_TOP, VCPU_CT};
 use abi::{CrdKind, Selector, Status};
-use logic::addr::{PAGE_BITS, PAGE_SIZE};
-use objects::{Cpu, Ec, Kind, Kp, Pd, Trust};
-use sync::{AnyCounted, CapSlot, Token};
+use logic::addr::PAGE_BITS;
+use objects::{Cpu, Ec, Kind, Kp, NewSlot, Pd, Trust};
+use sync::{AnyCounted, Token};
 
 use crate::authority::{caller, domain, free_selector, held};
 use crate::{Outcome, Status::Success, Words, oom, transfer};
 
-/// The slot for a new capability, made if its table is missing: the last thing that can fail.
-fn slot(pd: &Pd, selector: Selector) -> Result<&CapSlot, Status> {
-    pd.objects.ensure(selector, || pd.account.take(PAGE_SIZE)).map_err(oom)
+/// The slot for a new capability, and the tables it lacks: nothing is changed yet.
+fn new_slot(pd: &Pd, selector: Selector) -> Result<NewSlot<'_>, Status> {
+    pd.new_slot(selector).map_err(oom)
 }
 
 /// Fills a slot that was found free. Should another CPU have been faster, the new object just goes again.
-fn place(
-    pd: &Pd,
-    slot: &CapSlot,
-    selector: Selector,
-    object: AnyCounted,
-    permissions: u8,
-) -> Outcome {
-    match slot.create(object, permissions, &pd.objects, selector) {
+fn place(slot: NewSlot<'_>, object: AnyCounted, permissions: u8) -> Outcome {
+    match slot.fill(object, permissions) {
         Ok(()) => Ok(Success.into()),
         Err(_) => Err(Status::BadCap),
     }
@@ -35,14 +29,14 @@ pub fn create_pd(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let (parent, permissions) = domain(cpu, token, parent)?;
     let own = caller(cpu)?;
     free_selector(&own, sel)?;
-    let slot = slot(&own, sel)?;
+    let slot = new_slot(&own, sel)?;
     let passthrough = passthrough && parent.trust.passthrough;
     let trust = Trust { privileged: false, passthrough };
     let pd = cpu.kernel.make_pd(&parent.account, trust).map_err(oom)?;
     if crd.kind() == CrdKind::Object {
         transfer::objects_now(&own, &pd, crd, token)?;
     }
-    place(&own, slot, sel, pd.erase(), permissions)
+    place(slot, pd.erase(), permissions)
 }
 
 /// 3: an execution context.
@@ -57,7 +51,7 @@ pub fn create_ec(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     }
     let own = caller(cpu)?;
     free_selector(&own, args.sel)?;
-    let slot = slot(&own, args.sel)?;
+    let slot = new_slot(&own, args.sel)?;
     let kind = if args.global { Kind::Global } else { Kind::Local };
     let viewer = if args.utcb_in_caller { own.clone() } else { pd.clone() };
     let mapping = (args.utcb != 0).then_some((viewer, args.utcb >> PAGE_BITS));
@@ -65,7 +59,7 @@ pub fn create_ec(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let on = usize::from(args.cpu);
     let ec =
         cpu.make_ec(&account, pd, kind, on, args.event_base, args.stack, mapping).map_err(oom)?;
-    let done = place(&own, slot, args.sel, ec.clone().erase(), EC_ALL)?;
+    let done = place(slot, ec.clone().erase(), EC_ALL)?;
     cpu.settle_ec(&ec);
     Ok(done)
 }
@@ -83,9 +77,9 @@ pub fn create_sc(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     }
     let own = caller(cpu)?;
     free_selector(&own, sel)?;
-    let slot = slot(&own, sel)?;
+    let slot = new_slot(&own, sel)?;
     let sc = cpu.make_sc(&owner.account, ec, priority, quantum_us).map_err(oom)?;
-    let done = place(&own, slot, sel, sc.clone().erase(), SC_CT)?;
+    let done = place(slot, sc.clone().erase(), SC_CT)?;
     cpu.start(sc);
     Ok(done)
 }
@@ -100,9 +94,9 @@ pub fn create_pt(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     }
     let own = caller(cpu)?;
     free_selector(&own, sel)?;
-    let slot = slot(&own, sel)?;
+    let slot = new_slot(&own, sel)?;
     let pt = cpu.kernel.make_pt(&owner.account, ec, mtd, entry).map_err(oom)?;
-    place(&own, slot, sel, pt.erase(), PT_ALL)
+    place(slot, pt.erase(), PT_ALL)
 }
 
 /// 6: a semaphore.
@@ -111,9 +105,9 @@ pub fn create_sm(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let (owner, _) = domain(cpu, token, owner)?;
     let own = caller(cpu)?;
     free_selector(&own, sel)?;
-    let slot = slot(&own, sel)?;
+    let slot = new_slot(&own, sel)?;
     let sm = cpu.kernel.make_sm(&owner.account, count).map_err(oom)?;
-    place(&own, slot, sel, sm.erase(), SM_ALL)
+    place(slot, sm.erase(), SM_ALL)
 }
 
 /// 16: a kernel page.
@@ -122,9 +116,9 @@ pub fn create_kp(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let (owner, _) = domain(cpu, token, owner)?;
     let own = caller(cpu)?;
     free_selector(&own, sel)?;
-    let slot = slot(&own, sel)?;
+    let slot = new_slot(&own, sel)?;
     let kp = cpu.kernel.make_kp(&owner.account).map_err(oom)?;
-    place(&own, slot, sel, kp.erase(), KP_CT)
+    place(slot, kp.erase(), KP_CT)
 }
 
 /// 19: a virtual CPU, in the object space of its domain.
@@ -141,8 +135,8 @@ pub fn create_vcpu(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     if !objects::machine::can_run_guests() {
         return Err(Status::BadFtr);
     }
-    let slot = slot(&pd, args.sel)?;
+    let slot = new_slot(&pd, args.sel)?;
     let on = usize::from(args.cpu);
     let vcpu = cpu.make_vcpu(&pd.account, on, pd.clone(), state, vlapic, fpu).map_err(oom)?;
-    place(&pd, slot, args.sel, vcpu.erase(), VCPU_CT)
+    place(slot, vcpu.erase(), VCPU_CT)
 }

@@ -4,8 +4,8 @@ use abi::args::PdCtrl;
 use abi::{Crd, CrdKind, Status};
 use logic::addr::is_user_block;
 use logic::page_table::Rights;
-use objects::{Cpu, OwnedFrames};
-use sync::{Site, Token};
+use objects::Cpu;
+use sync::Token;
 
 use crate::authority::{caller, domain};
 use crate::transfer::{Giver, Step, item};
@@ -70,17 +70,17 @@ fn map_access_page(cpu: &mut Cpu, crd: Crd) -> Outcome {
         return Err(Status::BadPar);
     }
     let own = caller(cpu)?;
-    let frame = {
+    let spare = own.spare_access_page(cpu.kernel.pool).map_err(oom)?;
+    let progress = {
         let mut page = own.access_page.lock();
-        if page.is_none() {
-            *page = Some(
-                OwnedFrames::new(cpu.kernel.pool, &own.account, 0, Site::AccessPage)
-                    .map_err(oom)?,
-            );
+        let frame = page.as_ref().or(spare.as_ref()).map(|page| page.frame()).ok_or(Status::Oom)?;
+        let rights = Rights::READ.or(Rights::WRITE);
+        let progress = own.memory.map_guest_page(crd.base(), frame, rights);
+        if page.is_none() && !progress.oom {
+            *page = spare;
         }
-        page.as_ref().map(|page| page.frame()).ok_or(Status::Oom)?
+        progress
     };
-    let progress = own.memory.map_guest_page(crd.base(), frame, Rights::READ.or(Rights::WRITE));
     cpu.settle(own.identity(), &progress);
     if progress.oom { Err(Status::Oom) } else { Ok(Status::Success.into()) }
 }

@@ -2,7 +2,7 @@
 
 use abi::crd::ItemMeta;
 use abi::{Crd, CrdKind, ItemKind, Status};
-use logic::addr::{PAGE_SIZE, is_user_block, units};
+use logic::addr::{is_user_block, units};
 use logic::delegation::{Transfer, window};
 use logic::page_table::Rights;
 use objects::{Cpu, Memory, Pd, PortNode, Target};
@@ -162,7 +162,7 @@ fn objects(
         if let Some(slot) = occupied
             && target < SELECTORS
         {
-            let place = to.objects.ensure(target, || to.account.take(PAGE_SIZE)).map_err(oom)?;
+            let place = to.slot(target).map_err(oom)?;
             if let Some(tree) = Tree::lock(slot, token)
                 && tree.delegate(place, what.perms, &to.objects, target)
             {

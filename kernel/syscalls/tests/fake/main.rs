@@ -5,6 +5,8 @@ mod basics;
 #[cfg(test)]
 mod exceptions;
 #[cfg(test)]
+mod faults;
+#[cfg(test)]
 mod ipc;
 #[cfg(test)]
 mod life;

@@ -315,7 +315,7 @@ fn serve(seats: &Seats) {
 }
 
 fn name(pd: &Pd, selector: Selector, object: AnyCounted, permissions: u8) {
-    let slot = pd.objects.ensure(selector, || pd.account.take(4096)).expect("a slot");
+    let slot = pd.slot(selector).expect("a slot");
     let done = slot.create(object, permissions, &pd.objects, selector);
     assert!(done.is_ok(), "selector {selector} was free");
 }
