@@ -108,7 +108,7 @@ fn cases() -> Vec<Case> {
     let bounded = |name, words| Case { name, words, is_restartable: false };
     let steps = |name, words| Case { name, words, is_restartable: true };
     let pd = |crd| CreatePd { sel: FAR, passthrough: false, parent: CHILD, crd }.encode();
-    let thread = CreateEc { global: true, utcb: 0x7_7777_7777_000, ..local(FAR, CHILD) };
+    let thread = CreateEc { global: true, utcb: 0x7777_7777_7000, ..local(FAR, CHILD) };
     let vcpu = CreateVcpu { sel: FAR, cpu: 1, parent: CHILD, state: 81, vlapic: 82, fpu: 83 };
     let both = ItemMeta::GUEST;
     let access = PdCtrl::MapAccessPage { crd: Crd::memory(0xfee00, 0, 3) };
@@ -131,7 +131,7 @@ fn cases() -> Vec<Case> {
         bounded("create_sm", create_sm(FAR, 0)),
         bounded("create_kp", CreateKp { sel: FAR, owner: CHILD }.encode()),
         bounded("create_vcpu", vcpu.encode()),
-        bounded("kp_ctrl", KpCtrl::Map { kp: 81, pd: CHILD, address: 0x7_7777_7777_000 }.encode()),
+        bounded("kp_ctrl", KpCtrl::Map { kp: 81, pd: CHILD, address: 0x7777_7777_7000 }.encode()),
         bounded("map_access_page", access.encode()),
         steps("delegate objects", delegate(CHILD, Crd::objects(64, 6, 0x1f), FAR & !63, both)),
         steps("delegate memory", delegate(CHILD, Crd::memory(0x2000, 2, 7), 0x20_0000, both)),
