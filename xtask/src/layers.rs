@@ -34,10 +34,11 @@ pub const ROOMS: &[Room] = &[
     room("kernel", "kernel", &["abi", "logic", "sync", "boot", "arch", "objects", "syscalls"]),
     room("rt", "user/rt", &["abi"]),
     room("devices", "user/devices", &[]),
+    room("lifecycle", "user/lifecycle", &[]),
     room("refusal", "user/refusal", &["abi"]),
     room("vmm", "user/vmm", &["abi", "rt", "devices", "refusal"]),
     // The monitor's library says what its starter must hand it.
-    room("root", "user/root", &["abi", "rt", "vmm"]),
+    room("root", "user/root", &["abi", "rt", "vmm", "lifecycle"]),
     room("guests", "guests", &["abi", "rt"]),
     room("small", "guests/small", &[]),
     room("hello", "tests/hello", &["abi", "rt"]),
