@@ -43,6 +43,7 @@ pub const ROOMS: &[Room] = &[
     room("small", "guests/small", &[]),
     room("hello", "tests/hello", &["abi", "rt"]),
     room("suite", "tests/suite", &["abi", "rt"]),
+    room("bench", "tests/bench", &["abi", "rt"]),
     room("victim", "tests/victim", &["abi", "rt"]),
     room("tests", "tests", &["abi"]),
     room("xtask", "xtask", &["refusal", "tests"]),
