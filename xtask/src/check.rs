@@ -4,6 +4,7 @@ use crate::build::{self, PROGRAMS};
 use crate::desk;
 use crate::image_check;
 use crate::layers;
+use crate::no_panic;
 use crate::progress::Step;
 use crate::sources::{self, Source};
 use crate::toolchain::Toolchain;
@@ -90,6 +91,10 @@ pub fn all(wanted: impl Fn(&str) -> bool) -> Result<Tally> {
     run("images", &|| {
         build::build(&[])?;
         image_check::findings()
+    });
+    run("no_panic", &|| {
+        build::build(&["kernel"])?;
+        no_panic::findings()
     });
     Ok(tally)
 }

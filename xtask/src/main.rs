@@ -3,6 +3,7 @@
 
 mod build;
 mod bzimage;
+mod call_graph;
 mod check;
 mod cpio;
 mod desk;
@@ -16,12 +17,14 @@ mod image_check;
 mod layers;
 mod layout_page;
 mod manifest;
+mod no_panic;
 mod progress;
 mod recipe;
 mod run;
 mod setup;
 mod size;
 mod sources;
+mod symbols;
 mod terminal;
 mod test;
 mod toolchain;
