@@ -1,6 +1,7 @@
 //! The static part of the tests: format, lints, doors, lists and images.
 
 use crate::build::{self, PROGRAMS};
+use crate::call_names;
 use crate::desk;
 use crate::image_check;
 use crate::layers;
@@ -23,6 +24,7 @@ const TEXT_RULES: &[(&str, TextRule)] = &[
     ("machine_paths", sources::machine_paths),
     ("syscalls_without_arch", sources::syscalls_name_arch),
     ("design_crates", sources::design_crates),
+    ("call_names", call_names::findings),
 ];
 
 /// How many passed and failed.

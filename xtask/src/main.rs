@@ -4,6 +4,7 @@
 mod build;
 mod bzimage;
 mod call_graph;
+mod call_names;
 mod check;
 mod cpio;
 mod desk;
