@@ -32,6 +32,8 @@ pub mod log;
 pub mod memory;
 #[cfg(target_os = "none")]
 mod own_page;
+#[cfg(feature = "pairs")]
+pub mod pairs;
 #[cfg(target_os = "none")]
 mod panic;
 pub mod portal;
