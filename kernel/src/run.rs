@@ -60,7 +60,7 @@ fn take_care(cpu: &mut Cpu, token: &Token) {
     cpu.serve_flush();
     cpu.take_inbox();
     if cpu.has_dying() {
-        cpu.bury_domains(token);
+        cpu.bury_some(token);
         poll(cpu);
     }
     if cpu.has_garbage() {
@@ -127,6 +127,10 @@ fn resume(cpu: &mut Cpu, token: &Token) {
         Resume::Restart => {
             state.resume = Resume::User;
             syscalls::handle(cpu, token);
+            poll(cpu);
+        }
+        Resume::ReceiveItems | Resume::SendItems => {
+            syscalls::move_items(cpu, token);
             poll(cpu);
         }
         Resume::Startup => {
