@@ -33,6 +33,8 @@ pub enum Load {
     Program(&'static str),
     /// Our root task, the monitor and a stock Linux guest.
     Linux,
+    /// Our root task, the monitor and the guests of this manifest, which take the same kernel and initrd.
+    Manifest(&'static str),
     /// Our root task, the monitor and the guest in `guests/small` with this command line.
     Small(&'static str),
 }
@@ -186,6 +188,39 @@ const LIFE: Story = Story {
     ..BOOT
 };
 
+/// Two Linux guests; one is taken apart and started again beside the other.
+const PAIR: Story = Story {
+    load: Load::Manifest("guests/pair.dts"),
+    lines: &[
+        Line::Never(DIED),
+        Line::Says("guest right started"),
+        Line::Says("hematite> "),
+        Line::Type("guest console left"),
+        Line::Says("~ #"),
+        Line::Type("uname -r"),
+        Line::Says("6.1."),
+        Line::Type("\x1d"),
+        Line::Says("hematite> "),
+        Line::Type("guest stop left"),
+        Line::Says("left is RESET"),
+        Line::Type("guest destroy left"),
+        Line::Says("left is UNKNOWN"),
+        Line::Type("guest console right"),
+        Line::Type("uname -r"),
+        Line::Says("6.1."),
+        Line::Type("\x1d"),
+        Line::Says("hematite> "),
+        Line::Type("guest start left"),
+        Line::Says("left is READY"),
+        Line::Type("guest console left"),
+        Line::Says("~ #"),
+    ],
+    cpus: 2,
+    timeout_s: 600,
+    tier: Tier::Long,
+    ..BOOT
+};
+
 /// Every suite that runs in an emulator. The long Bochs runs come first, so that two emulators
 /// side by side end at about the same time.
 pub const STORIES: &[Story] = &[
@@ -200,6 +235,7 @@ pub const STORIES: &[Story] = &[
     },
     Story { name: "linux_qemu_1", tier: Tier::Long, ..LINUX },
     Story { name: "linux_qemu_2", cpus: 2, ..LINUX },
+    Story { name: "guest_pair_qemu", ..PAIR },
     Story { name: "guest_life_qemu", cpus: 2, ..LIFE },
     // The conformance suite: plain, with SVM, and with VMX on processors of three generations.
     Story { name: "suite_bochs_skylake", ..SUITE_BOCHS },

@@ -5,7 +5,7 @@ use crate::check::{self, Tally};
 use crate::desk;
 use crate::guest;
 use crate::image::{Module, Recipe};
-use crate::manifest::Guest;
+use crate::manifest::{self, Guest};
 use crate::progress::Step;
 use crate::recipe::REFERENCE;
 use crate::run;
@@ -230,6 +230,16 @@ fn recipe(story: &Story) -> Result<Recipe> {
                 built("vmm"),
                 Module::new("manifest", guest.compile_as(story.name)?),
                 Module::new("kernel", out.join("small.bin")),
+            ]
+        }
+        Load::Manifest(path) => {
+            let linux = guest::default_guest()?;
+            vec![
+                built("root"),
+                built("vmm"),
+                Module::new("manifest", manifest::compile(&desk::root().join(path))?),
+                Module::new("kernel", linux.kernel),
+                Module::new("initrd", linux.initrd),
             ]
         }
         Load::Linux => {
