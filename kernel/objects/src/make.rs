@@ -92,8 +92,8 @@ impl Cpu {
         let kernel = self.kernel;
         let charge = pay(&kernel.ecs, account)?;
         let utcb = OwnedFrames::new(kernel.pool, account, 0)?;
-        let fpu = OwnedFrames::new(kernel.pool, account, arch::fpu_order())?;
-        arch::fpu_init(fpu.page());
+        let fpu = OwnedFrames::unscrubbed(kernel.pool, account, arch::fpu_order())?;
+        arch::fpu_fresh(fpu.page());
         let place = kernel.ecs.reserve()?;
         if let Some((pd, page)) = &mapping {
             let rights = logic::page_table::Rights::READ.or(logic::page_table::Rights::WRITE);

@@ -132,6 +132,12 @@ impl Memory {
         Ok(root)
     }
 
+    /// Whether guests of the domain have a table yet.
+    #[inline(always)]
+    pub fn has_guest_root(&self) -> bool {
+        self.guest.load(SeqCst) != 0
+    }
+
     fn guest_root_if_made(&self) -> Option<Frame> {
         let root = self.guest.load(SeqCst);
         (root != 0).then_some(Frame(root))
