@@ -3,6 +3,7 @@
 
 mod build;
 mod bzimage;
+mod c_hello;
 mod call_graph;
 mod call_names;
 mod check;
@@ -13,6 +14,7 @@ mod elf;
 mod engine;
 mod gdb;
 mod guest;
+mod header;
 mod image;
 mod image_check;
 mod layers;
@@ -63,6 +65,8 @@ enum Task {
     Gdb(Box<gdb::GdbArgs>),
     /// The static part of the tests: format, lints, doors, lists, images
     Check,
+    /// Write abi/include/hematite.h, the interface for users in other languages
+    Header,
     /// Lines per room, image bytes, who takes the most
     Size,
     /// Boot in an emulator: the guest's console is your terminal
@@ -104,6 +108,7 @@ fn serve(task: Task, matches: Option<&clap::ArgMatches>) -> Result<()> {
         Task::Test(args) => test::test(&args),
         Task::Gdb(args) => gdb::gdb(&args, &*run::interruptible()?),
         Task::Check => check::check(),
+        Task::Header => header::write(),
         Task::Size => size::size(),
         Task::Run(args) => {
             let Some(matches) = matches else { bail!("no command") };
