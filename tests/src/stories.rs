@@ -220,6 +220,12 @@ const PAIR: Story = Story {
     tier: Tier::Long,
     ..BOOT
 };
+/// What the C hello says.
+const C_HELLO: &[Line] = &[
+    Line::Never(DIED),
+    Line::Never(REFUSED),
+    Line::Says("hello from C on cpu 0, interface 10000, calls work"),
+];
 
 /// Every suite that runs in an emulator. The long Bochs runs come first, so that two emulators
 /// side by side end at about the same time.
@@ -267,6 +273,9 @@ pub const STORIES: &[Story] = &[
     Story { name: "boot_qemu_2", cpus: 2, ..BOOT },
     Story { name: "boot_qemu_4", cpus: 4, ..BOOT },
     Story { name: "boot_qemu_8", cpus: 8, timeout_s: 300, ..BOOT },
+    // A root program that knows only abi/include/hematite.h.
+    Story { name: "boot_c_hello", lines: C_HELLO, load: Load::Program("hello-c"), ..BOOT },
+    Story { name: "boot_c_hello_bochs", lines: C_HELLO, load: Load::Program("hello-c"), ..BOCHS },
     // Neither SVM nor VMX: a plain microkernel.
     Story { name: "boot_plain_1", cpu_model: "max,-svm", ..BOOT },
     Story {
