@@ -17,6 +17,7 @@ mod layers;
 mod layout_page;
 mod manifest;
 mod progress;
+mod rebreak;
 mod recipe;
 mod run;
 mod setup;
@@ -59,6 +60,11 @@ enum Task {
     Gdb(Box<gdb::GdbArgs>),
     /// The static part of the tests: format, lints, doors, lists, images
     Check,
+    /// Put known failures back, one by one: their tests must fail (tests/rebreak)
+    Rebreak {
+        /// Only those whose name contains this
+        name: Option<String>,
+    },
     /// Lines per room, image bytes, who takes the most
     Size,
     /// Boot in an emulator: the guest's console is your terminal
@@ -100,6 +106,7 @@ fn serve(task: Task, matches: Option<&clap::ArgMatches>) -> Result<()> {
         Task::Test(args) => test::test(&args),
         Task::Gdb(args) => gdb::gdb(&args, &*run::interruptible()?),
         Task::Check => check::check(),
+        Task::Rebreak { name } => rebreak::rebreak(name.as_deref()),
         Task::Size => size::size(),
         Task::Run(args) => {
             let Some(matches) = matches else { bail!("no command") };
