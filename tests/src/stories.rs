@@ -151,6 +151,41 @@ const LINUX: Story = Story {
     ..BOOT
 };
 
+/// A guest is held, let go, stopped, taken apart and started again from the prompt.
+const LIFE: Story = Story {
+    load: Load::Linux,
+    lines: &[
+        Line::Never(DIED),
+        Line::Says("~ #"),
+        Line::Type("while :; do :; done"),
+        Line::Type("\x1d"),
+        Line::Says("hematite> "),
+        Line::Type("guest list"),
+        Line::Says("RUNNING"),
+        Line::Type("guest pause linux"),
+        Line::Says("linux is PAUSED"),
+        Line::Type("guest kick linux"),
+        Line::Says("cannot kick: the guest is PAUSED"),
+        Line::Type("guest resume linux"),
+        Line::Says("linux is READY"),
+        Line::Type("guest stop linux"),
+        Line::Says("linux is RESET"),
+        Line::Type("guest destroy linux"),
+        Line::Says("linux is UNKNOWN"),
+        Line::Type("guest start linux"),
+        Line::Says("linux is READY"),
+        Line::Type("guest console linux"),
+        Line::Says("~ #"),
+        Line::Type("poweroff -f"),
+        Line::Says("powered off"),
+        Line::Says("hematite> "),
+        Line::Type("guest show linux"),
+        Line::Says("HALTED   powered off"),
+    ],
+    timeout_s: 400,
+    ..BOOT
+};
+
 /// Every suite that runs in an emulator. The long Bochs runs come first, so that two emulators
 /// side by side end at about the same time.
 pub const STORIES: &[Story] = &[
@@ -165,6 +200,7 @@ pub const STORIES: &[Story] = &[
     },
     Story { name: "linux_qemu_1", tier: Tier::Long, ..LINUX },
     Story { name: "linux_qemu_2", cpus: 2, ..LINUX },
+    Story { name: "guest_life_qemu", cpus: 2, ..LIFE },
     // The conformance suite: plain, with SVM, and with VMX on processors of three generations.
     Story { name: "suite_bochs_skylake", ..SUITE_BOCHS },
     Story { name: "suite_bochs_icelake", cpu_model: "corei7_icelake_u", ..SUITE_BOCHS },

@@ -167,7 +167,7 @@ impl<T: Send + Sync + 'static> Slab<T> {
         let mut free = self.base.free.lock();
         if free.head.is_null() {
             let memory = self.base.pool.alloc_raw(self.base.order)?;
-            let fit = (4096usize << self.base.order) / self.base.size;
+            let fit = (4096usize << self.base.order) / size_of::<Node<T>>();
             for i in 0..fit {
                 // SAFETY: the fresh memory holds `fit` nodes of this size, aligned since sizes are multiples of 32.
                 unsafe {
