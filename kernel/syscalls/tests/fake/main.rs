@@ -7,6 +7,8 @@ mod exceptions;
 #[cfg(test)]
 mod ipc;
 #[cfg(test)]
+mod known_failures;
+#[cfg(test)]
 mod life;
 #[cfg(test)]
 mod memory;
