@@ -4,7 +4,9 @@ use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use logic::Oom;
 use logic::addr::PAGE_SIZE;
-use sync::{AnyCounted, CapSlot, CapSpace, Counted, List, NewTables, Pool, Site, SpinLock};
+use sync::{
+    AnyCounted, CapSlot, CapSpace, Counted, Dismantle, List, NewTables, Pool, Site, SpinLock,
+};
 
 use crate::ports::PortMaps;
 use crate::{Account, Charge, Ec, Memory, OwnedFrames};
@@ -35,6 +37,8 @@ pub struct Pd {
     /// The page behind the guest's local APIC, made when first asked for.
     pub access_page: SpinLock<Option<OwnedFrames>>,
     dead: AtomicBool,
+    /// How far its selectors have been taken apart at the end.
+    dismantled: u64,
     _charge: Charge,
 }
 
@@ -54,6 +58,7 @@ impl Pd {
             ecs: SpinLock::new(List::new()),
             access_page: SpinLock::new(None),
             dead: AtomicBool::new(false),
+            dismantled: 0,
             account,
             _charge: charge,
         })
@@ -133,6 +138,15 @@ impl<'a> NewSlot<'a> {
 impl Drop for NewSlot<'_> {
     fn drop(&mut self) {
         self.pd.account.give(self.tables.count() as u64 * PAGE_SIZE);
+    }
+}
+
+/// Table entries of the object space looked at in one portion of a domain's end.
+const PORTION: usize = 256;
+
+impl Dismantle for Pd {
+    fn dismantle(&mut self) -> bool {
+        self.memory.dismantle() && self.objects.dismantle(&mut self.dismantled, PORTION)
     }
 }
 

@@ -20,6 +20,7 @@ mod cell;
 pub mod door;
 mod list;
 mod lock;
+mod once;
 mod page;
 mod pool;
 mod rcu;
@@ -32,10 +33,11 @@ pub use cell::{CpuCell, CpuKey};
 pub use door::Site;
 pub use list::List;
 pub use lock::{Guard, SpinLock};
+pub use once::Once;
 pub use page::SharedPage;
 pub use pool::Pool;
 pub use rcu::{Collected, Rcu, Token};
-pub use slab::{AnyCounted, AnyRef, Counted, Ref, Reserved, Slab};
+pub use slab::{AnyCounted, AnyRef, Counted, Dismantle, Ref, Reserved, Slab};
 
 /// The largest number of CPUs that one kernel drives (abi.md 1).
 pub const MAX_CPUS: usize = 128;

@@ -7,6 +7,7 @@ use logic::Oom;
 use logic::addr::Frame;
 use sync::{Pool, SharedPage, Site};
 
+use super::custody::Custody;
 use super::machine::{Deed, run_guest, with};
 use crate::{GuestEnv, GuestEvent, GuestVendor};
 
@@ -46,6 +47,7 @@ pub fn guest_tags() -> u16 {
 pub struct Guest {
     block: Frame,
     words: Box<[u64; 512]>,
+    custody: Custody,
 }
 
 impl Guest {
@@ -58,11 +60,13 @@ impl Guest {
     /// When the pool has no frame for its control block, which stays empty here.
     pub fn new(pool: &Pool) -> Result<Self, Oom> {
         let block = pool.alloc_zeroed(0, Site::GuestBlock)?;
-        Ok(Self { block, words: Box::new([0; 512]) })
+        Ok(Self { block, words: Box::new([0; 512]), custody: Custody::default() })
     }
 
     /// Prepares for the end.
-    pub fn retire(&mut self) {}
+    pub fn retire(&mut self) {
+        self.custody.clear();
+    }
 
     /// The end.
     pub fn free(self, pool: &Pool) {
@@ -86,7 +90,8 @@ impl Guest {
 
     /// Runs the next script; a poked guest comes back at once.
     pub fn enter(&mut self, env: &GuestEnv<'_>) -> GuestEvent {
-        with(|state| state.record(Deed::EnterGuest { flush: env.flush_tag }));
+        with(|state| state.record(Deed::EnterGuest { tag: env.tag, flush: env.flush_tag }));
+        self.custody.enter();
         if env.pending_poke {
             return GuestEvent::Exit(POKED);
         }

@@ -136,7 +136,7 @@ fn cases() -> Vec<Case> {
         steps("delegate objects", delegate(CHILD, Crd::objects(64, 6, 0x1f), FAR & !63, both)),
         steps("delegate memory", delegate(CHILD, Crd::memory(0x2000, 2, 7), 0x20_0000, both)),
         steps("delegate over a large page", delegate(ROOT_PD, fixed, 0x2044, ItemMeta(0))),
-        bounded("delegate ports", delegate(CHILD, Crd::ports(0x60, 3, 1), 0x60, both)),
+        steps("delegate ports", delegate(CHILD, Crd::ports(0x60, 3, 1), 0x60, both)),
         steps("revoke a part of a large page", split.encode()),
         steps("call with items", CallPortal { portal: 51, nonblocking: false }.encode()),
     ]
