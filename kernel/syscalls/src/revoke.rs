@@ -16,7 +16,7 @@ const BUDGET: u64 = 256;
 const END: u64 = 1 << 50;
 /// Orders of ranges that are revoked from both tables in one step.
 const SMALL: u8 = 6;
-/// Port nodes taken back in one step.
+/// Ranges of so many ports are revoked in one step.
 const NODES: u32 = 8;
 /// Where the cursor says that the guest table is being cleared.
 const GUEST_PART: u64 = 1 << 40;
@@ -43,8 +43,8 @@ pub fn revoke(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
             let (first, count) =
                 (first.min(1 << 16) as u32, units(crd.order()).min(1 << 16) as u32);
             let mut tree = cpu.kernel.ports.lock();
-            // Most revokes find one node: the last round, which finds none, belongs to the same step.
-            let mut left = NODES;
+            // One node in a step; in a small range the few that can be there.
+            let mut left = if count <= NODES { NODES + 1 } else { 1 };
             while left > 0 && tree.revoke(pd.identity(), first, count, crd.perms(), own).is_some() {
                 left -= 1;
             }

@@ -235,6 +235,10 @@ fn ports(
     } else {
         *cursor = *cursor & GIVEN | u64::from(first + length);
     }
+    if fresh.is_none() && first + length >= base + count {
+        // Nothing can be left behind the range's end.
+        return Ok(Some(if *cursor & GIVEN != 0 { what.result() } else { Crd::NULL }));
+    }
     *cursor |= BEGUN;
     Ok(None)
 }
