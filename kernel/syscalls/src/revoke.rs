@@ -5,9 +5,9 @@ use abi::cap::ALL;
 use abi::{CrdKind, Status};
 use logic::addr::{is_user_block, units};
 use objects::{Cpu, EFFORT, Effort, Pd, Resume, Target};
-use sync::{Counted, SELECTORS, Token};
+use sync::{SELECTORS, Token};
 
-use crate::authority::{caller, domain};
+use crate::authority::{caller_ref, domain_ref};
 use crate::{Outcome, Verdict, Words};
 
 /// Table entries visited in one step.
@@ -24,7 +24,8 @@ const GUEST_PART: u64 = 1 << 40;
 /// 7.
 pub fn revoke(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let Revoke { own, remote, crd, pd } = Revoke::decode(words);
-    let pd = if remote { domain(cpu, token, pd)?.0 } else { caller(cpu)? };
+    let pd =
+        if remote { domain_ref(cpu, token, pd)?.0.get() } else { caller_ref(cpu, token)?.get() };
     let cursor = cpu.state().map_or(0, |state| state.cursor);
     if cpu.has_dying() {
         // The loop takes the dead apart; what they hold may be part of what is revoked here.
@@ -36,7 +37,7 @@ pub fn revoke(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
             if !is_user_block(crd.base(), crd.order()) {
                 return Err(Status::BadPar);
             }
-            memory(cpu, &pd, crd.base(), crd.order(), cursor)?
+            memory(cpu, pd, crd.base(), crd.order(), cursor)?
         }
         CrdKind::Port => {
             let first = crd.base() & !(units(crd.order()) - 1);
@@ -51,7 +52,7 @@ pub fn revoke(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
             (left == 0).then_some(0)
         }
         CrdKind::Object => {
-            objects(cpu, token, &pd, crd.base(), crd.order(), crd.perms(), own, cursor)
+            objects(cpu, token, pd, crd.base(), crd.order(), crd.perms(), own, cursor)
         }
     };
     // What died by this is taken apart before the call returns.
@@ -77,7 +78,7 @@ pub fn again(cpu: &mut Cpu, next: Option<u64>) -> Outcome {
 
 fn memory(
     cpu: &mut Cpu,
-    pd: &Counted<Pd>,
+    pd: &Pd,
     page: u64,
     order: u8,
     cursor: u64,
