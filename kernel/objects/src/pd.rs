@@ -108,6 +108,7 @@ impl Pd {
     }
 
     /// Whether its creator's capability is gone.
+    #[inline(always)]
     pub fn is_dead(&self) -> bool {
         self.dead.load(Relaxed)
     }
