@@ -41,7 +41,7 @@ pub use chain::{Help, Reply};
 pub use cpu::Cpu;
 pub use ec::{Attention, Ec, EcState, Kind, Resume, USER_FLAGS};
 pub use frames::OwnedFrames;
-pub use guest::GuestStop;
+pub use guest::{GuestStop, RunOrder};
 pub use irq::{IrqTable, VectorUse};
 pub use kp::Kp;
 pub use make::RootParts;

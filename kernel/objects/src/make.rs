@@ -172,18 +172,14 @@ impl Cpu {
         let charge = pay(&kernel.vcpus, account)?;
         let blocks = Account::charge(account, PAGE_SIZE * arch::Guest::FRAMES)?;
         let place = kernel.vcpus.reserve()?;
-        pd.memory.guest_root()?;
-        let mut access = pd.access_page.lock();
-        if access.is_none() {
-            *access = Some(OwnedFrames::new(kernel.pool, &pd.account, 0)?);
-        }
-        drop(access);
+        let table = pd.memory.guest_root()?;
+        let apic_access = pd.make_access_page(kernel.pool)?;
         let guest = arch::Guest::new(kernel.pool)?;
         arch::fpu_init(fpu.page());
-        let inner =
-            VcpuState { guest: Some(guest), busy: false, tag: 0, tag_round: 0, generation: 0 };
-        let cell = self.key.cell(cpu, inner);
-        Ok(place.fill(Vcpu::new(pd, state, vlapic, fpu, cell, [charge, blocks])))
+        let cell = self.key.cell(cpu, VcpuState::new(guest));
+        let charges = [charge, blocks];
+        let frames = arch::GuestPlace { table, vlapic: vlapic.frame(), apic_access };
+        Ok(place.fill(Vcpu::new(pd, state, vlapic, fpu, frames, cell, charges)))
     }
 
     /// The first domain, thread and time of the machine, on this CPU.

@@ -1,8 +1,9 @@
 //! Protection domains: three spaces and an account.
 
-use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use logic::Oom;
+use logic::addr::Frame;
 use sync::{CapSpace, Counted, List, Pool, SpinLock};
 
 use crate::ports::PortMaps;
@@ -33,6 +34,8 @@ pub struct Pd {
     pub ecs: SpinLock<List<Ec, 1>>,
     /// The page behind the guest's local APIC, made when first asked for.
     pub access_page: SpinLock<Option<OwnedFrames>>,
+    /// First frame of the guest's port bitmap, 0 for none: what a guest entry reads without the lock.
+    guest_ports: AtomicU64,
     dead: AtomicBool,
     _charge: Charge,
 }
@@ -52,6 +55,7 @@ impl Pd {
             trust,
             ecs: SpinLock::new(List::new()),
             access_page: SpinLock::new(None),
+            guest_ports: AtomicU64::new(0),
             dead: AtomicBool::new(false),
             account,
             _charge: charge,
@@ -62,6 +66,37 @@ impl Pd {
     #[inline(always)]
     pub fn identity(&self) -> u64 {
         self.objects.identity()
+    }
+
+    /// Makes the port bitmaps that a grant needs; the root entry for the host's if that is new.
+    pub fn prepare_ports(
+        &self,
+        pool: &'static Pool,
+        host: bool,
+        guest: bool,
+    ) -> Result<Option<u64>, Oom> {
+        let mut maps = self.ports.lock();
+        let fresh = maps.prepare(pool, &self.account, host, guest)?;
+        self.guest_ports.store(maps.guest_frame().0, Relaxed);
+        Ok(fresh)
+    }
+
+    /// The first frame of the guest's port bitmap, 0 until it is made; it stays while the domain does.
+    #[inline(always)]
+    pub fn guest_ports(&self) -> Frame {
+        Frame(self.guest_ports.load(Relaxed))
+    }
+
+    /// The page behind the guest's local APIC, made when first asked for.
+    pub fn make_access_page(&self, pool: &'static Pool) -> Result<Frame, Oom> {
+        let mut page = self.access_page.lock();
+        if let Some(page) = page.as_ref() {
+            return Ok(page.frame());
+        }
+        let made = OwnedFrames::new(pool, &self.account, 0)?;
+        let frame = made.frame();
+        *page = Some(made);
+        Ok(frame)
     }
 
     /// Marks it dead; whether it was alive.

@@ -208,8 +208,10 @@ impl PortMaps {
         guest: bool,
     ) -> Result<Option<u64>, Oom> {
         if guest && self.guest.is_none() {
-            let bits = OwnedFrames::new(pool, account, 1)?;
-            for page in 0..2 {
+            // SVM's map is 12 KiB: the third frame answers for accesses that run over the last port.
+            let svm = arch::guest_vendor() == arch::GuestVendor::Svm;
+            let bits = OwnedFrames::new(pool, account, if svm { 2 } else { 1 })?;
+            for page in 0..if svm { 4 } else { 2 } {
                 bits.page_at(page).fill(u64::MAX);
             }
             self.guest = Some(bits);
@@ -256,9 +258,9 @@ impl PortMaps {
         }
     }
 
-    /// The two frames of the guest bitmap.
-    pub fn guest_frames(&self) -> Option<[Frame; 2]> {
-        self.guest.as_ref().map(|bits| [bits.frame(), bits.frame().plus(1)])
+    /// The first frame of the guest bitmap, 0 if there is none.
+    pub fn guest_frame(&self) -> Frame {
+        self.guest.as_ref().map_or(Frame(0), OwnedFrames::frame)
     }
 }
 

@@ -4,7 +4,7 @@ use abi::args::PdCtrl;
 use abi::{Crd, CrdKind, Status};
 use logic::addr::is_user_block;
 use logic::page_table::Rights;
-use objects::{Cpu, OwnedFrames};
+use objects::Cpu;
 use sync::Token;
 
 use crate::authority::{caller, domain};
@@ -70,13 +70,7 @@ fn map_access_page(cpu: &mut Cpu, crd: Crd) -> Outcome {
         return Err(Status::BadPar);
     }
     let own = caller(cpu)?;
-    let frame = {
-        let mut page = own.access_page.lock();
-        if page.is_none() {
-            *page = Some(OwnedFrames::new(cpu.kernel.pool, &own.account, 0).map_err(oom)?);
-        }
-        page.as_ref().map(|page| page.frame()).ok_or(Status::Oom)?
-    };
+    let frame = own.make_access_page(cpu.kernel.pool).map_err(oom)?;
     let progress = own.memory.map_guest_page(crd.base(), frame, Rights::READ.or(Rights::WRITE));
     cpu.settle(own.identity(), &progress);
     if progress.oom { Err(Status::Oom) } else { Ok(Status::Success.into()) }

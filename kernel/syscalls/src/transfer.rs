@@ -229,7 +229,7 @@ fn grant(
         let bytes = kernel.port_nodes.object_bytes() as u64;
         let charge = objects::Account::charge(&to.account, bytes).map_err(oom)?;
         let place = kernel.port_nodes.reserve().map_err(oom)?;
-        let fresh = to.ports.lock().prepare(kernel.pool, &to.account, host, guest).map_err(oom)?;
+        let fresh = to.prepare_ports(kernel.pool, host, guest).map_err(oom)?;
         *entry = fresh.or(*entry);
         tree.insert(
             giver,

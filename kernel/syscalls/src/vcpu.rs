@@ -3,8 +3,8 @@
 use abi::Status;
 use abi::args::VcpuCtrl;
 use abi::cap::VCPU_CT;
-use objects::{Cpu, Vcpu};
-use sync::Token;
+use objects::{Cpu, RunOrder, Vcpu};
+use sync::{Ref, Token};
 
 use crate::authority::object;
 use crate::{Outcome, Verdict, Words};
@@ -13,11 +13,8 @@ use crate::{Outcome, Verdict, Words};
 pub fn vcpu_ctrl(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     match VcpuCtrl::decode(words) {
         VcpuCtrl::Run { vcpu, mtd } => {
-            let vcpu = object::<Vcpu>(cpu, token, vcpu, VCPU_CT)?.hold().ok_or(Status::BadCap)?;
-            match cpu.begin_run(vcpu, mtd) {
-                Status::Success => Ok(Verdict::Done),
-                refused => Err(refused),
-            }
+            let vcpu = object::<Vcpu>(cpu, token, vcpu, VCPU_CT)?;
+            run(cpu, vcpu, RunOrder::version10(mtd))
         }
         VcpuCtrl::Poke { vcpu } => {
             let vcpu = object::<Vcpu>(cpu, token, vcpu, VCPU_CT)?;
@@ -25,5 +22,14 @@ pub fn vcpu_ctrl(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
             Ok(Status::Success.into())
         }
         VcpuCtrl::Unknown(_) => Err(Status::BadPar),
+    }
+}
+
+/// The status is in the thread's RDI when the run is over, which may be much later.
+#[inline(always)]
+fn run(cpu: &mut Cpu, vcpu: Ref<'_, Vcpu>, order: RunOrder) -> Outcome {
+    match cpu.begin_run(vcpu, order) {
+        Status::Success => Ok(Verdict::Done),
+        refused => Err(refused),
     }
 }

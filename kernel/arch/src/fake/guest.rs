@@ -11,6 +11,8 @@ use crate::{GuestEnv, GuestEvent, GuestVendor};
 
 /// First and last word of the state page that hold architectural state (abi.md 7.1).
 const STATE: core::ops::RangeInclusive<usize> = 4..=83;
+/// First and last word of our own additions, bytes 0x2a0 to 0x3ff.
+const EXTENDED: core::ops::RangeInclusive<usize> = 84..=127;
 /// Offset of the exit reason.
 const EXIT_REASON: usize = 0x298;
 /// Exit reason of a guest without a script: HLT.
@@ -71,12 +73,26 @@ impl Guest {
         }
     }
 
-    /// Gives the monitor the state and the exit reason.
-    pub fn store(&mut self, _pool: &Pool, page: &SharedPage, exit_reason: u32) {
+    /// Gives the monitor the state, all of it, and the exit reason.
+    pub fn store(&mut self, _pool: &Pool, page: &SharedPage, exit_reason: u32, _wanted: Mtd) {
         for index in STATE {
             page.set_word(index, self.words[index]);
         }
         page.write_u32(EXIT_REASON, exit_reason);
+    }
+
+    /// Takes the extended words.
+    pub fn load_extended(&mut self, _pool: &Pool, page: &SharedPage) {
+        for index in EXTENDED {
+            self.words[index] = page.word(index);
+        }
+    }
+
+    /// Gives them.
+    pub fn store_extended(&self, _pool: &Pool, page: &SharedPage) {
+        for index in EXTENDED {
+            page.set_word(index, self.words[index]);
+        }
     }
 
     /// Runs the next script; a poked guest comes back at once.
