@@ -7,7 +7,8 @@ use arch::Event;
 use objects::{Attention, Cpu, GuestStop, Resume};
 use sync::Token;
 
-/// Drives one CPU for ever.
+/// Drives one CPU for ever. A function of its own, where `xtask check` begins to look for panics.
+#[inline(never)]
 pub fn run_loop(mut cpu: Cpu, mut token: Token) -> ! {
     loop {
         token = round(&mut cpu, token);
@@ -62,7 +63,7 @@ fn take_care(cpu: &mut Cpu, token: &Token) {
     cpu.serve_flush();
     cpu.take_inbox();
     if cpu.has_dying() {
-        cpu.bury_domains(token);
+        cpu.bury_some(token);
         poll(cpu);
     }
     if cpu.has_garbage() {
@@ -129,6 +130,10 @@ fn resume(cpu: &mut Cpu, token: &Token) {
         Resume::Restart => {
             state.resume = Resume::User;
             syscalls::handle(cpu, token);
+            poll(cpu);
+        }
+        Resume::ReceiveItems | Resume::SendItems => {
+            syscalls::move_items(cpu, token);
             poll(cpu);
         }
         Resume::Startup => {

@@ -108,11 +108,11 @@ pub(crate) const BOOT: Story = Story {
     loader: Loader::Grub,
     load: Load::Root,
     lines: &[Line::Never(DIED), Line::Never(REFUSED), Line::Says("root: hello")],
-    timeout_s: 60,
+    timeout_s: 180,
 };
 
 /// A boot in Bochs.
-const BOCHS: Story = Story { engine: Engine::Bochs, timeout_s: 180, ..BOOT };
+const BOCHS: Story = Story { engine: Engine::Bochs, timeout_s: 420, ..BOOT };
 
 /// The conformance suite as root task: every call and refusal, threads, time, and guests of a few instructions
 /// where the processor can run them.
@@ -125,7 +125,7 @@ const SUITE: Story = Story {
         Line::Never("FAIL"),
         Line::Says(" passed, 0 failed"),
     ],
-    timeout_s: 120,
+    timeout_s: 300,
     ..BOOT
 };
 
@@ -151,6 +151,41 @@ const LINUX: Story = Story {
     ..BOOT
 };
 
+/// A guest is held, let go, stopped, taken apart and started again from the prompt.
+const LIFE: Story = Story {
+    load: Load::Linux,
+    lines: &[
+        Line::Never(DIED),
+        Line::Says("~ #"),
+        Line::Type("while :; do :; done"),
+        Line::Type("\x1d"),
+        Line::Says("hematite> "),
+        Line::Type("guest list"),
+        Line::Says("RUNNING"),
+        Line::Type("guest pause linux"),
+        Line::Says("linux is PAUSED"),
+        Line::Type("guest kick linux"),
+        Line::Says("cannot kick: the guest is PAUSED"),
+        Line::Type("guest resume linux"),
+        Line::Says("linux is READY"),
+        Line::Type("guest stop linux"),
+        Line::Says("linux is RESET"),
+        Line::Type("guest destroy linux"),
+        Line::Says("linux is UNKNOWN"),
+        Line::Type("guest start linux"),
+        Line::Says("linux is READY"),
+        Line::Type("guest console linux"),
+        Line::Says("~ #"),
+        Line::Type("poweroff -f"),
+        Line::Says("powered off"),
+        Line::Says("hematite> "),
+        Line::Type("guest show linux"),
+        Line::Says("HALTED   powered off"),
+    ],
+    timeout_s: 400,
+    ..BOOT
+};
+
 /// Every suite that runs in an emulator. The long Bochs runs come first, so that two emulators
 /// side by side end at about the same time.
 pub const STORIES: &[Story] = &[
@@ -165,6 +200,7 @@ pub const STORIES: &[Story] = &[
     },
     Story { name: "linux_qemu_1", tier: Tier::Long, ..LINUX },
     Story { name: "linux_qemu_2", cpus: 2, ..LINUX },
+    Story { name: "guest_life_qemu", cpus: 2, ..LIFE },
     // The conformance suite: plain, with SVM, and with VMX on processors of three generations.
     Story { name: "suite_bochs_skylake", ..SUITE_BOCHS },
     Story { name: "suite_bochs_icelake", cpu_model: "corei7_icelake_u", ..SUITE_BOCHS },
@@ -177,10 +213,10 @@ pub const STORIES: &[Story] = &[
     Story { name: "suite_plain_1", cpu_model: "max,-svm", ..SUITE },
     Story { name: "suite_plain_2", cpu_model: "max,-svm", cpus: 2, ..SUITE },
     Story { name: "suite_plain_4", cpu_model: "max,-svm", cpus: 4, ..SUITE },
-    Story { name: "suite_plain_8", cpu_model: "max,-svm", cpus: 8, timeout_s: 240, ..SUITE },
+    Story { name: "suite_plain_8", cpu_model: "max,-svm", cpus: 8, timeout_s: 420, ..SUITE },
     // The small guest; the slow engine runs all its tests in one boot.
     Story { name: "small_all_bochs", timeout_s: 420, ..small::ALL_BOCHS },
-    Story { name: "small_triple_bochs", engine: Engine::Bochs, timeout_s: 240, ..small::TRIPLE },
+    Story { name: "small_triple_bochs", engine: Engine::Bochs, timeout_s: 420, ..small::TRIPLE },
     Story { name: "small_triple_qemu", ..small::TRIPLE },
     small::one!("small_hello_qemu", "hello"),
     small::one!("small_faults_qemu", "faults"),
@@ -194,7 +230,7 @@ pub const STORIES: &[Story] = &[
     Story { name: "boot_qemu_1", ..BOOT },
     Story { name: "boot_qemu_2", cpus: 2, ..BOOT },
     Story { name: "boot_qemu_4", cpus: 4, ..BOOT },
-    Story { name: "boot_qemu_8", cpus: 8, timeout_s: 120, ..BOOT },
+    Story { name: "boot_qemu_8", cpus: 8, timeout_s: 300, ..BOOT },
     // Neither SVM nor VMX: a plain microkernel.
     Story { name: "boot_plain_1", cpu_model: "max,-svm", ..BOOT },
     Story {
@@ -221,7 +257,7 @@ pub const STORIES: &[Story] = &[
     Story { name: "boot_bochs_icelake", cpu_model: "corei7_icelake_u", ..BOCHS },
     Story { name: "boot_plain_2", cpu_model: "max,-svm", cpus: 2, tier: Tier::Long, ..BOOT },
     Story { name: "boot_plain_4", cpu_model: "max,-svm", cpus: 4, tier: Tier::Long, ..BOOT },
-    Story { name: "boot_plain_8", cpu_model: "max,-svm", cpus: 8, timeout_s: 120, ..BOOT },
+    Story { name: "boot_plain_8", cpu_model: "max,-svm", cpus: 8, timeout_s: 300, ..BOOT },
     Story { name: "boot_qemu_direct", cpus: 2, loader: Loader::Direct, ..BOOT },
 ];
 

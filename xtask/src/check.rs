@@ -1,9 +1,11 @@
 //! The static part of the tests: format, lints, doors, lists and images.
 
 use crate::build::{self, PROGRAMS};
+use crate::call_names;
 use crate::desk;
 use crate::image_check;
 use crate::layers;
+use crate::no_panic;
 use crate::progress::Step;
 use crate::sources::{self, Source};
 use crate::toolchain::Toolchain;
@@ -22,6 +24,7 @@ const TEXT_RULES: &[(&str, TextRule)] = &[
     ("machine_paths", sources::machine_paths),
     ("syscalls_without_arch", sources::syscalls_name_arch),
     ("design_crates", sources::design_crates),
+    ("call_names", call_names::findings),
 ];
 
 /// How many passed and failed.
@@ -90,6 +93,10 @@ pub fn all(wanted: impl Fn(&str) -> bool) -> Result<Tally> {
     run("images", &|| {
         build::build(&[])?;
         image_check::findings()
+    });
+    run("no_panic", &|| {
+        build::build(&["kernel"])?;
+        no_panic::findings()
     });
     Ok(tally)
 }

@@ -11,7 +11,7 @@ use crate::recipe::REFERENCE;
 use crate::run;
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use driver::emulator::{BOCHS_CPU, Boot, Emulator, Engine, Machine, QEMU_CPU};
+use driver::emulator::{BOCHS_CPU, BOCHS_QUANTUM, Boot, Emulator, Engine, Machine, QEMU_CPU};
 use driver::serial::Serial;
 use driver::stories::{Load, Loader, STORIES, Story, Tier};
 use driver::warnings;
@@ -191,6 +191,7 @@ fn tell_one(story: &Story, interrupted: &AtomicBool) -> Result<()> {
         memory_mib: 1024,
         boot,
         bochs_cpu: model(BOCHS_CPU),
+        bochs_quantum: BOCHS_QUANTUM,
         qemu_cpu: model(QEMU_CPU),
         qemu_args: Vec::new(),
         deterministic: story.deterministic,

@@ -13,7 +13,7 @@ use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use logic::addr::Frame;
 use sync::{Counted, CpuKey, List};
 
-use crate::{Ec, Kernel, Memory, Pd, Progress, RunQueue, Sc};
+use crate::{Ec, Kernel, Memory, Pd, Progress, RunQueue, Sc, Sm, Work};
 
 /// One processor's own state; nobody else can reach it.
 pub struct Cpu {
@@ -39,9 +39,15 @@ pub struct Cpu {
     pub(crate) deadlines: List<Sc, 1>,
     pub(crate) started: u64,
     pub(crate) space: u64,
-    /// Dead domains whose capabilities are not all taken back (link 0).
+    /// Dead domains whose contexts, capabilities and ports are not all taken back (link 0).
     pub(crate) dying: List<Pd, 0>,
     pub(crate) dying_cursor: u64,
+    /// Dead semaphores whose waiters are not all woken (link 0).
+    pub(crate) dying_sms: List<Sm, 0>,
+    /// Work that others left and that was too much for one pass.
+    pub(crate) inbox: Work,
+    /// Whether there is any.
+    pub(crate) inbox_has_more: bool,
     limbo: Limbo,
     /// The epoch for which other CPUs were last interrupted.
     hurried: u64,
@@ -108,6 +114,9 @@ impl Cpu {
             space: 0,
             dying: List::new(),
             dying_cursor: 0,
+            dying_sms: List::new(),
+            inbox: Work::default(),
+            inbox_has_more: false,
             limbo: Limbo::default(),
             hurried: 0,
             waiting_since: 0,

@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use logic::Oom;
 use logic::addr::Frame;
-use sync::{CapSpace, Counted, List, Pool, SpinLock};
+use sync::{CapSpace, Counted, Dismantle, List, Pool, SpinLock};
 
 use crate::ports::PortMaps;
 use crate::{Account, Charge, Ec, Memory, OwnedFrames};
@@ -37,6 +37,8 @@ pub struct Pd {
     /// First frame of the guest's port bitmap, 0 for none: what a guest entry reads without the lock.
     guest_ports: AtomicU64,
     dead: AtomicBool,
+    /// How far its selectors have been taken apart at the end.
+    dismantled: u64,
     _charge: Charge,
 }
 
@@ -57,6 +59,7 @@ impl Pd {
             access_page: SpinLock::new(None),
             guest_ports: AtomicU64::new(0),
             dead: AtomicBool::new(false),
+            dismantled: 0,
             account,
             _charge: charge,
         })
@@ -107,6 +110,15 @@ impl Pd {
     /// Whether its creator's capability is gone.
     pub fn is_dead(&self) -> bool {
         self.dead.load(Relaxed)
+    }
+}
+
+/// Table entries of the object space looked at in one portion of a domain's end.
+const PORTION: usize = 256;
+
+impl Dismantle for Pd {
+    fn dismantle(&mut self) -> bool {
+        self.memory.dismantle() && self.objects.dismantle(&mut self.dismantled, PORTION)
     }
 }
 

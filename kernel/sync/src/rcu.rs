@@ -103,7 +103,7 @@ impl Rcu {
         !self.pending.load(Relaxed).is_null() || self.waits_for.load(Relaxed) != 0
     }
 
-    /// Frees up to `budget` objects whose time has come, or starts a batch.
+    /// Frees up to `budget` objects whose time has come, or a portion of a large one, or starts a batch.
     pub fn collect(&self, budget: usize) -> Collected {
         let Some(mut batch) = self.batch.try_lock() else { return Collected::Waiting };
         if batch.dead.is_null() {
@@ -127,6 +127,9 @@ impl Rcu {
             // SAFETY: the node is on the batch list, which only we hold; its count reached zero before the batch began
             // and every CPU has passed a quiescent state since, so nobody can reach it any more.
             unsafe {
+                if !Header::dismantle(node) {
+                    break;
+                }
                 batch.dead = (*node).dead_next();
                 Header::free(node);
             }

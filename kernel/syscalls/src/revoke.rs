@@ -4,7 +4,7 @@ use abi::args::Revoke;
 use abi::cap::ALL;
 use abi::{CrdKind, Status};
 use logic::addr::{is_user_block, units};
-use objects::{Cpu, Pd, Resume, Target};
+use objects::{Cpu, EFFORT, Effort, Pd, Resume, Target};
 use sync::{Counted, SELECTORS, Token};
 
 use crate::authority::{caller, domain};
@@ -12,8 +12,8 @@ use crate::{Outcome, Verdict, Words};
 
 /// Table entries visited in one step.
 const BUDGET: u64 = 256;
-/// Capabilities taken back in one step.
-const CAPABILITIES: usize = 32;
+/// The cursor of a call that only waits for the dead.
+const END: u64 = 1 << 50;
 /// Where the cursor says that the guest table is being cleared.
 const GUEST_PART: u64 = 1 << 40;
 
@@ -22,6 +22,10 @@ pub fn revoke(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let Revoke { own, remote, crd, pd } = Revoke::decode(words);
     let pd = if remote { domain(cpu, token, pd)?.0 } else { caller(cpu)? };
     let cursor = cpu.state().map_or(0, |state| state.cursor);
+    if cpu.has_dying() {
+        // The loop takes the dead apart; what they hold may be part of what is revoked here.
+        return again(cpu, Some(cursor));
+    }
     let next = match crd.kind() {
         CrdKind::Null => None,
         CrdKind::Memory => {
@@ -42,6 +46,8 @@ pub fn revoke(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
             objects(cpu, token, &pd, crd.base(), crd.order(), crd.perms(), own, cursor)
         }
     };
+    // What died by this is taken apart before the call returns.
+    let next = next.or_else(|| cpu.has_dying().then_some(END));
     again(cpu, next)
 }
 
@@ -74,9 +80,6 @@ fn memory(
     let progress = pd.memory.unmap(target, page, order, &mut at, BUDGET);
     cpu.settle(pd.identity(), &progress);
     if progress.oom {
-        if let Some(state) = cpu.state() {
-            state.cursor = 0;
-        }
         return Err(Status::Oom);
     }
     Ok(match (progress.done, target) {
@@ -100,16 +103,24 @@ fn objects(
     let first = base & !(units(order) - 1);
     let end = first.saturating_add(units(order)).min(SELECTORS);
     let mut at = first.saturating_add(cursor);
-    let mut left = CAPABILITIES;
+    let mut left = EFFORT;
     while at < end {
-        let (selector, _) = pd.objects.next_page(at)?;
+        let (selector, count) = pd.objects.next_page(at)?;
         if selector >= end {
             return None;
         }
+        if count == 0 {
+            return Some(selector - first);
+        }
         at = selector;
         if let Some(slot) = pd.objects.slot(selector) {
-            while cpu.revoke_step(slot, permissions & ALL, own, token) {
-                left = left.saturating_sub(1);
+            loop {
+                let effort = cpu.revoke_step(slot, permissions & ALL, own, token);
+                if effort != Effort::Capability {
+                    left = left.saturating_sub(effort.cost() - 1);
+                    break;
+                }
+                left -= 1;
                 if left == 0 {
                     return Some(at - first);
                 }
