@@ -1,7 +1,7 @@
-//! vcpu_ctrl: run and poke (abi.md 11).
+//! vcpu_ctrl: run and poke (abi.md 11); our vcpu_run_ext.
 
 use abi::Status;
-use abi::args::VcpuCtrl;
+use abi::args::{VcpuCtrl, VcpuRunExt};
 use abi::cap::VCPU_CT;
 use objects::{Cpu, RunOrder, Vcpu};
 use sync::{Ref, Token};
@@ -23,6 +23,17 @@ pub fn vcpu_ctrl(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
         }
         VcpuCtrl::Unknown(_) => Err(Status::BadPar),
     }
+}
+
+/// 66: a run that says what it wants to be told.
+pub fn vcpu_run_ext(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
+    let VcpuRunExt { vcpu, load, tell, load_extended, tell_extended, reserved } =
+        VcpuRunExt::decode(words);
+    if reserved != 0 {
+        return Err(Status::BadPar);
+    }
+    let vcpu = object::<Vcpu>(cpu, token, vcpu, VCPU_CT)?;
+    run(cpu, vcpu, RunOrder { load, tell, load_extended, tell_extended })
 }
 
 /// The status is in the thread's RDI when the run is over, which may be much later.
