@@ -33,6 +33,8 @@ pub enum Load {
     Program(&'static str),
     /// Our root task, the monitor and a stock Linux guest.
     Linux,
+    /// Our root task, the monitor and the guests of this manifest, which take the same kernel and initrd.
+    Manifest(&'static str),
     /// Our root task, the monitor and the guest in `guests/small` with this command line.
     Small(&'static str),
 }
@@ -158,6 +160,74 @@ const C_HELLO: &[Line] = &[
     Line::Says("hello from C on cpu 0, interface 10000, calls work"),
 ];
 
+/// A guest is held, let go, stopped, taken apart and started again from the prompt.
+const LIFE: Story = Story {
+    load: Load::Linux,
+    lines: &[
+        Line::Never(DIED),
+        Line::Says("~ #"),
+        Line::Type("while :; do :; done"),
+        Line::Type("\x1d"),
+        Line::Says("hematite> "),
+        Line::Type("guest list"),
+        Line::Says("RUNNING"),
+        Line::Type("guest pause linux"),
+        Line::Says("linux is PAUSED"),
+        Line::Type("guest kick linux"),
+        Line::Says("cannot kick: the guest is PAUSED"),
+        Line::Type("guest resume linux"),
+        Line::Says("linux is READY"),
+        Line::Type("guest stop linux"),
+        Line::Says("linux is RESET"),
+        Line::Type("guest destroy linux"),
+        Line::Says("linux is UNKNOWN"),
+        Line::Type("guest start linux"),
+        Line::Says("linux is READY"),
+        Line::Type("guest console linux"),
+        Line::Says("~ #"),
+        Line::Type("poweroff -f"),
+        Line::Says("powered off"),
+        Line::Says("hematite> "),
+        Line::Type("guest show linux"),
+        Line::Says("HALTED   powered off"),
+    ],
+    timeout_s: 400,
+    ..BOOT
+};
+
+/// Two Linux guests; one is taken apart and started again beside the other.
+const PAIR: Story = Story {
+    load: Load::Manifest("guests/pair.dts"),
+    lines: &[
+        Line::Never(DIED),
+        Line::Says("guest right started"),
+        Line::Says("hematite> "),
+        Line::Type("guest console left"),
+        Line::Says("~ #"),
+        Line::Type("uname -r"),
+        Line::Says("6.1."),
+        Line::Type("\x1d"),
+        Line::Says("hematite> "),
+        Line::Type("guest stop left"),
+        Line::Says("left is RESET"),
+        Line::Type("guest destroy left"),
+        Line::Says("left is UNKNOWN"),
+        Line::Type("guest console right"),
+        Line::Type("uname -r"),
+        Line::Says("6.1."),
+        Line::Type("\x1d"),
+        Line::Says("hematite> "),
+        Line::Type("guest start left"),
+        Line::Says("left is READY"),
+        Line::Type("guest console left"),
+        Line::Says("~ #"),
+    ],
+    cpus: 2,
+    timeout_s: 600,
+    tier: Tier::Long,
+    ..BOOT
+};
+
 /// Every suite that runs in an emulator. The long Bochs runs come first, so that two emulators
 /// side by side end at about the same time.
 pub const STORIES: &[Story] = &[
@@ -172,6 +242,8 @@ pub const STORIES: &[Story] = &[
     },
     Story { name: "linux_qemu_1", tier: Tier::Long, ..LINUX },
     Story { name: "linux_qemu_2", cpus: 2, ..LINUX },
+    Story { name: "guest_pair_qemu", ..PAIR },
+    Story { name: "guest_life_qemu", cpus: 2, ..LIFE },
     // The conformance suite: plain, with SVM, and with VMX on processors of three generations.
     Story { name: "suite_bochs_skylake", ..SUITE_BOCHS },
     Story { name: "suite_bochs_icelake", cpu_model: "corei7_icelake_u", ..SUITE_BOCHS },

@@ -1,6 +1,8 @@
 //! The front desk: every task of this repository is a command here.
 #![forbid(unsafe_code)]
 
+mod bench;
+mod bench_page;
 mod build;
 mod bzimage;
 mod c_hello;
@@ -61,6 +63,8 @@ enum Task {
     Image(ImageArgs),
     /// Every check that CI runs: static checks, host tests, emulator suites
     Test(test::TestArgs),
+    /// What the kernel's work costs, in Bochs, against goals and committed figures
+    Bench(bench::BenchArgs),
     /// Start a machine in QEMU that waits for gdb, and gdb
     Gdb(Box<gdb::GdbArgs>),
     /// The static part of the tests: format, lints, doors, lists, images
@@ -106,6 +110,7 @@ fn serve(task: Task, matches: Option<&clap::ArgMatches>) -> Result<()> {
         }
         Task::Image(args) => args.boot.plan()?.recipe.iso(&std::path::absolute(args.output)?),
         Task::Test(args) => test::test(&args),
+        Task::Bench(args) => bench::bench(&args),
         Task::Gdb(args) => gdb::gdb(&args, &*run::interruptible()?),
         Task::Check => check::check(),
         Task::Header => header::write(),

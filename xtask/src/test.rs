@@ -6,13 +6,13 @@ use crate::check::{self, Tally};
 use crate::desk;
 use crate::guest;
 use crate::image::{Module, Recipe};
-use crate::manifest::Guest;
+use crate::manifest::{self, Guest};
 use crate::progress::Step;
 use crate::recipe::REFERENCE;
 use crate::run;
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use driver::emulator::{BOCHS_CPU, Boot, Emulator, Engine, Machine, QEMU_CPU};
+use driver::emulator::{BOCHS_CPU, BOCHS_QUANTUM, Boot, Emulator, Engine, Machine, QEMU_CPU};
 use driver::serial::Serial;
 use driver::stories::{Load, Loader, STORIES, Story, Tier};
 use driver::warnings;
@@ -198,6 +198,7 @@ fn tell_one(story: &Story, interrupted: &AtomicBool) -> Result<()> {
         memory_mib: 1024,
         boot,
         bochs_cpu: model(BOCHS_CPU),
+        bochs_quantum: BOCHS_QUANTUM,
         qemu_cpu: model(QEMU_CPU),
         qemu_args: Vec::new(),
         deterministic: story.deterministic,
@@ -236,6 +237,16 @@ fn recipe(story: &Story) -> Result<Recipe> {
                 built("vmm"),
                 Module::new("manifest", guest.compile_as(story.name)?),
                 Module::new("kernel", out.join("small.bin")),
+            ]
+        }
+        Load::Manifest(path) => {
+            let linux = guest::default_guest()?;
+            vec![
+                built("root"),
+                built("vmm"),
+                Module::new("manifest", manifest::compile(&desk::root().join(path))?),
+                Module::new("kernel", linux.kernel),
+                Module::new("initrd", linux.initrd),
             ]
         }
         Load::Linux => {

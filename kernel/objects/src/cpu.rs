@@ -13,7 +13,7 @@ use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use logic::addr::Frame;
 use sync::{Counted, CpuKey, List};
 
-use crate::{Ec, Kernel, Memory, Pd, Progress, RunQueue, Sc};
+use crate::{Ec, Kernel, Memory, Pd, Progress, RunQueue, Sc, Sm, Work};
 
 /// One processor's own state; nobody else can reach it.
 pub struct Cpu {
@@ -39,17 +39,28 @@ pub struct Cpu {
     pub(crate) deadlines: List<Sc, 1>,
     pub(crate) started: u64,
     pub(crate) space: u64,
-    /// Dead domains whose capabilities are not all taken back (link 0).
+    /// Dead domains whose contexts, capabilities and ports are not all taken back (link 0).
     pub(crate) dying: List<Pd, 0>,
     pub(crate) dying_cursor: u64,
+    /// Dead semaphores whose waiters are not all woken (link 0).
+    pub(crate) dying_sms: List<Sm, 0>,
+    /// Work that others left and that was too much for one pass.
+    pub(crate) inbox: Work,
+    /// Whether there is any.
+    pub(crate) inbox_has_more: bool,
     limbo: Limbo,
     /// The epoch for which other CPUs were last interrupted.
     hurried: u64,
     /// Since when garbage waits, TSC; 0 for not at all.
     pub waiting_since: u64,
+    /// Kernel entries until a running CPU looks after garbage again.
+    patience: u8,
     tag: u16,
     tag_round: u64,
 }
+
+/// Kernel entries between two looks at garbage.
+const PATIENCE: u8 = 16;
 
 /// Table pages on their way back to the pool.
 #[derive(Default)]
@@ -78,9 +89,13 @@ impl Cpu {
             space: 0,
             dying: List::new(),
             dying_cursor: 0,
+            dying_sms: List::new(),
+            inbox: Work::default(),
+            inbox_has_more: false,
             limbo: Limbo::default(),
             hurried: 0,
             waiting_since: 0,
+            patience: 0,
             tag: 0,
             tag_round: 1,
         }
@@ -198,9 +213,18 @@ impl Cpu {
                 self.limbo.waiting = self.kernel.pool.page(frame).word(0);
                 self.kernel.pool.free(frame, 0);
             }
+            self.waiting_since = 0;
         }
         let waits = self.limbo.waiting != 0 || self.limbo.open != 0;
-        (rcu.collect(16) != sync::Collected::Nothing) | waits
+        let collected = rcu.collect(16);
+        if collected == sync::Collected::More {
+            // Nobody keeps us waiting; the rest of the batch goes at the next entries.
+            self.waiting_since = 0;
+            if rcu.waits_for() != 0 {
+                self.patience = PATIENCE - 1;
+            }
+        }
+        (collected != sync::Collected::Nothing) | waits
     }
 
     /// Interrupts the CPUs that garbage waits for: they sit in user or guest code.
@@ -214,6 +238,23 @@ impl Cpu {
                 self.tell(cpu);
             }
         }
+    }
+
+    /// Whether it is time to look after garbage: at once while idle, else at every 16th kernel entry, since a grace
+    /// period needs some entries to end and each look costs more than one object's share of it.
+    #[inline(always)]
+    pub fn garbage_due(&mut self) -> bool {
+        if !self.has_garbage() {
+            return false;
+        }
+        self.patience = self.patience.wrapping_add(1) % PATIENCE;
+        self.may_collect()
+    }
+
+    /// Whether this kernel entry is one of those that look after garbage.
+    #[inline(always)]
+    pub fn may_collect(&self) -> bool {
+        self.patience == 0 || self.current.is_none()
     }
 
     /// Whether `release_memory` has anything to do.

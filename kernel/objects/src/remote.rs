@@ -85,6 +85,11 @@ impl Remote {
         self.has_work.load(core::sync::atomic::Ordering::Relaxed)
     }
 
+    /// Says that work waits: the CPU keeps some of what it took for its next pass.
+    pub fn keep_calling(&self) {
+        self.has_work.store(true, SeqCst);
+    }
+
     /// Takes all work.
     pub fn take_work(&self) -> Work {
         self.has_work.store(false, SeqCst);

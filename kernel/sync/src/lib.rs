@@ -35,7 +35,7 @@ pub use once::Once;
 pub use page::SharedPage;
 pub use pool::Pool;
 pub use rcu::{Collected, Rcu, Token};
-pub use slab::{AnyCounted, AnyRef, Counted, Ref, Reserved, Slab};
+pub use slab::{AnyCounted, AnyRef, Counted, Dismantle, Ref, Reserved, Slab};
 
 /// The largest number of CPUs that one kernel drives (abi.md 1).
 pub const MAX_CPUS: usize = 128;

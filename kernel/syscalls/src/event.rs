@@ -5,7 +5,7 @@ use abi::utcb::{ARCH_WORDS, offset};
 use objects::{Cpu, Help, Pt, Resume};
 use sync::Token;
 
-use crate::ipc::{Windows, transfer_items, with_ends};
+use crate::ipc::with_ends;
 
 /// RFLAGS bits a handler may set: carry to overflow, trap, direction, alignment check, ID. Interrupts are always on.
 const FLAGS_OF_USER: u64 = 0x0024_0dd5;
@@ -89,15 +89,11 @@ fn kill(cpu: &mut Cpu, event: u8, reason: &'static str) {
 }
 
 /// The handler's answer, before the handler parks: what its MTD word selects is written back.
-pub fn reply(cpu: &mut Cpu, token: &Token) {
+pub fn reply(cpu: &mut Cpu) {
     let mut mtd = Mtd::NONE;
-    let mut address = 0;
-    let mut items = 0;
     cpu.with_caller(|mine, _, _, state| {
         let utcb = mine.utcb();
-        items = utcb.read_u64(offset::ITEMS) as u32;
         mtd = Mtd(utcb.read_u64(offset::MTD) as u32);
-        address = state.fault_address;
         state.resume = state.interrupted.take().map_or(Resume::User, Resume::Guest);
         state.restore_all();
         let get = |at: usize| utcb.read_u64(at);
@@ -132,11 +128,5 @@ pub fn reply(cpu: &mut Cpu, token: &Token) {
     if mtd.contains(Mtd::FPU) {
         cpu.depart();
         with_ends(cpu, |_, mine, theirs| theirs.copy_fpu(mine));
-    }
-    if items >> 16 != 0 {
-        with_ends(cpu, |cpu, mine, theirs| {
-            let windows = Windows::Around(address);
-            transfer_items(cpu, token, &mine.pd, mine.utcb(), &theirs.pd, windows, items);
-        });
     }
 }

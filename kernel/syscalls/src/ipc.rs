@@ -1,17 +1,14 @@
 //! call and reply (abi.md 8).
 
+use abi::Status;
 use abi::args::{CallPortal, Reply};
 use abi::cap::{PT_CALL, SM_DOWN};
-use abi::crd::ItemMeta;
-use abi::utcb::{MAX_TYPED, MESSAGE_WORDS, offset};
-use abi::{Crd, Status};
-use objects::{Cpu, Ec, Help, Pd, Pt, Resume, Sm};
-use sync::{Counted, SharedPage, Token};
+use abi::utcb::{MESSAGE_WORDS, offset};
+use objects::{Cpu, Ec, Help, Pt, Resume, Sm};
+use sync::{SharedPage, Token};
 
 use crate::authority::{held, object};
-use crate::event;
-use crate::transfer::{Giver, Step, item};
-use crate::{Outcome, Verdict, Words};
+use crate::{Outcome, Verdict, Words, event, items};
 
 /// First message word's number in the page.
 const FIRST: usize = offset::MESSAGE / 8;
@@ -29,12 +26,11 @@ pub fn call(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     }
     let Some(current) = &cpu.current else { return Ok(Verdict::Done) };
     let items = copy_message(current.utcb(), pt.ec.utcb());
-    if items >> 16 != 0 {
-        let (from, page) = (current.pd.clone(), current.utcb());
-        transfer_items(cpu, token, &from, page, &pt.ec.pd, Windows::Page(pt.ec.utcb()), items);
-    }
     // SUCCESS is the call number 0 that RDI already holds (abi.md 4).
     cpu.enter_portal(pt, Resume::AwaitReply);
+    if items >> 16 != 0 {
+        items::begin(cpu, token, Resume::ReceiveItems, items);
+    }
     Ok(Verdict::Done)
 }
 
@@ -62,53 +58,6 @@ fn copy_message(from: &SharedPage, to: &SharedPage) -> u32 {
     items as u32
 }
 
-/// Where a receiver's windows stand.
-pub enum Windows<'a> {
-    /// In its UTCB; results are written there.
-    Page(&'a SharedPage),
-    /// Only memory, wherever the hotspot says in the 8 TiB around an address (exception replies).
-    Around(u64),
-}
-
-/// Moves all typed items of a message. An item that cannot be moved gives a null CRD.
-pub fn transfer_items(
-    cpu: &mut Cpu,
-    token: &Token,
-    from: &Counted<Pd>,
-    page: &SharedPage,
-    to: &Counted<Pd>,
-    windows: Windows<'_>,
-    items: u32,
-) {
-    let giver = Giver { pd: from, privileged: from.trust.privileged };
-    let count = ((items >> 16) as usize).min(MAX_TYPED);
-    for number in 0..count {
-        let at = offset::TYPED - number * 16;
-        let (send, meta) = (Crd(page.read_u64(at)), ItemMeta(page.read_u64(at + 8)));
-        let doors = match windows {
-            Windows::Page(utcb) => (
-                Crd(utcb.read_u64(offset::TRANSLATE_WINDOW)),
-                Crd(utcb.read_u64(offset::DELEGATE_WINDOW)),
-            ),
-            Windows::Around(address) => {
-                (Crd::NULL, Crd::memory(address >> 12 & !0x7fff_ffff, 31, 7))
-            }
-        };
-        let mut cursor = 0;
-        let (crd, flags) = loop {
-            match item(cpu, token, &giver, to, send, meta, doors, &mut cursor) {
-                Ok(Step::More) => {}
-                Ok(Step::Done { crd, flags }) => break (crd, flags),
-                Err(_) => break (Crd::NULL, meta.flags()),
-            }
-        };
-        if let Windows::Page(utcb) = windows {
-            utcb.write_u64(at, crd.0);
-            utcb.write_u64(at + 8, flags);
-        }
-    }
-}
-
 /// 1: ends a service.
 #[inline]
 pub fn reply(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
@@ -118,32 +67,43 @@ pub fn reply(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     }
     let delivered = cpu.with_caller(|mine, _, theirs, state| match state.resume {
         Resume::AwaitReply => {
-            state.resume = Resume::User;
-            Delivered::Message(copy_message(mine.utcb(), theirs.utcb()))
+            let items = copy_message(mine.utcb(), theirs.utcb());
+            if items >> 16 == 0 {
+                state.resume = Resume::User;
+                return Delivered::All;
+            }
+            Delivered::But(items)
         }
-        Resume::AwaitEventReply => Delivered::Event,
-        _ => Delivered::Nothing,
+        Resume::AwaitEventReply => Delivered::But(mine.utcb().read_u32(offset::ITEMS)),
+        _ => Delivered::All,
     });
     match delivered {
-        Some(Delivered::Message(items)) if items >> 16 != 0 => {
-            with_ends(cpu, |cpu, mine, theirs| {
-                let windows = Windows::Page(theirs.utcb());
-                transfer_items(cpu, token, &mine.pd, mine.utcb(), &theirs.pd, windows, items);
-            });
+        Some(Delivered::But(items)) if items >> 16 != 0 => {
+            items::begin(cpu, token, Resume::SendItems, items);
         }
-        Some(Delivered::Event) => event::reply(cpu, token),
-        _ => {}
-    }
-    if cpu.leave_portal() == objects::Reply::NoCaller {
-        cpu.kill_current("reply without a caller");
+        Some(Delivered::But(_)) => {
+            event::reply(cpu);
+            leave(cpu);
+        }
+        _ => leave(cpu),
     }
     Ok(Verdict::Done)
 }
 
+/// What a reply has done already.
 enum Delivered {
-    Message(u32),
-    Event,
-    Nothing,
+    /// Its words are there, or nobody waits for any.
+    All,
+    /// All but the typed items of this items word, or all of an exception's answer.
+    But(u32),
+}
+
+/// The serving thread parks; without a caller it dies.
+#[inline(always)]
+pub fn leave(cpu: &mut Cpu) {
+    if cpu.leave_portal() == objects::Reply::NoCaller {
+        cpu.kill_current("reply without a caller");
+    }
 }
 
 /// Runs `f` on the serving thread and its caller.

@@ -16,6 +16,7 @@ mod delegate;
 mod event;
 mod interrupts;
 mod ipc;
+mod items;
 mod machine;
 mod pages;
 mod quota;
@@ -29,6 +30,7 @@ use objects::Cpu;
 use sync::Token;
 
 pub use event::raise;
+pub use items::go_on as move_items;
 
 /// How a call goes on.
 #[must_use]
@@ -60,11 +62,22 @@ pub fn handle(cpu: &mut Cpu, token: &Token) {
     let words: Words = [r.rdi, r.rsi, r.rdx, r.rax, r.r8];
     let status = match dispatch(cpu, token, words) {
         Ok(Verdict::Done) => return,
-        Ok(Verdict::Answer(status)) | Err(status) => status,
+        Ok(Verdict::Answer(status)) => status,
+        Err(status) => refused(cpu, status),
     };
     if let Some(state) = cpu.state() {
         state.thread.registers.rdi = status as u64;
     }
+}
+
+/// A call that was refused between two steps leaves no cursor behind for the next one.
+#[cold]
+fn refused(cpu: &mut Cpu, status: Status) -> Status {
+    if let Some(state) = cpu.state() {
+        state.cursor = 0;
+        state.making = None;
+    }
+    status
 }
 
 /// The table of calls (abi.md 4).

@@ -13,4 +13,6 @@ mod memory;
 #[cfg(test)]
 mod random;
 #[cfg(test)]
+mod steps;
+#[cfg(test)]
 mod world;
