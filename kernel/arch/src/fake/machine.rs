@@ -272,6 +272,11 @@ impl Machine {
         with(|state| std::mem::take(&mut state.console))
     }
 
+    /// The interrupts that nobody asked for since the last time.
+    pub fn take_unclaimed() -> Vec<(usize, u8)> {
+        with(|state| core::mem::take(&mut state.unclaimed))
+    }
+
     /// Takes the CPUs and reasons of killed threads.
     #[must_use]
     pub fn take_killed() -> Vec<(usize, &'static str)> {
