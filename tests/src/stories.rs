@@ -153,13 +153,6 @@ const LINUX: Story = Story {
     ..BOOT
 };
 
-/// What the C hello says.
-const C_HELLO: &[Line] = &[
-    Line::Never(DIED),
-    Line::Never(REFUSED),
-    Line::Says("hello from C on cpu 0, interface 10000, calls work"),
-];
-
 /// A guest is held, let go, stopped, taken apart and started again from the prompt.
 const LIFE: Story = Story {
     load: Load::Linux,
@@ -227,6 +220,12 @@ const PAIR: Story = Story {
     tier: Tier::Long,
     ..BOOT
 };
+/// What the C hello says.
+const C_HELLO: &[Line] = &[
+    Line::Never(DIED),
+    Line::Never(REFUSED),
+    Line::Says("hello from C on cpu 0, interface 10000, calls work"),
+];
 
 /// Every suite that runs in an emulator. The long Bochs runs come first, so that two emulators
 /// side by side end at about the same time.

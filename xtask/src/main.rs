@@ -24,6 +24,7 @@ mod layout_page;
 mod manifest;
 mod no_panic;
 mod progress;
+mod rebreak;
 mod recipe;
 mod run;
 mod setup;
@@ -71,6 +72,11 @@ enum Task {
     Check,
     /// Write abi/include/hematite.h, the interface for users in other languages
     Header,
+    /// Put known failures back, one by one: their tests must fail (tests/rebreak)
+    Rebreak {
+        /// Only those whose name contains this
+        name: Option<String>,
+    },
     /// Lines per room, image bytes, who takes the most
     Size,
     /// Boot in an emulator: the guest's console is your terminal
@@ -114,6 +120,7 @@ fn serve(task: Task, matches: Option<&clap::ArgMatches>) -> Result<()> {
         Task::Gdb(args) => gdb::gdb(&args, &*run::interruptible()?),
         Task::Check => check::check(),
         Task::Header => header::write(),
+        Task::Rebreak { name } => rebreak::rebreak(name.as_deref()),
         Task::Size => size::size(),
         Task::Run(args) => {
             let Some(matches) = matches else { bail!("no command") };

@@ -8,6 +8,7 @@ use crate::guest;
 use crate::image::{Module, Recipe};
 use crate::manifest::{self, Guest};
 use crate::progress::Step;
+use crate::rebreak;
 use crate::recipe::REFERENCE;
 use crate::run;
 use anyhow::{Context, Result, bail};
@@ -63,10 +64,14 @@ pub fn test(args: &TestArgs) -> Result<()> {
     // A name that only a story or a check has needs no compilation of all host tests.
     let named = args.name.is_some();
     let known = |story: &Story| wanted(story.name);
-    if !named || (tally == Tally::default() && !STORIES.iter().any(known)) {
+    let is_rebreak = named && wanted("rebreak");
+    if !named || (tally == Tally::default() && !is_rebreak && !STORIES.iter().any(known)) {
         let begun = Instant::now();
         tally.add(host_tests(args.name.as_deref())?);
         timed.push(Timed { name: "host tests".to_string(), took: begun.elapsed() });
+    }
+    if is_rebreak || (!named && args.long) {
+        tally.add(rebreak::all(None)?);
     }
     let stories: Vec<_> = STORIES
         .iter()

@@ -146,7 +146,14 @@ impl Cpu {
 
     /// Ends an operation on `memory` of the domain `identity`: flushes where stale translations may be, then lets the
     /// released table pages go.
+    #[inline(always)]
     pub fn settle(&mut self, identity: u64, progress: &Progress) {
+        if progress.flush.is_needed() | (progress.released != 0) {
+            self.settle_now(identity, progress);
+        }
+    }
+
+    fn settle_now(&mut self, identity: u64, progress: &Progress) {
         if progress.flush.is_needed() {
             self.shoot_down(identity);
         }

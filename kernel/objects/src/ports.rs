@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 use logic::Oom;
 use logic::addr::{Frame, PAGE_SIZE};
-use sync::{Counted, List, Pool};
+use sync::{Counted, List, Pool, Site};
 
 use crate::{Account, Charge, Kernel, OwnedFrames, Pd};
 
@@ -207,22 +207,21 @@ impl PortMaps {
         host: bool,
         guest: bool,
     ) -> Result<Option<u64>, Oom> {
-        if guest && self.guest.is_none() {
-            let bits = OwnedFrames::new(pool, account, 1)?;
-            for page in 0..2 {
-                bits.page_at(page).fill(u64::MAX);
-            }
-            self.guest = Some(bits);
-        }
+        let bitmap = || {
+            let bits = OwnedFrames::new(pool, account, 1, Site::PortMap)?;
+            (0..2).for_each(|page| bits.page_at(page).fill(u64::MAX));
+            Ok(bits)
+        };
+        // All memory first: a refusal leaves nothing behind.
+        let for_guest = if guest && self.guest.is_none() { Some(bitmap()?) } else { None };
         if !host || self.host.is_some() {
+            self.guest = self.guest.take().or(for_guest);
             return Ok(None);
         }
-        let bits = OwnedFrames::new(pool, account, 1)?;
-        let table = || OwnedFrames::new(pool, account, 0);
+        let bits = bitmap()?;
+        let table = || OwnedFrames::new(pool, account, 0, Site::PortMap);
         let tables = [table()?, table()?, table()?];
-        for page in 0..2 {
-            bits.page_at(page).fill(u64::MAX);
-        }
+        self.guest = self.guest.take().or(for_guest);
         let [top, middle, last] = &tables;
         let first = bits.frame();
         last.page().set_word(0, first.address() | ENTRY);

@@ -10,6 +10,7 @@
 //! ```
 //! It checks no permission that the hardware would check, and walks no page table.
 
+mod custody;
 mod devices;
 mod guest;
 mod machine;
