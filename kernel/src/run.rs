@@ -17,44 +17,46 @@ pub fn run_loop(mut cpu: Cpu, mut token: Token) -> ! {
 /// One round: settles what is due, lets the current thread run once, passes the quiescent state. Tests step CPUs by it.
 #[inline(always)]
 pub fn round(cpu: &mut Cpu, mut token: Token) -> Token {
-    if needs_care(cpu) {
+    if cpu.needs_care() {
         take_care(cpu, &token);
     }
-    if cpu.current.is_some() {
-        step(cpu, &token);
-    }
+    step(cpu, &token);
     if cpu.current.is_none() {
-        // Before the quiescent state: a space whose domain may be freed must not stay loaded.
-        cpu.choose();
-        cpu.leave_space();
+        return nobody(cpu, token);
     }
+    cpu.quiesce(&mut token);
+    token
+}
+
+/// Nobody runs any more: somebody else does, or this CPU idles until an interrupt.
+#[cold]
+#[inline(never)]
+fn nobody(cpu: &mut Cpu, mut token: Token) -> Token {
+    // Before the quiescent state: a space whose domain may be freed must not stay loaded.
+    cpu.choose();
+    cpu.leave_space();
+    cpu.quiesce(&mut token);
+    if cpu.current.is_some() || cpu.needs_care() {
+        return token;
+    }
+    // Nobody is ready: this CPU is away until an interrupt, and no grace period waits for it.
     let rcu = cpu.kernel.rcu;
-    rcu.quiesce(&mut token);
-    if cpu.current.is_none() && !needs_care(cpu) {
-        // Nobody is ready: this CPU is away until an interrupt, and no grace period waits for it.
-        let id = rcu.leave(token);
-        let woken_by = arch::idle();
-        token = loop {
-            if let Some(token) = rcu.join(id) {
-                break token;
-            }
-        };
-        if let Some(vector) = woken_by {
-            on_interrupt(cpu, vector);
+    let id = rcu.leave(token);
+    let woken_by = arch::idle();
+    let token = loop {
+        if let Some(token) = rcu.join(id) {
+            break token;
         }
+    };
+    if let Some(vector) = woken_by {
+        on_interrupt(cpu, vector);
     }
     token
 }
 
-/// Whether something else than the current thread wants attention.
-#[inline(always)]
-fn needs_care(cpu: &Cpu) -> bool {
-    let mine = cpu.kernel.remotes.get(cpu.id);
-    cpu.reschedule | cpu.has_dying() | cpu.has_garbage() || mine.is_some_and(|mine| mine.has_work())
-}
-
 /// Settles what others left, what died, what waits to be freed, and who runs next.
 #[cold]
+#[inline(never)]
 fn take_care(cpu: &mut Cpu, token: &Token) {
     cpu.serve_flush();
     cpu.take_inbox();
@@ -67,9 +69,10 @@ fn take_care(cpu: &mut Cpu, token: &Token) {
     } else {
         cpu.waiting_since = 0;
     }
-    if cpu.reschedule {
+    if cpu.must_choose() {
         cpu.choose();
     }
+    cpu.settled();
 }
 
 /// Frees what can be freed. Who keeps us waiting for 10 ms is interrupted once; an idle CPU does not wait that long.

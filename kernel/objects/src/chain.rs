@@ -26,6 +26,28 @@ pub enum Reply {
     Returned,
     /// There was no caller: a global context that replied never runs again.
     NoCaller,
+    /// The message has parts that take longer; nothing has happened.
+    More,
+}
+
+/// What became of an attempt to go through a portal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entered {
+    /// The portal's thread is current.
+    Running,
+    /// The message has parts that take longer; nothing has happened.
+    More,
+    /// The portal's thread is busy, or another CPU's.
+    Refused,
+}
+
+/// What became of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passed {
+    /// All of it has arrived.
+    All,
+    /// Some of it takes longer than a thread switch may; nothing that matters has been written.
+    More,
 }
 
 impl Cpu {
@@ -35,34 +57,36 @@ impl Cpu {
         self.current.as_ref()?.cell.open(&mut self.key)
     }
 
-    /// The state of a portal's thread if it is idle.
+    /// Goes through a portal: the running thread waits as `resume` says, the portal's thread runs at its entry.
+    ///
+    /// `deliver` gets both threads and their states once nothing can fail any more; where it is [`Passed::More`], the
+    /// message has parts that take longer, and nothing else has happened. This is the path of every call: each cell is
+    /// opened once, references move, no count changes.
     #[inline(always)]
-    pub fn idle_callee<'a>(&'a mut self, pt: &'a Pt) -> Option<&'a mut EcState> {
-        pt.ec.cell.open(&mut self.key).filter(|state| state.parked.is_some())
-    }
-
-    /// Goes through a portal whose thread is idle; the running one waits as `resume` says. Nothing happens if it is
-    /// not idle.
-    #[inline(always)]
-    pub fn enter_portal(&mut self, pt: &Pt, resume: Resume) -> bool {
-        let Some(current) = &self.current else { return false };
-        let Some((caller, callee)) = current.cell.open_both(&pt.ec.cell, &mut self.key) else {
-            return false;
+    pub fn enter_portal(
+        &mut self,
+        pt: &Pt,
+        resume: Resume,
+        deliver: impl FnOnce(&Ec, &mut EcState, &Ec) -> Passed,
+    ) -> Entered {
+        let Some(current) = &self.current else { return Entered::Refused };
+        let ec: &Ec = &pt.ec;
+        let Some((caller, callee)) = current.cell.open_both(&ec.cell, &mut self.key) else {
+            return Entered::Refused;
         };
-        let Some(next) = callee.parked.take() else { return false };
-        caller.resume = resume;
-        let registers = &mut callee.thread.registers;
-        registers.rip = pt.entry;
-        registers.rdi = pt.id();
-        callee.thread.exit = arch::ExitKind::Syscall;
-        callee.resume = Resume::User;
-        self.depart();
-        if let Some(state) = next.cell.open(&mut self.key) {
-            state.caller = self.current.take();
+        if callee.parked.is_none() {
+            return Entered::Refused;
         }
-        self.current = Some(next);
-        self.arrive();
-        true
+        if deliver(current, caller, ec) == Passed::More {
+            return Entered::More;
+        }
+        caller.resume = resume;
+        callee.start(pt);
+        arch::exchange(&mut caller.thread, current.fpu(), &mut callee.thread, ec.fpu());
+        let next = callee.parked.take();
+        callee.caller = core::mem::replace(&mut self.current, next);
+        self.enter_space();
+        Entered::Running
     }
 
     /// The running thread's caller, if it has one.
@@ -84,18 +108,31 @@ impl Cpu {
         result
     }
 
-    /// Ends a service: the running thread parks and its caller runs on. The message has been delivered before.
+    /// Ends a service: the running thread parks and its caller runs on.
+    ///
+    /// `deliver` gets the running thread, its caller and the caller's state; where it is [`Passed::More`], nothing else
+    /// has happened.
     #[inline(always)]
-    pub fn leave_portal(&mut self) -> Reply {
-        let Some(state) = self.state() else { return Reply::NoCaller };
+    pub fn leave_portal(
+        &mut self,
+        deliver: impl FnOnce(&Ec, &Ec, &mut EcState) -> Passed,
+    ) -> Reply {
+        let Some(current) = &self.current else { return Reply::NoCaller };
+        let Some(state) = current.cell.open(&mut self.key) else { return Reply::NoCaller };
         let Some(caller) = state.caller.take() else { return Reply::NoCaller };
-        self.depart();
+        let Some((mine, theirs)) = current.cell.open_both(&caller.cell, &mut self.key) else {
+            return Reply::NoCaller;
+        };
+        if deliver(current, &caller, theirs) == Passed::More {
+            mine.caller = Some(caller);
+            return Reply::More;
+        }
+        arch::exchange(&mut mine.thread, current.fpu(), &mut theirs.thread, caller.fpu());
         let key = &mut self.key;
-        if let Some(done) = self.current.take() {
+        if let Some(done) = self.current.replace(caller) {
             let _ = done.park(|ec| ec.cell.open(key).map(|state| &mut state.parked));
         }
-        self.current = Some(caller);
-        self.arrive();
+        self.enter_space();
         if self.chain.is_some() {
             self.end_help();
         }
@@ -103,6 +140,8 @@ impl Cpu {
     }
 
     /// The lent time has served its purpose: the other chain is put away, the own one goes on and tries again.
+    #[cold]
+    #[inline(never)]
     fn end_help(&mut self) {
         self.helped = 0;
         self.put_away();
@@ -113,7 +152,7 @@ impl Cpu {
         self.current = own;
         self.arrive();
         if self.current.is_none() {
-            self.reschedule = true;
+            self.ask_choice();
         }
     }
 
@@ -136,7 +175,7 @@ impl Cpu {
             if let Some(sc) = self.sc.take() {
                 let _ = state.helpers.push_back(sc);
             }
-            self.reschedule = true;
+            self.ask_choice();
             return Help::Lent;
         }
         match state.top.take() {
@@ -145,7 +184,7 @@ impl Cpu {
                 self.chain = Some(root);
                 self.arrive();
             }
-            None => self.reschedule = true,
+            None => self.ask_choice(),
         }
         Help::Lent
     }

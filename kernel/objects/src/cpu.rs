@@ -11,9 +11,9 @@
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use logic::addr::Frame;
-use sync::{Counted, CpuKey, List};
+use sync::{Counted, CpuKey, List, MAX_CPUS, Rcu, Token};
 
-use crate::{Ec, Kernel, Memory, Pd, Progress, RunQueue, Sc};
+use crate::{Ec, Kernel, Memory, Pd, Progress, Remote, RunQueue, Sc};
 
 /// One processor's own state; nobody else can reach it.
 pub struct Cpu {
@@ -29,8 +29,14 @@ pub struct Cpu {
     pub sc: Option<Counted<Sc>>,
     /// The root of the running chain if it is not `sc`'s own.
     pub chain: Option<Counted<Ec>>,
+    /// What other CPUs may touch of this one.
+    mine: &'static Remote,
+    /// Grace periods.
+    rcu: &'static Rcu,
+    /// Something below is due; the loop looks at this word alone.
+    due: bool,
     /// A decision about who runs next is due.
-    pub reschedule: bool,
+    reschedule: bool,
     /// Lending steps since somebody last made progress.
     pub helped: u32,
     /// A host interrupt that came together with a guest's last exit, not yet settled.
@@ -62,13 +68,17 @@ struct Limbo {
 impl Cpu {
     /// A CPU that idles.
     pub fn new(key: CpuKey, kernel: &'static Kernel) -> Cpu {
+        let id = key.cpu();
         Cpu {
-            id: key.cpu(),
+            id,
             key,
             kernel,
             current: None,
             sc: None,
             chain: None,
+            mine: &kernel.remotes[id % MAX_CPUS],
+            rcu: kernel.rcu,
+            due: true,
             reschedule: true,
             helped: 0,
             pending_interrupt: None,
@@ -86,17 +96,62 @@ impl Cpu {
         }
     }
 
+    /// Whether something else than the current thread wants attention. On the path of every system call: three words.
+    #[inline(always)]
+    pub fn needs_care(&self) -> bool {
+        self.due | self.mine.has_work() | self.rcu.has_dead()
+    }
+
+    /// Whether a decision about who runs next is due.
+    pub fn must_choose(&self) -> bool {
+        self.reschedule
+    }
+
+    /// From now on a decision about who runs next is due.
+    pub(crate) fn ask_choice(&mut self) {
+        self.reschedule = true;
+        self.due = true;
+    }
+
+    /// The decision is about to be made.
+    pub(crate) fn chosen(&mut self) {
+        self.reschedule = false;
+    }
+
+    /// What was due is settled as far as it goes.
+    pub fn settled(&mut self) {
+        self.due = self.reschedule | self.has_dying() | self.has_tables();
+    }
+
+    /// A dead domain joined the list of those to be buried.
+    pub(crate) fn bury_later(&mut self, pd: Counted<Pd>) {
+        let _ = self.dying.push_back(pd);
+        self.due = true;
+    }
+
+    /// The quiescent state: between two rounds this CPU holds no borrowed reference.
+    #[inline(always)]
+    pub fn quiesce(&self, token: &mut Token) {
+        self.rcu.quiesce(token);
+    }
+
     /// Puts a thread's registers and space in place; it is `current` now.
     pub(crate) fn arrive(&mut self) {
         let Some(current) = &self.current else { return };
         // A page the thread cannot reach: its own FPU area, always valid.
         let _ = arch::fpu_restore(current.fpu());
-        let pd: &Pd = &current.pd;
-        if pd.identity() != self.space {
+        self.enter_space();
+    }
+
+    /// Loads the space of the current thread's domain, if another one is loaded.
+    #[inline(always)]
+    pub(crate) fn enter_space(&mut self) {
+        if let Some(current) = &self.current
+            && current.pd.identity() != self.space
+        {
+            let pd: &Pd = &current.pd;
             self.space = pd.identity();
-            if let Some(mine) = self.kernel.remotes.get(self.id) {
-                mine.space.store(self.space, SeqCst);
-            }
+            self.mine.space.store(self.space, SeqCst);
             arch::load_space(pd.memory.root(), None, true);
         }
     }
@@ -106,9 +161,7 @@ impl Cpu {
         if self.current.is_none() && self.space != 0 {
             self.space = 0;
             arch::load_kernel_space();
-            if let Some(mine) = self.kernel.remotes.get(self.id) {
-                mine.space.store(0, SeqCst);
-            }
+            self.mine.space.store(0, SeqCst);
         }
     }
 
@@ -163,7 +216,7 @@ impl Cpu {
     /// Does the shoot-downs that others ask of this CPU.
     #[inline]
     pub fn serve_flush(&mut self) {
-        let Some(mine) = self.kernel.remotes.get(self.id) else { return };
+        let mine = self.mine;
         let wanted = mine.flush_wanted.load(SeqCst);
         if wanted != mine.flush_done.load(Relaxed) {
             arch::flush_space(None);
@@ -179,6 +232,7 @@ impl Cpu {
             let next = page.word(0);
             page.set_word(0, self.limbo.open);
             self.limbo.open = list;
+            self.due = true;
             list = next;
         }
     }
@@ -217,9 +271,12 @@ impl Cpu {
     }
 
     /// Whether `release_memory` has anything to do.
-    #[inline(always)]
     pub fn has_garbage(&self) -> bool {
-        self.limbo.waiting | self.limbo.open != 0 || self.kernel.rcu.has_dead()
+        self.has_tables() || self.rcu.has_dead()
+    }
+
+    fn has_tables(&self) -> bool {
+        self.limbo.waiting | self.limbo.open != 0
     }
 
     /// A tag for a guest's translations on this CPU, and its round; a tag of an older round is void.

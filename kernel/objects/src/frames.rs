@@ -9,6 +9,8 @@ use crate::{Account, Charge};
 /// 2^order zeroed frames, freed and paid back when dropped.
 pub struct OwnedFrames {
     pool: &'static Pool,
+    /// The first page, found once: message pages are used in every call.
+    page: &'static SharedPage,
     frame: Frame,
     order: u8,
     _charge: Charge,
@@ -23,7 +25,7 @@ impl OwnedFrames {
     ) -> Result<OwnedFrames, Oom> {
         let charge = Account::charge(account, PAGE_SIZE << order)?;
         let frame = pool.alloc_zeroed(order)?;
-        Ok(OwnedFrames { pool, frame, order, _charge: charge })
+        Ok(OwnedFrames { pool, page: pool.page(frame), frame, order, _charge: charge })
     }
 
     /// The first frame.
@@ -35,7 +37,7 @@ impl OwnedFrames {
     /// The first page.
     #[inline(always)]
     pub fn page(&self) -> &'static SharedPage {
-        self.pool.page(self.frame)
+        self.page
     }
 
     /// The page number `index` (0 if there are not so many).

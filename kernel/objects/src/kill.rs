@@ -184,7 +184,7 @@ impl Cpu {
         // The root died: its time has nothing left to run.
         self.chain = None;
         self.sc = None;
-        self.reschedule = true;
+        self.ask_choice();
     }
 
     /// Kills a domain: its contexts die now, its ports go now, its capabilities are taken back in steps
@@ -200,7 +200,7 @@ impl Cpu {
                 None => break,
             }
         }
-        let _ = self.dying.push_back(pd);
+        self.bury_later(pd);
     }
 
     /// Whether a dead domain still has capabilities to take back.

@@ -37,7 +37,7 @@ mod sm;
 mod vcpu;
 
 pub use account::{Account, Charge};
-pub use chain::{Help, Reply};
+pub use chain::{Entered, Help, Passed, Reply};
 pub use cpu::Cpu;
 pub use ec::{Attention, Ec, EcState, Kind, Resume, USER_FLAGS};
 pub use frames::OwnedFrames;

@@ -95,7 +95,7 @@ impl Cpu {
         match &self.sc {
             Some(running) if running.priority > priority => {}
             Some(running) if running.priority == priority => self.arm_timer(),
-            _ => self.reschedule = true,
+            _ => self.ask_choice(),
         }
     }
 
@@ -176,7 +176,7 @@ impl Cpu {
         }
         self.stop_clock();
         self.sc = None;
-        self.reschedule = true;
+        self.ask_choice();
         None
     }
 
@@ -216,7 +216,7 @@ impl Cpu {
     /// Puts the running scheduling context back and picks the next: after this, either `current` is set or nobody
     /// is ready.
     pub fn choose(&mut self) {
-        self.reschedule = false;
+        self.chosen();
         self.helped = 0;
         if self.sc.is_some() {
             let used_up = self.stop_clock();
@@ -269,7 +269,7 @@ impl Cpu {
     /// Takes a dead scheduling context off this CPU, wherever it stands.
     pub(crate) fn take_off(&mut self, sc: &Counted<Sc>) {
         if self.sc.as_ref().is_some_and(|running| running.same(sc)) {
-            self.reschedule = true;
+            self.ask_choice();
             return;
         }
         if self.queue.remove(sc).is_some() {
@@ -326,7 +326,7 @@ impl Cpu {
     /// The timer fired.
     pub fn on_timer(&mut self) {
         self.expire();
-        self.reschedule = true;
+        self.ask_choice();
     }
 
     /// Takes what others left: ready contexts, dead ones.

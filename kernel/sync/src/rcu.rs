@@ -13,13 +13,15 @@
 
 use core::ptr::null_mut;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
-use core::sync::atomic::{AtomicPtr, AtomicU64, fence};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, fence};
 
 use crate::slab::Header;
 use crate::{MAX_CPUS, SpinLock};
 
 /// Epoch of a CPU that holds no token and will fence before it takes one.
 const AWAY: u64 = u64::MAX;
+
+const _: () = assert!(MAX_CPUS.is_power_of_two(), "quiesce masks CPU numbers");
 
 #[repr(align(64))]
 struct CpuEpoch(AtomicU64);
@@ -31,6 +33,8 @@ pub struct Rcu {
     batch: SpinLock<Batch>,
     /// The epoch that the batch waits for, 0 while there is none.
     waits_for: AtomicU64,
+    /// Whether there is a batch, or something pending: the one word that the loop looks at.
+    busy: AtomicBool,
     cpus: [CpuEpoch; MAX_CPUS],
 }
 
@@ -67,6 +71,7 @@ impl Rcu {
             pending: AtomicPtr::new(null_mut()),
             batch: SpinLock::new(Batch { dead: null_mut(), target: 0 }),
             waits_for: AtomicU64::new(0),
+            busy: AtomicBool::new(false),
             cpus: [const { CpuEpoch(AtomicU64::new(AWAY)) }; MAX_CPUS],
         }
     }
@@ -84,9 +89,9 @@ impl Rcu {
     /// The quiescent state: every borrowed reference is gone (they borrow the token, which is taken by `&mut`).
     #[inline(always)]
     pub fn quiesce(&self, token: &mut Token) {
-        if let Some(mine) = self.cpus.get(token.cpu) {
-            mine.0.store(self.epoch.load(Acquire), Release);
-        }
+        // `join` gave the number, so the mask changes nothing; it spares the way for a number that is too large.
+        let mine = &self.cpus[token.cpu & (MAX_CPUS - 1)];
+        mine.0.store(self.epoch.load(Acquire), Release);
     }
 
     /// Gives the token up, to idle; come back by [`Rcu::join`].
@@ -100,7 +105,7 @@ impl Rcu {
     /// Whether anything dead waits to be freed.
     #[inline(always)]
     pub fn has_dead(&self) -> bool {
-        !self.pending.load(Relaxed).is_null() || self.waits_for.load(Relaxed) != 0
+        self.busy.load(Relaxed)
     }
 
     /// Frees up to `budget` objects whose time has come, or starts a batch.
@@ -109,6 +114,7 @@ impl Rcu {
         if batch.dead.is_null() {
             batch.dead = self.pending.swap(null_mut(), AcqRel);
             if batch.dead.is_null() {
+                self.rest();
                 return Collected::Nothing;
             }
             batch.target = self.epoch.fetch_add(1, SeqCst) + 1;
@@ -135,6 +141,15 @@ impl Rcu {
             self.waits_for.store(0, Relaxed);
         }
         Collected::More
+    }
+
+    /// There is no batch (the caller holds its lock): nobody need look again until something dies.
+    fn rest(&self) {
+        // The exchange reads what `bury` wrote last, so either its node is seen here, or its word comes after ours.
+        self.busy.swap(false, AcqRel);
+        if !self.pending.load(Acquire).is_null() {
+            self.busy.store(true, Relaxed);
+        }
     }
 
     /// Begins a grace period of the caller's own; ask [`Rcu::has_passed`] with the result.
@@ -167,10 +182,11 @@ impl Rcu {
             // SAFETY: the count is zero, so this call is the node's only owner until the exchange below publishes it.
             unsafe { (*node).set_dead_next(head) };
             match self.pending.compare_exchange_weak(head, node, Release, Relaxed) {
-                Ok(_) => return,
+                Ok(_) => break,
                 Err(now) => head = now,
             }
         }
+        self.busy.store(true, Release);
     }
 }
 

@@ -5,41 +5,51 @@ use abi::cap::{PT_CALL, SM_DOWN};
 use abi::crd::ItemMeta;
 use abi::utcb::{MAX_TYPED, MESSAGE_WORDS, offset};
 use abi::{Crd, Status};
-use objects::{Cpu, Ec, Help, Pd, Pt, Resume, Sm};
+use objects::{Cpu, Ec, Entered, Help, Passed, Pd, Pt, Resume, Sm};
 use sync::{Counted, SharedPage, Token};
 
 use crate::authority::{held, object};
 use crate::event;
 use crate::transfer::{Giver, Step, item};
-use crate::{Outcome, Verdict, Words};
+use crate::{Outcome, Verdict};
 
 /// First message word's number in the page.
 const FIRST: usize = offset::MESSAGE / 8;
 
-/// 0: goes through a portal.
-#[inline]
-pub fn call(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
-    let CallPortal { portal, nonblocking } = CallPortal::decode(words);
+/// 0: goes through a portal. `first` is the call's first word.
+#[inline(always)]
+pub fn call(cpu: &mut Cpu, token: &Token, first: u64) -> Outcome {
+    let CallPortal { portal, nonblocking } = CallPortal::decode([first, 0, 0, 0, 0]);
     let pt = object::<Pt>(cpu, token, portal, PT_CALL)?.get();
-    if pt.ec.cpu() != cpu.id {
-        return Err(Status::BadCpu);
-    }
-    if cpu.idle_callee(pt).is_none() {
-        return busy(cpu, pt, nonblocking);
-    }
-    let Some(current) = &cpu.current else { return Ok(Verdict::Done) };
-    let items = copy_message(current.utcb(), pt.ec.utcb());
-    if items >> 16 != 0 {
-        let (from, page) = (current.pd.clone(), current.utcb());
-        transfer_items(cpu, token, &from, page, &pt.ec.pd, Windows::Page(pt.ec.utcb()), items);
-    }
     // SUCCESS is the call number 0 that RDI already holds (abi.md 4).
-    cpu.enter_portal(pt, Resume::AwaitReply);
+    let mut items = 0;
+    let entered = cpu.enter_portal(pt, Resume::AwaitReply, |mine, _, theirs| {
+        items = copy_message(mine.utcb(), theirs.utcb());
+        if items >> 16 == 0 { Passed::All } else { Passed::More }
+    });
+    match entered {
+        Entered::Running => Ok(Verdict::Done),
+        Entered::More => call_with_items(cpu, token, pt, items),
+        Entered::Refused => busy(cpu, pt, nonblocking),
+    }
+}
+
+/// A call whose message, already copied, has typed items.
+#[inline(never)]
+fn call_with_items(cpu: &mut Cpu, token: &Token, pt: &Pt, items: u32) -> Outcome {
+    let Some(current) = &cpu.current else { return Ok(Verdict::Done) };
+    let (from, page) = (current.pd.clone(), current.utcb());
+    transfer_items(cpu, token, &from, page, &pt.ec.pd, Windows::Page(pt.ec.utcb()), items);
+    cpu.enter_portal(pt, Resume::AwaitReply, |_, _, _| Passed::All);
     Ok(Verdict::Done)
 }
 
 #[cold]
+#[inline(never)]
 fn busy(cpu: &mut Cpu, pt: &Pt, nonblocking: bool) -> Outcome {
+    if pt.ec.cpu() != cpu.id {
+        return Err(Status::BadCpu);
+    }
     if nonblocking || pt.ec.is_dead() {
         return Err(Status::Timeout);
     }
@@ -109,41 +119,54 @@ pub fn transfer_items(
     }
 }
 
-/// 1: ends a service.
-#[inline]
-pub fn reply(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
-    let Reply { semaphore } = Reply::decode(words);
+/// 1: ends a service. `first` is the call's first word.
+#[inline(always)]
+pub fn reply(cpu: &mut Cpu, token: &Token, first: u64) -> Outcome {
+    let Reply { semaphore } = Reply::decode([first, 0, 0, 0, 0]);
     if semaphore != 0 {
         return reply_and_wait(cpu, token, semaphore);
     }
-    let delivered = cpu.with_caller(|mine, _, theirs, state| match state.resume {
-        Resume::AwaitReply => {
-            state.resume = Resume::User;
-            Delivered::Message(copy_message(mine.utcb(), theirs.utcb()))
+    let mut items = 0;
+    let left = cpu.leave_portal(|mine, theirs, state| {
+        if !matches!(state.resume, Resume::AwaitReply) {
+            return event::deliver_reply(mine, state);
         }
-        Resume::AwaitEventReply => Delivered::Event,
-        _ => Delivered::Nothing,
+        items = copy_message(mine.utcb(), theirs.utcb());
+        if items >> 16 != 0 {
+            return Passed::More;
+        }
+        state.resume = Resume::User;
+        Passed::All
     });
-    match delivered {
-        Some(Delivered::Message(items)) if items >> 16 != 0 => {
-            with_ends(cpu, |cpu, mine, theirs| {
-                let windows = Windows::Page(theirs.utcb());
-                transfer_items(cpu, token, &mine.pd, mine.utcb(), &theirs.pd, windows, items);
-            });
-        }
-        Some(Delivered::Event) => event::reply(cpu, token),
-        _ => {}
-    }
-    if cpu.leave_portal() == objects::Reply::NoCaller {
-        cpu.kill_current("reply without a caller");
+    if left != objects::Reply::Returned {
+        reply_more(cpu, token, left, items);
     }
     Ok(Verdict::Done)
 }
 
-enum Delivered {
-    Message(u32),
-    Event,
-    Nothing,
+/// A reply with more than words, or to nobody.
+#[inline(never)]
+fn reply_more(cpu: &mut Cpu, token: &Token, left: objects::Reply, items: u32) {
+    let event = cpu.with_caller(|_, _, _, state| {
+        let waits = matches!(state.resume, Resume::AwaitReply);
+        if waits {
+            state.resume = Resume::User;
+        }
+        !waits
+    });
+    match event {
+        Some(true) => event::reply(cpu, token),
+        Some(false) => with_ends(cpu, |cpu, mine, theirs| {
+            let windows = Windows::Page(theirs.utcb());
+            transfer_items(cpu, token, &mine.pd, mine.utcb(), &theirs.pd, windows, items);
+        }),
+        None => {}
+    }
+    if left == objects::Reply::NoCaller
+        || cpu.leave_portal(|_, _, _| Passed::All) == objects::Reply::NoCaller
+    {
+        cpu.kill_current("reply without a caller");
+    }
 }
 
 /// Runs `f` on the serving thread and its caller.
@@ -154,6 +177,7 @@ pub fn with_ends(cpu: &mut Cpu, f: impl FnOnce(&mut Cpu, &Ec, &Ec)) {
 }
 
 /// The undocumented form: the caller does a down on a semaphore and then repeats its call.
+#[inline(never)]
 fn reply_and_wait(cpu: &mut Cpu, token: &Token, semaphore: u64) -> Outcome {
     let sm = held::<Sm>(cpu, token, semaphore, SM_DOWN)?;
     let repeats = cpu.with_caller(|_, _, _, state| {
@@ -165,7 +189,7 @@ fn reply_and_wait(cpu: &mut Cpu, token: &Token, semaphore: u64) -> Outcome {
     });
     // Time that was lent goes back to its owner with the reply: then nobody waits here, the caller just calls again.
     let lent = cpu.chain.is_some();
-    if cpu.leave_portal() == objects::Reply::NoCaller {
+    if cpu.leave_portal(|_, _, _| Passed::All) == objects::Reply::NoCaller {
         cpu.kill_current("reply without a caller");
         return Ok(Verdict::Done);
     }

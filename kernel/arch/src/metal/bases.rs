@@ -43,6 +43,20 @@ pub fn save() -> (u64, u64) {
     }
 }
 
+/// Loads both and returns what was there; only where FSGSBASE is in use, and only values that [`save`] or this
+/// function returned, or 0.
+#[inline(always)]
+pub fn switch(fs: u64, gs: u64) -> (u64, u64) {
+    let (old_fs, old_gs);
+    // SAFETY: as `load`; the CPU held both values before, so they are canonical.
+    unsafe {
+        asm!("rdfsbase {}", "wrfsbase {}", "swapgs", "rdgsbase {}", "wrgsbase {}", "swapgs",
+            out(reg) old_fs, in(reg) fs, out(reg) old_gs, in(reg) gs,
+            options(nostack, preserves_flags));
+    }
+    (old_fs, old_gs)
+}
+
 /// Gives the inactive GS base to a guest, which must be canonical; the user's FS and GS base.
 #[inline(always)]
 pub fn exchange(gs: u64) -> (u64, u64) {
