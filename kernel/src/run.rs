@@ -10,48 +10,38 @@ use sync::Token;
 /// Drives one CPU for ever.
 pub fn run_loop(mut cpu: Cpu, mut token: Token) -> ! {
     loop {
-        token = round(&mut cpu, token);
+        round(&mut cpu, &mut token);
     }
 }
 
 /// One round: settles what is due, lets the current thread run once, passes the quiescent state. Tests step CPUs by it.
 #[inline(always)]
-pub fn round(cpu: &mut Cpu, mut token: Token) -> Token {
+pub fn round(cpu: &mut Cpu, token: &mut Token) {
     if cpu.needs_care() {
-        take_care(cpu, &token);
+        take_care(cpu, token);
     }
-    step(cpu, &token);
+    step(cpu, token);
     if cpu.current.is_none() {
         return nobody(cpu, token);
     }
-    cpu.quiesce(&mut token);
-    token
+    cpu.quiesce(token);
 }
 
 /// Nobody runs any more: somebody else does, or this CPU idles until an interrupt.
 #[cold]
 #[inline(never)]
-fn nobody(cpu: &mut Cpu, mut token: Token) -> Token {
+fn nobody(cpu: &mut Cpu, token: &mut Token) {
     // Before the quiescent state: a space whose domain may be freed must not stay loaded.
     cpu.choose();
     cpu.leave_space();
-    cpu.quiesce(&mut token);
+    cpu.quiesce(token);
     if cpu.current.is_some() || cpu.needs_care() {
-        return token;
+        return;
     }
     // Nobody is ready: this CPU is away until an interrupt, and no grace period waits for it.
-    let rcu = cpu.kernel.rcu;
-    let id = rcu.leave(token);
-    let woken_by = arch::idle();
-    let token = loop {
-        if let Some(token) = rcu.join(id) {
-            break token;
-        }
-    };
-    if let Some(vector) = woken_by {
+    if let Some(vector) = cpu.kernel.rcu.away(token, arch::idle) {
         on_interrupt(cpu, vector);
     }
-    token
 }
 
 /// Settles what others left, what died, what waits to be freed, and who runs next.
@@ -114,7 +104,10 @@ fn step(cpu: &mut Cpu, token: &Token) {
         return resume(cpu, token);
     }
     match arch::run(&mut state.thread) {
-        Event::Syscall => syscalls::handle(cpu, token),
+        Event::Syscall => {
+            let first = state.thread.registers.rdi;
+            syscalls::handle(cpu, token, first);
+        }
         Event::Interrupt(vector) => on_interrupt(cpu, vector),
         Event::Exception { vector, error, cr2 } => {
             syscalls::raise(cpu, token, vector, error, cr2);
@@ -123,12 +116,15 @@ fn step(cpu: &mut Cpu, token: &Token) {
 }
 
 /// The current thread has something else to do than to run its code.
+#[cold]
+#[inline(never)]
 fn resume(cpu: &mut Cpu, token: &Token) {
     let Some(state) = cpu.state() else { return };
     match state.resume {
         Resume::Restart => {
             state.resume = Resume::User;
-            syscalls::handle(cpu, token);
+            let first = state.thread.registers.rdi;
+            again(cpu, token, first);
             poll(cpu);
         }
         Resume::Startup => {
@@ -145,6 +141,12 @@ fn resume(cpu: &mut Cpu, token: &Token) {
             cpu.kill_current("it ran without a reply");
         }
     }
+}
+
+/// A call that is repeated: apart from the loop, so that the calls in it exist once more and not in `resume`.
+#[inline(never)]
+fn again(cpu: &mut Cpu, token: &Token, first: u64) {
+    syscalls::handle(cpu, token, first);
 }
 
 fn guest(cpu: &mut Cpu) {

@@ -5,6 +5,7 @@
 
 use sync::Counted;
 
+use crate::cpu::enter_space;
 use crate::{Cpu, Ec, EcState, Pt, Resume};
 
 /// Lending steps without progress after which a caller is taken for part of a deadlock (abi.md 8).
@@ -69,7 +70,10 @@ impl Cpu {
         resume: Resume,
         deliver: impl FnOnce(&Ec, &mut EcState, &Ec) -> Passed,
     ) -> Entered {
-        let Some(current) = &self.current else { return Entered::Refused };
+        let current: &Ec = match &self.current {
+            Some(current) => current,
+            None => return Entered::Refused,
+        };
         let ec: &Ec = &pt.ec;
         let Some((caller, callee)) = current.cell.open_both(&ec.cell, &mut self.key) else {
             return Entered::Refused;
@@ -83,9 +87,9 @@ impl Cpu {
         caller.resume = resume;
         callee.start(pt);
         arch::exchange(&mut caller.thread, current.fpu(), &mut callee.thread, ec.fpu());
+        enter_space(&mut self.space, self.mine, &ec.pd);
         let next = callee.parked.take();
         callee.caller = core::mem::replace(&mut self.current, next);
-        self.enter_space();
         Entered::Running
     }
 
@@ -117,7 +121,10 @@ impl Cpu {
         &mut self,
         deliver: impl FnOnce(&Ec, &Ec, &mut EcState) -> Passed,
     ) -> Reply {
-        let Some(current) = &self.current else { return Reply::NoCaller };
+        let current: &Ec = match &self.current {
+            Some(current) => current,
+            None => return Reply::NoCaller,
+        };
         let Some(state) = current.cell.open(&mut self.key) else { return Reply::NoCaller };
         let Some(caller) = state.caller.take() else { return Reply::NoCaller };
         let Some((mine, theirs)) = current.cell.open_both(&caller.cell, &mut self.key) else {
@@ -128,11 +135,11 @@ impl Cpu {
             return Reply::More;
         }
         arch::exchange(&mut mine.thread, current.fpu(), &mut theirs.thread, caller.fpu());
+        enter_space(&mut self.space, self.mine, &caller.pd);
         let key = &mut self.key;
         if let Some(done) = self.current.replace(caller) {
             let _ = done.park(|ec| ec.cell.open(key).map(|state| &mut state.parked));
         }
-        self.enter_space();
         if self.chain.is_some() {
             self.end_help();
         }

@@ -11,7 +11,7 @@
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use logic::addr::Frame;
-use sync::{Counted, CpuKey, List, MAX_CPUS, Rcu, Token};
+use sync::{Counted, CpuKey, List, Rcu, Token};
 
 use crate::{Ec, Kernel, Memory, Pd, Progress, Remote, RunQueue, Sc};
 
@@ -30,11 +30,9 @@ pub struct Cpu {
     /// The root of the running chain if it is not `sc`'s own.
     pub chain: Option<Counted<Ec>>,
     /// What other CPUs may touch of this one.
-    mine: &'static Remote,
+    pub(crate) mine: &'static Remote,
     /// Grace periods.
     rcu: &'static Rcu,
-    /// Something below is due; the loop looks at this word alone.
-    due: bool,
     /// A decision about who runs next is due.
     reschedule: bool,
     /// Lending steps since somebody last made progress.
@@ -69,6 +67,7 @@ impl Cpu {
     /// A CPU that idles.
     pub fn new(key: CpuKey, kernel: &'static Kernel) -> Cpu {
         let id = key.cpu();
+        kernel.remote(id).note_work();
         Cpu {
             id,
             key,
@@ -76,9 +75,8 @@ impl Cpu {
             current: None,
             sc: None,
             chain: None,
-            mine: &kernel.remotes[id % MAX_CPUS],
+            mine: kernel.remote(id),
             rcu: kernel.rcu,
-            due: true,
             reschedule: true,
             helped: 0,
             pending_interrupt: None,
@@ -96,10 +94,10 @@ impl Cpu {
         }
     }
 
-    /// Whether something else than the current thread wants attention. On the path of every system call: three words.
+    /// Whether something else than the current thread wants attention. On the path of every system call: two words.
     #[inline(always)]
     pub fn needs_care(&self) -> bool {
-        self.due | self.mine.has_work() | self.rcu.has_dead()
+        self.mine.has_work() | self.rcu.has_dead()
     }
 
     /// Whether a decision about who runs next is due.
@@ -110,7 +108,7 @@ impl Cpu {
     /// From now on a decision about who runs next is due.
     pub(crate) fn ask_choice(&mut self) {
         self.reschedule = true;
-        self.due = true;
+        self.mine.note_work();
     }
 
     /// The decision is about to be made.
@@ -118,15 +116,17 @@ impl Cpu {
         self.reschedule = false;
     }
 
-    /// What was due is settled as far as it goes.
+    /// What was due is settled as far as it goes: what is left keeps the CPU's care ([`Cpu::take_inbox`] ended it).
     pub fn settled(&mut self) {
-        self.due = self.reschedule | self.has_dying() | self.has_tables();
+        if self.reschedule | self.has_dying() | self.has_tables() {
+            self.mine.note_work();
+        }
     }
 
     /// A dead domain joined the list of those to be buried.
     pub(crate) fn bury_later(&mut self, pd: Counted<Pd>) {
         let _ = self.dying.push_back(pd);
-        self.due = true;
+        self.mine.note_work();
     }
 
     /// The quiescent state: between two rounds this CPU holds no borrowed reference.
@@ -140,20 +140,7 @@ impl Cpu {
         let Some(current) = &self.current else { return };
         // A page the thread cannot reach: its own FPU area, always valid.
         let _ = arch::fpu_restore(current.fpu());
-        self.enter_space();
-    }
-
-    /// Loads the space of the current thread's domain, if another one is loaded.
-    #[inline(always)]
-    pub(crate) fn enter_space(&mut self) {
-        if let Some(current) = &self.current
-            && current.pd.identity() != self.space
-        {
-            let pd: &Pd = &current.pd;
-            self.space = pd.identity();
-            self.mine.space.store(self.space, SeqCst);
-            arch::load_space(pd.memory.root(), None, true);
-        }
+        enter_space(&mut self.space, self.mine, &current.pd);
     }
 
     /// Leaves the space of whoever ran last, if nobody runs now: its domain may end.
@@ -232,7 +219,7 @@ impl Cpu {
             let next = page.word(0);
             page.set_word(0, self.limbo.open);
             self.limbo.open = list;
-            self.due = true;
+            self.mine.note_work();
             list = next;
         }
     }
@@ -313,5 +300,15 @@ impl Cpu {
         let progress = memory.map_kernel_page(page, frame, rights);
         self.settle(pd.identity(), &progress);
         if progress.oom { Err(logic::Oom) } else { Ok(()) }
+    }
+}
+
+/// Loads the space of `pd` if another one is loaded: `space` is the identity of the loaded one.
+#[inline(always)]
+pub(crate) fn enter_space(space: &mut u64, mine: &Remote, pd: &Pd) {
+    if pd.identity() != *space {
+        *space = pd.identity();
+        mine.space.store(*space, SeqCst);
+        arch::load_space(pd.memory.root(), None, true);
     }
 }

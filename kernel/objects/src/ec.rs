@@ -116,13 +116,13 @@ impl EcState {
         }
     }
 
-    /// It serves a message that came through `pt`.
+    /// It serves a message that came through `pt`. (An idle thread's `resume` is `User`, from its making or its
+    /// last reply.)
     #[inline(always)]
     pub(crate) fn start(&mut self, pt: &Pt) {
         self.thread.registers.rip = pt.entry;
         self.thread.registers.rdi = pt.id();
         self.thread.exit = ExitKind::Syscall;
-        self.resume = Resume::User;
     }
 
     /// From now on it returns to user mode with all its registers as they stand here, not as from a system call.

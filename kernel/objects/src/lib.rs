@@ -98,6 +98,25 @@ pub struct Kernel {
     pub controllers: [u64; 18],
 }
 
+/// An object that capabilities name.
+pub trait Kept: Sized + 'static {
+    /// Where all objects of this kind live.
+    fn slab(kernel: &'static Kernel) -> &'static Slab<Self>;
+}
+
+macro_rules! kept {
+    ($($kind:ty: $slab:ident),*) => {
+        $(impl Kept for $kind {
+            #[inline(always)]
+            fn slab(kernel: &'static Kernel) -> &'static Slab<Self> {
+                &kernel.$slab
+            }
+        })*
+    };
+}
+
+kept!(Pd: pds, Ec: ecs, Sc: scs, Pt: pts, Sm: sms, Kp: kps, Vcpu: vcpus);
+
 impl Kernel {
     /// The shared state over a pool, before any object exists.
     pub fn new(
@@ -128,6 +147,11 @@ impl Kernel {
             own,
             controllers,
         }
+    }
+
+    /// What others may touch of CPU `cpu` (modulo the maximum, which no number exceeds).
+    pub fn remote(&self, cpu: usize) -> &Remote {
+        &self.remotes[cpu % MAX_CPUS]
     }
 
     /// Whether a CPU number names a CPU that runs.

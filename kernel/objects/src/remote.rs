@@ -26,6 +26,7 @@ pub struct Work {
 #[repr(align(64))]
 pub struct Remote {
     work: SpinLock<Work>,
+    /// The CPU shall look after something before it runs a thread again; set by others and by itself.
     has_work: AtomicBool,
     /// Identity of the domain whose host tables are loaded.
     pub space: AtomicU64,
@@ -71,6 +72,12 @@ impl Remote {
         self.has_work.store(true, SeqCst);
     }
 
+    /// The CPU itself has something to look after.
+    #[inline(always)]
+    pub(crate) fn note_work(&self) {
+        self.has_work.store(true, core::sync::atomic::Ordering::Relaxed);
+    }
+
     /// Leaves a scheduling context to be made ready with a status.
     pub fn leave_ready(&self, sc: Counted<Sc>, status: Status) {
         sc.wake_status.store(status as u8, SeqCst);
@@ -79,7 +86,7 @@ impl Remote {
         });
     }
 
-    /// Whether work waits.
+    /// Whether the CPU has something to look after.
     #[inline(always)]
     pub fn has_work(&self) -> bool {
         self.has_work.load(core::sync::atomic::Ordering::Relaxed)

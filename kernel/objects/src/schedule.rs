@@ -331,8 +331,7 @@ impl Cpu {
 
     /// Takes what others left: ready contexts, dead ones.
     pub fn take_inbox(&mut self) {
-        let Some(mine) = self.kernel.remotes.get(self.id) else { return };
-        let mut work = mine.take_work();
+        let mut work = self.mine.take_work();
         while let Some(ec) = work.new_ecs.pop_front() {
             self.adopt(&ec);
         }

@@ -91,7 +91,11 @@ impl CapSpace {
     /// The capability at a selector.
     #[inline(always)]
     pub fn lookup<'t>(&self, selector: u64, token: &'t Token) -> Option<Capability<'t>> {
-        self.slot(selector)?.load(token)
+        if selector < NEAR {
+            let leaf = follow(&follow(&self.near)?.0[(selector >> 6) as usize & 511])?;
+            return leaf.0[selector as usize & 63].load(token);
+        }
+        self.far_slot(selector)?.load(token)
     }
 
     /// The slot of a selector, if its leaf page exists.
@@ -104,6 +108,8 @@ impl CapSpace {
         self.far_slot(selector)
     }
 
+    #[cold]
+    #[inline(never)]
     fn far_slot(&self, selector: u64) -> Option<&CapSlot> {
         let table = follow(self.root.get((selector >> 24) as usize)?)?;
         let table = follow(&table.0[(selector >> 15) as usize & 511])?;

@@ -20,6 +20,8 @@ use crate::{MAX_CPUS, SpinLock};
 
 /// Epoch of a CPU that holds no token and will fence before it takes one.
 const AWAY: u64 = u64::MAX;
+/// Epoch of a CPU that idles with its token set aside; nobody else can join for it.
+const PAUSED: u64 = u64::MAX - 1;
 
 const _: () = assert!(MAX_CPUS.is_power_of_two(), "quiesce masks CPU numbers");
 
@@ -100,6 +102,17 @@ impl Rcu {
             mine.0.store(AWAY, SeqCst);
         }
         token.cpu
+    }
+
+    /// Is away while `idle` runs, which cannot use the token: no grace period waits for this CPU meanwhile.
+    pub fn away<R>(&self, token: &mut Token, idle: impl FnOnce() -> R) -> R {
+        let mine = &self.cpus[token.cpu & (MAX_CPUS - 1)].0;
+        mine.store(PAUSED, SeqCst);
+        let result = idle();
+        // As in `join`: the fence keeps what follows behind the moment from which others wait for us.
+        mine.store(self.epoch.load(SeqCst), SeqCst);
+        fence(SeqCst);
+        result
     }
 
     /// Whether anything dead waits to be freed.

@@ -453,6 +453,14 @@ impl<'t> AnyRef<'t> {
             .then_some(Ref { node: self.node, life: PhantomData })
     }
 
+    /// The typed reference if the object is one of `slab`'s: the shortest way to know its kind.
+    #[inline(always)]
+    pub fn of<T: 'static>(self, slab: &'static Slab<T>) -> Option<Ref<'t, T>> {
+        // SAFETY: the token keeps the node; a slab of `T` makes nothing but `T`s.
+        core::ptr::eq(unsafe { self.node.as_ref() }.slab, &slab.base)
+            .then_some(Ref { node: self.node, life: PhantomData })
+    }
+
     /// A reference that persists; `None` if the object's last count is already gone.
     pub fn hold(self) -> Option<AnyCounted> {
         hold(self.node).then_some(AnyCounted { node: self.node })

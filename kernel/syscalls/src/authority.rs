@@ -1,12 +1,12 @@
 //! The one door from a selector to an object: kind and permission are checked together.
 
 use abi::{Selector, Status};
-use objects::{Cpu, Pd};
+use objects::{Cpu, Kept, Pd};
 use sync::{Counted, Ref, SELECTORS, Token};
 
 /// The object behind a selector of the calling domain, if it is a `T` and has all of `permissions`.
 #[inline(always)]
-pub fn object<'t, T: 'static>(
+pub fn object<'t, T: Kept>(
     cpu: &Cpu,
     token: &'t Token,
     selector: Selector,
@@ -17,11 +17,11 @@ pub fn object<'t, T: 'static>(
     if cap.permissions & permissions != permissions {
         return Err(Status::BadCap);
     }
-    cap.object.downcast::<T>().ok_or(Status::BadCap)
+    cap.object.of(T::slab(cpu.kernel)).ok_or(Status::BadCap)
 }
 
 /// As [`object`], as a reference that persists.
-pub fn held<T: 'static>(
+pub fn held<T: Kept>(
     cpu: &Cpu,
     token: &Token,
     selector: Selector,

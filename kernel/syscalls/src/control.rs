@@ -12,6 +12,7 @@ use crate::authority::object;
 use crate::{Outcome, Words};
 
 /// 9: recall, the only operation on a context: it takes event 31 before it next returns to user mode.
+#[inline(always)]
 pub fn ec_ctrl(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let EcCtrl::Recall { ec } = EcCtrl::decode(words) else { return Err(Status::BadPar) };
     let ec = object::<Ec>(cpu, token, ec, EC_CT)?;
@@ -32,6 +33,7 @@ pub fn sc_ctrl(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
 }
 
 /// 11: sets the word that a portal's handler finds in RDI.
+#[inline(always)]
 pub fn pt_ctrl(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let PtCtrl { pt, id } = PtCtrl::decode(words);
     object::<Pt>(cpu, token, pt, PT_CT)?.set_id(id);

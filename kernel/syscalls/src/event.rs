@@ -18,7 +18,7 @@ pub fn raise(cpu: &mut Cpu, token: &Token, event: u8, error: u64, cr2: u64) {
     let Some(current) = &cpu.current else { return };
     let selector = u64::from(current.event_base) + u64::from(event);
     let found = current.pd.objects.lookup(selector, token);
-    let Some(pt) = found.and_then(|cap| cap.object.downcast::<Pt>()) else {
+    let Some(pt) = found.and_then(|cap| cap.object.of(&cpu.kernel.pts)) else {
         return kill(cpu, event, "PT not found");
     };
     let pt = pt.get();

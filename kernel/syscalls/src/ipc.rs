@@ -11,16 +11,19 @@ use sync::{Counted, SharedPage, Token};
 use crate::authority::{held, object};
 use crate::event;
 use crate::transfer::{Giver, Step, item};
-use crate::{Outcome, Verdict};
+use crate::{Outcome, Verdict, answer};
 
 /// First message word's number in the page.
 const FIRST: usize = offset::MESSAGE / 8;
 
 /// 0: goes through a portal. `first` is the call's first word.
 #[inline(always)]
-pub fn call(cpu: &mut Cpu, token: &Token, first: u64) -> Outcome {
+pub fn call(cpu: &mut Cpu, token: &Token, first: u64) {
     let CallPortal { portal, nonblocking } = CallPortal::decode([first, 0, 0, 0, 0]);
-    let pt = object::<Pt>(cpu, token, portal, PT_CALL)?.get();
+    let pt = match object::<Pt>(cpu, token, portal, PT_CALL) {
+        Ok(pt) => pt.get(),
+        Err(status) => return refuse(cpu, status),
+    };
     // SUCCESS is the call number 0 that RDI already holds (abi.md 4).
     let mut items = 0;
     let entered = cpu.enter_portal(pt, Resume::AwaitReply, |mine, _, theirs| {
@@ -28,7 +31,7 @@ pub fn call(cpu: &mut Cpu, token: &Token, first: u64) -> Outcome {
         if items >> 16 == 0 { Passed::All } else { Passed::More }
     });
     match entered {
-        Entered::Running => Ok(Verdict::Done),
+        Entered::Running => {}
         Entered::More => call_with_items(cpu, token, pt, items),
         Entered::Refused => busy(cpu, pt, nonblocking),
     }
@@ -36,28 +39,33 @@ pub fn call(cpu: &mut Cpu, token: &Token, first: u64) -> Outcome {
 
 /// A call whose message, already copied, has typed items.
 #[inline(never)]
-fn call_with_items(cpu: &mut Cpu, token: &Token, pt: &Pt, items: u32) -> Outcome {
-    let Some(current) = &cpu.current else { return Ok(Verdict::Done) };
+fn call_with_items(cpu: &mut Cpu, token: &Token, pt: &Pt, items: u32) {
+    let Some(current) = &cpu.current else { return };
     let (from, page) = (current.pd.clone(), current.utcb());
     transfer_items(cpu, token, &from, page, &pt.ec.pd, Windows::Page(pt.ec.utcb()), items);
     cpu.enter_portal(pt, Resume::AwaitReply, |_, _, _| Passed::All);
-    Ok(Verdict::Done)
+}
+
+/// A status other than success.
+#[cold]
+#[inline(never)]
+fn refuse(cpu: &mut Cpu, status: Status) {
+    answer(cpu, Err(status));
 }
 
 #[cold]
 #[inline(never)]
-fn busy(cpu: &mut Cpu, pt: &Pt, nonblocking: bool) -> Outcome {
+fn busy(cpu: &mut Cpu, pt: &Pt, nonblocking: bool) {
     if pt.ec.cpu() != cpu.id {
-        return Err(Status::BadCpu);
+        return refuse(cpu, Status::BadCpu);
     }
     if nonblocking || pt.ec.is_dead() {
-        return Err(Status::Timeout);
+        return refuse(cpu, Status::Timeout);
     }
     match cpu.help(&pt.ec, Resume::Restart) {
         Help::Lent => {}
         Help::Livelock => cpu.kill_current("Livelock"),
     }
-    Ok(Verdict::Done)
 }
 
 /// Copies the words and the items word; returns the items word, read once.
@@ -121,10 +129,11 @@ pub fn transfer_items(
 
 /// 1: ends a service. `first` is the call's first word.
 #[inline(always)]
-pub fn reply(cpu: &mut Cpu, token: &Token, first: u64) -> Outcome {
+pub fn reply(cpu: &mut Cpu, token: &Token, first: u64) {
     let Reply { semaphore } = Reply::decode([first, 0, 0, 0, 0]);
     if semaphore != 0 {
-        return reply_and_wait(cpu, token, semaphore);
+        let outcome = reply_and_wait(cpu, token, semaphore);
+        return answer(cpu, outcome);
     }
     let mut items = 0;
     let left = cpu.leave_portal(|mine, theirs, state| {
@@ -141,7 +150,6 @@ pub fn reply(cpu: &mut Cpu, token: &Token, first: u64) -> Outcome {
     if left != objects::Reply::Returned {
         reply_more(cpu, token, left, items);
     }
-    Ok(Verdict::Done)
 }
 
 /// A reply with more than words, or to nobody.

@@ -56,30 +56,16 @@ type Words = abi::args::Words;
 ///
 /// Call and reply are part of the loop itself; every other call is a function of its own ([`serve`]), so that none
 /// pays for the registers that another one needs.
+///
+/// `first` is the call's first word, RDI.
 #[inline(always)]
-pub fn handle(cpu: &mut Cpu, token: &Token) {
-    let Some(state) = cpu.state() else { return };
-    let first = state.thread.registers.rdi;
-    let call = match Call::from_word(first) {
-        Ok(call) => call,
-        Err(_) => {
-            state.thread.registers.rdi = Status::BadHyp as u64;
-            return;
-        }
+pub fn handle(cpu: &mut Cpu, token: &Token, first: u64) {
+    let Ok(call) = Call::from_word(first) else {
+        return answer(cpu, Err(Status::BadHyp));
     };
     match call {
-        Call::Call => {
-            let outcome = ipc::call(cpu, token, first);
-            if outcome != Ok(Verdict::Done) {
-                answer(cpu, outcome);
-            }
-        }
-        Call::Reply => {
-            let outcome = ipc::reply(cpu, token, first);
-            if outcome != Ok(Verdict::Done) {
-                answer(cpu, outcome);
-            }
-        }
+        Call::Call => ipc::call(cpu, token, first),
+        Call::Reply => ipc::reply(cpu, token, first),
         Call::CreatePd => serve(cpu, token, create::create_pd),
         Call::CreateEc => serve(cpu, token, create::create_ec),
         Call::CreateSc => serve(cpu, token, create::create_sc),
@@ -101,7 +87,7 @@ pub fn handle(cpu: &mut Cpu, token: &Token) {
         Call::QuotaGive => serve(cpu, token, quota::quota_give),
         Call::QuotaRead => serve(cpu, token, quota::quota_read),
         Call::VcpuRunExt | Call::GuestSpace | Call::Statistics | Call::Log => {
-            state.thread.registers.rdi = Status::BadHyp as u64;
+            answer(cpu, Err(Status::BadHyp));
         }
     }
 }

@@ -10,6 +10,7 @@ use crate::authority::object;
 use crate::{Outcome, Verdict, Words};
 
 /// 12.
+#[inline(always)]
 pub fn sm_ctrl(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     match SmCtrl::decode(words) {
         SmCtrl::Up { sm } => {
