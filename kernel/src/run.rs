@@ -63,6 +63,9 @@ fn take_care(cpu: &mut Cpu, token: &Token) {
         cpu.choose();
     }
     cpu.settled();
+    if cpu.current.as_ref().is_some_and(|current| current.has_attention()) {
+        attend(cpu, token);
+    }
 }
 
 /// Frees what can be freed. Who keeps us waiting for 10 ms is interrupted once; an idle CPU does not wait that long.
@@ -95,10 +98,6 @@ fn poll(cpu: &mut Cpu) {
 /// Lets the current thread do what it does next.
 #[inline(always)]
 fn step(cpu: &mut Cpu, token: &Token) {
-    let Some(current) = &cpu.current else { return };
-    if current.has_attention() && attend(cpu, token) {
-        return;
-    }
     let Some(state) = cpu.state() else { return };
     if !matches!(state.resume, Resume::User) {
         return resume(cpu, token);
@@ -160,22 +159,22 @@ fn guest(cpu: &mut Cpu) {
     }
 }
 
-/// Somebody asked something of the current thread; whether that settles this round.
+/// Somebody asked something of the current thread, before it runs.
 #[cold]
-fn attend(cpu: &mut Cpu, token: &Token) -> bool {
-    let Some(current) = &cpu.current else { return true };
+fn attend(cpu: &mut Cpu, token: &Token) {
+    let Some(current) = &cpu.current else { return };
     if current.is_dead() {
-        cpu.kill_current("its capability was revoked");
-        return true;
+        return cpu.kill_current("its capability was revoked");
     }
-    let ready = current.clone();
-    let Some(state) = cpu.state() else { return true };
+    let asked = current.clone();
+    let Some(state) = cpu.state() else { return };
     let may = matches!(state.resume, Resume::User | Resume::Guest(_));
-    if may && ready.take(Attention::RECALL) {
+    if may && asked.take(Attention::RECALL) {
         syscalls::raise(cpu, token, abi::cap::RECALL as u8, 0, 0);
-        return true;
+    } else {
+        // It finishes what it is about first.
+        cpu.tell(cpu.id);
     }
-    false
 }
 
 /// A host interrupt, already acknowledged by the processor.

@@ -52,6 +52,14 @@ pub enum Passed {
 }
 
 impl Cpu {
+    /// The running thread and its state.
+    #[inline(always)]
+    pub fn running(&mut self) -> Option<(&Ec, &mut EcState)> {
+        let current: &Ec = self.current.as_ref()?;
+        let state = current.cell.open(&mut self.key)?;
+        Some((current, state))
+    }
+
     /// The running thread's state.
     #[inline(always)]
     pub fn state(&mut self) -> Option<&mut EcState> {
@@ -90,6 +98,9 @@ impl Cpu {
         enter_space(&mut self.space, self.mine, &ec.pd);
         let next = callee.parked.take();
         callee.caller = core::mem::replace(&mut self.current, next);
+        if ec.has_attention() {
+            self.mine.note_work();
+        }
         Entered::Running
     }
 
@@ -136,6 +147,9 @@ impl Cpu {
         }
         arch::exchange(&mut mine.thread, current.fpu(), &mut theirs.thread, caller.fpu());
         enter_space(&mut self.space, self.mine, &caller.pd);
+        if caller.has_attention() {
+            self.mine.note_work();
+        }
         let key = &mut self.key;
         if let Some(done) = self.current.replace(caller) {
             let _ = done.park(|ec| ec.cell.open(key).map(|state| &mut state.parked));
@@ -151,7 +165,7 @@ impl Cpu {
     #[inline(never)]
     fn end_help(&mut self) {
         self.helped = 0;
-        self.put_away();
+        let _ = self.put_away();
         let own = match &self.sc {
             Some(sc) => sc.ec.cell.open(&mut self.key).and_then(|state| state.top.take()),
             None => None,
@@ -176,7 +190,7 @@ impl Cpu {
         if let Some(state) = self.state() {
             state.resume = resume;
         }
-        self.put_away();
+        let _ = self.put_away();
         let Some(state) = root.cell.open(&mut self.key) else { return Help::Livelock };
         if state.blocked.is_some() {
             if let Some(sc) = self.sc.take() {

@@ -42,6 +42,8 @@ pub struct Cpu {
     pub(crate) queue: RunQueue,
     pub(crate) deadlines: List<Sc, 1>,
     pub(crate) started: u64,
+    /// When the timer fires, TSC; `u64::MAX` for never.
+    pub(crate) armed: u64,
     pub(crate) space: u64,
     /// Dead domains whose capabilities are not all taken back (link 0).
     pub(crate) dying: List<Pd, 0>,
@@ -83,6 +85,7 @@ impl Cpu {
             queue: RunQueue::new(),
             deadlines: List::new(),
             started: 0,
+            armed: u64::MAX,
             space: 0,
             dying: List::new(),
             dying_cursor: 0,
@@ -141,6 +144,9 @@ impl Cpu {
         // A page the thread cannot reach: its own FPU area, always valid.
         let _ = arch::fpu_restore(current.fpu());
         enter_space(&mut self.space, self.mine, &current.pd);
+        if current.has_attention() {
+            self.mine.note_work();
+        }
     }
 
     /// Leaves the space of whoever ran last, if nobody runs now: its domain may end.
@@ -162,8 +168,9 @@ impl Cpu {
         }
     }
 
-    /// Interrupts another CPU so that it looks at its work.
+    /// Makes a CPU look at what was left for it or asked of its threads, before it runs one again.
     pub fn tell(&self, cpu: usize) {
+        self.kernel.remote(cpu).note_work();
         if cpu != self.id {
             arch::send_ipi(cpu, arch::vector::RESCHEDULE);
         }

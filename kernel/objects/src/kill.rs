@@ -105,6 +105,8 @@ impl Cpu {
         drop(listed);
         let cpu = ec.cpu();
         if cpu == self.id {
+            // It may be the running one.
+            self.mine.note_work();
             self.bury(&ec);
         } else if let Some(remote) = self.kernel.remotes.get(cpu) {
             remote.leave(|work| drop(work.dead_ecs.push_back(ec)));

@@ -1,6 +1,7 @@
 //! What other CPUs may touch of a CPU: its inbox, and the marks by which it is found.
 
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use core::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
+use core::sync::atomic::{AtomicBool, AtomicU64};
 
 use abi::Status;
 use sync::{Counted, List, SpinLock};
@@ -26,6 +27,8 @@ pub struct Work {
 #[repr(align(64))]
 pub struct Remote {
     work: SpinLock<Work>,
+    /// Something is in `work`.
+    left: AtomicBool,
     /// The CPU shall look after something before it runs a thread again; set by others and by itself.
     has_work: AtomicBool,
     /// Identity of the domain whose host tables are loaded.
@@ -57,6 +60,7 @@ impl Remote {
                 dead_scs: List::new(),
                 dead_vcpus: List::new(),
             }),
+            left: AtomicBool::new(false),
             has_work: AtomicBool::new(false),
             space: AtomicU64::new(0),
             guest_space: AtomicU64::new(0),
@@ -69,13 +73,14 @@ impl Remote {
     /// Leaves work; the caller then tells the CPU (`Cpu::tell`).
     pub fn leave(&self, add: impl FnOnce(&mut Work)) {
         add(&mut self.work.lock());
+        self.left.store(true, SeqCst);
         self.has_work.store(true, SeqCst);
     }
 
-    /// The CPU itself has something to look after.
+    /// There is something to look after; who is not that CPU then interrupts it.
     #[inline(always)]
     pub(crate) fn note_work(&self) {
-        self.has_work.store(true, core::sync::atomic::Ordering::Relaxed);
+        self.has_work.store(true, Release);
     }
 
     /// Leaves a scheduling context to be made ready with a status.
@@ -89,13 +94,19 @@ impl Remote {
     /// Whether the CPU has something to look after.
     #[inline(always)]
     pub fn has_work(&self) -> bool {
-        self.has_work.load(core::sync::atomic::Ordering::Relaxed)
+        self.has_work.load(Relaxed)
     }
 
-    /// Takes all work.
-    pub fn take_work(&self) -> Work {
-        self.has_work.store(false, SeqCst);
-        core::mem::take(&mut *self.work.lock())
+    /// The CPU looks after everything now: all work that others left, if there is any.
+    #[inline]
+    pub fn take_work(&self) -> Option<Work> {
+        // In this order, and the opposite one in `leave`: what is not seen here is noted anew.
+        self.has_work.swap(false, SeqCst);
+        if !self.left.load(SeqCst) {
+            return None;
+        }
+        self.left.store(false, SeqCst);
+        Some(core::mem::take(&mut *self.work.lock()))
     }
 
     /// The interrupt table of the CPU.

@@ -1,8 +1,25 @@
 //! The one door from a selector to an object: kind and permission are checked together.
 
 use abi::{Selector, Status};
-use objects::{Cpu, Kept, Pd};
+use objects::{Cpu, Ec, Kept, Kernel, Pd};
 use sync::{Counted, Ref, SELECTORS, Token};
+
+/// The object behind a selector of `current`'s domain, if it is a `T` and has all of `permissions`: as [`object`],
+/// for calls that are at work on the running thread's state.
+#[inline(always)]
+pub fn named<'t, T: Kept>(
+    current: &Ec,
+    kernel: &'static Kernel,
+    token: &'t Token,
+    selector: Selector,
+    permissions: u8,
+) -> Option<Ref<'t, T>> {
+    let cap = current.pd.objects.lookup(selector, token)?;
+    if cap.permissions & permissions != permissions {
+        return None;
+    }
+    cap.object.of(T::slab(kernel))
+}
 
 /// The object behind a selector of the calling domain, if it is a `T` and has all of `permissions`.
 #[inline(always)]
@@ -13,11 +30,7 @@ pub fn object<'t, T: Kept>(
     permissions: u8,
 ) -> Result<Ref<'t, T>, Status> {
     let current = cpu.current.as_ref().ok_or(Status::BadCap)?;
-    let cap = current.pd.objects.lookup(selector, token).ok_or(Status::BadCap)?;
-    if cap.permissions & permissions != permissions {
-        return Err(Status::BadCap);
-    }
-    cap.object.of(T::slab(cpu.kernel)).ok_or(Status::BadCap)
+    named(current, cpu.kernel, token, selector, permissions).ok_or(Status::BadCap)
 }
 
 /// As [`object`], as a reference that persists.

@@ -8,7 +8,7 @@ use abi::cap::{EC_CT, PT_CT, SC_CT};
 use objects::{Attention, Cpu, Ec, Pt, Sc};
 use sync::Token;
 
-use crate::authority::object;
+use crate::authority::{named, object};
 use crate::{Outcome, Words};
 
 /// 9: recall, the only operation on a context: it takes event 31 before it next returns to user mode.
@@ -34,8 +34,16 @@ pub fn sc_ctrl(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
 
 /// 11: sets the word that a portal's handler finds in RDI.
 #[inline(always)]
-pub fn pt_ctrl(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
-    let PtCtrl { pt, id } = PtCtrl::decode(words);
-    object::<Pt>(cpu, token, pt, PT_CT)?.set_id(id);
-    Ok(Status::Success.into())
+pub fn pt_ctrl(cpu: &mut Cpu, token: &Token) {
+    let kernel = cpu.kernel;
+    let Some((current, state)) = cpu.running() else { return };
+    let r = &mut state.thread.registers;
+    let PtCtrl { pt, id } = PtCtrl::decode([r.rdi, r.rsi, 0, 0, 0]);
+    r.rdi = match named::<Pt>(current, kernel, token, pt, PT_CT) {
+        Some(pt) => {
+            pt.set_id(id);
+            Status::Success as u64
+        }
+        None => Status::BadCap as u64,
+    };
 }

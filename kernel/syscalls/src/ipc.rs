@@ -204,7 +204,7 @@ fn reply_and_wait(cpu: &mut Cpu, token: &Token, semaphore: u64) -> Outcome {
     // The caller repeats its call with its own registers, so it must not find the semaphore's status in RDI.
     if repeats == Some(true) && !lent && !sm.try_down(false) {
         let rdi = cpu.state().map(|state| state.thread.registers.rdi);
-        if let Some(_status) = cpu.wait_on(&sm, false, 0)
+        if let Some(_status) = cpu.wait_on(sm, false, 0)
             && let (Some(state), Some(rdi)) = (cpu.state(), rdi)
         {
             state.thread.registers.rdi = rdi;

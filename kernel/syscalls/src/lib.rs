@@ -54,7 +54,7 @@ type Words = abi::args::Words;
 
 /// Does what the running thread asks for in its registers: the table of calls (abi.md 4).
 ///
-/// Call and reply are part of the loop itself; every other call is a function of its own ([`serve`]), so that none
+/// Call, reply and pt_ctrl are part of the loop itself; every other call is a function of its own ([`serve`]), so that none
 /// pays for the registers that another one needs.
 ///
 /// `first` is the call's first word, RDI.
@@ -75,8 +75,8 @@ pub fn handle(cpu: &mut Cpu, token: &Token, first: u64) {
         Call::PdCtrl => serve(cpu, token, delegate::pd_ctrl),
         Call::EcCtrl => serve(cpu, token, control::ec_ctrl),
         Call::ScCtrl => serve(cpu, token, control::sc_ctrl),
-        Call::PtCtrl => serve(cpu, token, control::pt_ctrl),
-        Call::SmCtrl => serve(cpu, token, semaphore::sm_ctrl),
+        Call::PtCtrl => control::pt_ctrl(cpu, token),
+        Call::SmCtrl => semaphore::sm_ctrl(cpu, token),
         Call::AssignPci => serve(cpu, token, machine::assign_pci),
         Call::MachineCtrl => serve(cpu, token, machine::machine_ctrl),
         Call::CreateKp => serve(cpu, token, create::create_kp),

@@ -3,33 +3,53 @@
 use abi::Status;
 use abi::args::SmCtrl;
 use abi::cap::{SM_DOWN, SM_UP};
-use objects::{Cpu, Sm};
-use sync::Token;
+use objects::{Cpu, Sc, Sm};
+use sync::{Counted, Ref, Token};
 
-use crate::authority::object;
-use crate::{Outcome, Verdict, Words};
+use crate::authority::named;
+use crate::{Verdict, answer};
 
-/// 12.
-#[inline(always)]
-pub fn sm_ctrl(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
-    match SmCtrl::decode(words) {
+/// 12. What need not wait or wake ends here; the rest is apart, so that this part keeps nothing on the stack.
+#[inline(never)]
+pub fn sm_ctrl(cpu: &mut Cpu, token: &Token) {
+    let kernel = cpu.kernel;
+    let Some((current, state)) = cpu.running() else { return };
+    let r = &mut state.thread.registers;
+    match SmCtrl::decode([r.rdi, r.rsi, r.rdx, 0, 0]) {
         SmCtrl::Up { sm } => {
-            let sm = object::<Sm>(cpu, token, sm, SM_UP)?;
+            let Some(sm) = named::<Sm>(current, kernel, token, sm, SM_UP) else {
+                r.rdi = Status::BadCap as u64;
+                return;
+            };
+            r.rdi = Status::Success as u64;
             if let Some(sc) = sm.up() {
-                cpu.wake(sc, Status::Success);
+                wake(cpu, sc);
             }
-            Ok(Status::Success.into())
         }
         SmCtrl::Down { sm, zero, deadline } => {
-            let sm = object::<Sm>(cpu, token, sm, SM_DOWN)?;
+            let Some(sm) = named::<Sm>(current, kernel, token, sm, SM_DOWN) else {
+                r.rdi = Status::BadCap as u64;
+                return;
+            };
             if sm.try_down(zero) {
-                return Ok(Status::Success.into());
+                r.rdi = Status::Success as u64;
+                return;
             }
-            let sm = sm.hold().ok_or(Status::BadCap)?;
-            match cpu.wait_on(&sm, zero, deadline) {
-                Some(status) => Ok(status.into()),
-                None => Ok(Verdict::Done),
-            }
+            wait(cpu, sm, zero, deadline);
         }
     }
+}
+
+#[inline(never)]
+fn wake(cpu: &mut Cpu, sc: Counted<Sc>) {
+    cpu.wake(sc, Status::Success);
+}
+
+#[inline(never)]
+fn wait(cpu: &mut Cpu, sm: Ref<'_, Sm>, zero: bool, deadline: u64) {
+    let outcome = match sm.hold() {
+        None => Err(Status::BadCap),
+        Some(sm) => Ok(cpu.wait_on(sm, zero, deadline).map_or(Verdict::Done, Verdict::Answer)),
+    };
+    answer(cpu, outcome);
 }
