@@ -32,14 +32,16 @@ pub enum Reply {
 }
 
 /// What became of an attempt to go through a portal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Entered {
+#[derive(Clone, Copy)]
+pub enum Entered<'t> {
     /// The portal's thread is current.
     Running,
+    /// There is no portal.
+    Nowhere,
     /// The message has parts that take longer; nothing has happened.
-    More,
+    More(&'t Pt),
     /// The portal's thread is busy, or another CPU's.
-    Refused,
+    Refused(&'t Pt),
 }
 
 /// What became of a message.
@@ -66,31 +68,33 @@ impl Cpu {
         self.current.as_ref()?.cell.open(&mut self.key)
     }
 
-    /// Goes through a portal: the running thread waits as `resume` says, the portal's thread runs at its entry.
+    /// Goes through the portal that `find` finds for the running thread: it waits as `resume` says, the portal's
+    /// thread runs at its entry.
     ///
     /// `deliver` gets both threads and their states once nothing can fail any more; where it is [`Passed::More`], the
     /// message has parts that take longer, and nothing else has happened. This is the path of every call: each cell is
     /// opened once, references move, no count changes.
     #[inline(always)]
-    pub fn enter_portal(
+    pub fn enter_portal<'t>(
         &mut self,
-        pt: &Pt,
+        find: impl FnOnce(&Ec) -> Option<&'t Pt>,
         resume: Resume,
-        deliver: impl FnOnce(&Ec, &mut EcState, &Ec) -> Passed,
-    ) -> Entered {
+        deliver: impl FnOnce(&Pt, &Ec, &mut EcState, &Ec) -> Passed,
+    ) -> Entered<'t> {
         let current: &Ec = match &self.current {
             Some(current) => current,
-            None => return Entered::Refused,
+            None => return Entered::Nowhere,
         };
+        let Some(pt) = find(current) else { return Entered::Nowhere };
         let ec: &Ec = &pt.ec;
         let Some((caller, callee)) = current.cell.open_both(&ec.cell, &mut self.key) else {
-            return Entered::Refused;
+            return Entered::Refused(pt);
         };
         if callee.parked.is_none() {
-            return Entered::Refused;
+            return Entered::Refused(pt);
         }
-        if deliver(current, caller, ec) == Passed::More {
-            return Entered::More;
+        if deliver(pt, current, caller, ec) == Passed::More {
+            return Entered::More(pt);
         }
         caller.resume = resume;
         callee.start(pt);

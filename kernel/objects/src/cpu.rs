@@ -104,6 +104,7 @@ impl Cpu {
     }
 
     /// Whether a decision about who runs next is due.
+    #[inline(always)]
     pub fn must_choose(&self) -> bool {
         self.reschedule
     }
@@ -120,6 +121,7 @@ impl Cpu {
     }
 
     /// What was due is settled as far as it goes: what is left keeps the CPU's care ([`Cpu::take_inbox`] ended it).
+    #[inline(always)]
     pub fn settled(&mut self) {
         if self.reschedule | self.has_dying() | self.has_tables() {
             self.mine.note_work();
@@ -150,6 +152,7 @@ impl Cpu {
     }
 
     /// Leaves the space of whoever ran last, if nobody runs now: its domain may end.
+    #[inline(always)]
     pub fn leave_space(&mut self) {
         if self.current.is_none() && self.space != 0 {
             self.space = 0;
@@ -159,6 +162,7 @@ impl Cpu {
     }
 
     /// Saves what `arrive` and the way to user mode load: FPU state, FS and GS base.
+    #[inline(always)]
     pub fn depart(&mut self) {
         if let Some(current) = &self.current {
             arch::fpu_save(current.fpu());
@@ -265,10 +269,12 @@ impl Cpu {
     }
 
     /// Whether `release_memory` has anything to do.
+    #[inline(always)]
     pub fn has_garbage(&self) -> bool {
         self.has_tables() || self.rcu.has_dead()
     }
 
+    #[inline(always)]
     fn has_tables(&self) -> bool {
         self.limbo.waiting | self.limbo.open != 0
     }

@@ -121,6 +121,7 @@ impl Cpu {
         }
     }
 
+    #[inline(always)]
     fn make_ready(&mut self, sc: Counted<Sc>, status: Status) {
         let mut fresh = true;
         // Only this CPU writes deadlines.
@@ -140,6 +141,7 @@ impl Cpu {
     }
 
     /// The chain of `root` no longer waits: its last thread gets `status`, and everybody behind it is ready.
+    #[inline(always)]
     pub(crate) fn end_wait(&mut self, root: &Counted<Ec>, status: Status) {
         let Some(state) = root.cell.open(&mut self.key) else { return };
         state.blocked = None;
@@ -207,6 +209,7 @@ impl Cpu {
     }
 
     /// Stores the running chain in its root; nothing is current afterwards. The root, if it is not `sc`'s own.
+    #[inline(always)]
     pub(crate) fn put_away(&mut self) -> Option<Counted<Ec>> {
         self.depart();
         let current = self.current.take()?;
@@ -370,6 +373,7 @@ impl Cpu {
     }
 
     /// Takes what others left: ready contexts, dead ones.
+    #[inline(always)]
     pub fn take_inbox(&mut self) {
         if let Some(work) = self.mine.take_work() {
             self.take(work);

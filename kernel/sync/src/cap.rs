@@ -19,7 +19,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize};
 use logic::Oom;
 
 use crate::slab::Header;
-use crate::{AnyCounted, AnyRef, Guard, Pool, Token};
+use crate::{AnyCounted, AnyRef, Guard, Pool, Ref, Slab, Token};
 
 /// How many selectors a space has (abi.md 1).
 pub const SELECTORS: u64 = 1 << 26;
@@ -96,6 +96,23 @@ impl CapSpace {
             return leaf.0[selector as usize & 63].load(token);
         }
         self.far_slot(selector)?.load(token)
+    }
+
+    /// The object of a slab that a selector names with all of `permissions`: [`CapSpace::lookup`] for the paths where
+    /// instructions count.
+    #[inline(always)]
+    pub fn find<'t, T: 'static>(
+        &self,
+        selector: u64,
+        token: &'t Token,
+        permissions: u8,
+        slab: &'static Slab<T>,
+    ) -> Option<Ref<'t, T>> {
+        if selector < NEAR {
+            let leaf = follow(&follow(&self.near)?.0[(selector >> 6) as usize & 511])?;
+            return leaf.0[selector as usize & 63].find(token, permissions, slab);
+        }
+        self.far_slot(selector)?.find(token, permissions, slab)
     }
 
     /// The slot of a selector, if its leaf page exists.
@@ -215,6 +232,25 @@ impl CapSlot {
         // SAFETY: a slot counts its object; were it removed now, RCU would keep the object until the token is gone.
         let object = unsafe { AnyRef::new(node, token) };
         Some(Capability { object, permissions: (word & PERMISSIONS) as u8 })
+    }
+
+    #[inline(always)]
+    fn find<'t, T: 'static>(
+        &self,
+        token: &'t Token,
+        permissions: u8,
+        slab: &'static Slab<T>,
+    ) -> Option<Ref<'t, T>> {
+        let word = self.word.load(Acquire);
+        let wanted = u64::from(permissions) & PERMISSIONS;
+        if word & wanted != wanted || word == 0 {
+            return None;
+        }
+        // SAFETY: as `load`; a word that is not 0 has an object (a free slot is all 0).
+        let object = unsafe {
+            AnyRef::new(NonNull::new_unchecked((word & !PERMISSIONS) as *mut Header), token)
+        };
+        object.of(slab)
     }
 
     /// Whether the slot is free.

@@ -404,6 +404,7 @@ impl<'t, T: 'static> Ref<'t, T> {
     }
 
     /// A reference that persists; `None` if the object's last count is already gone.
+    #[inline(always)]
     pub fn hold(self) -> Option<Counted<T>> {
         hold(self.node).then_some(Counted { node: self.node, kind: PhantomData })
     }
@@ -415,6 +416,7 @@ impl<'t, T: 'static> Ref<'t, T> {
     }
 }
 
+#[inline(always)]
 fn hold(node: NonNull<Header>) -> bool {
     // SAFETY: callers hold a token, so the node is not freed.
     let count = unsafe { &node.as_ref().count };

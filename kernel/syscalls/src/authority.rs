@@ -14,11 +14,7 @@ pub fn named<'t, T: Kept>(
     selector: Selector,
     permissions: u8,
 ) -> Option<Ref<'t, T>> {
-    let cap = current.pd.objects.lookup(selector, token)?;
-    if cap.permissions & permissions != permissions {
-        return None;
-    }
-    cap.object.of(T::slab(kernel))
+    current.pd.objects.find(selector, token, permissions, T::slab(kernel))
 }
 
 /// The object behind a selector of the calling domain, if it is a `T` and has all of `permissions`.

@@ -3,26 +3,29 @@
 use abi::Mtd;
 use abi::utcb::{ARCH_WORDS, offset};
 use objects::{Cpu, Ec, EcState, Entered, Help, Passed, Pt, Resume};
-use sync::{SharedPage, Token};
+use sync::{Ref, SharedPage, Token};
 
+use crate::authority::named;
 use crate::ipc::{Windows, transfer_items, with_ends};
 
 /// RFLAGS bits a handler may set: carry to overflow, trap, direction, alignment check, ID. Interrupts are always on.
 const FLAGS_OF_USER: u64 = 0x0024_0dd5;
+
+/// The groups besides the instruction pointer: most handlers want a few registers, many want nothing but that one.
+const MORE: Mtd =
+    Mtd(Mtd::ACDB.0 | Mtd::BSD.0 | Mtd::RSP.0 | Mtd::RFLAGS.0 | Mtd::R8_R15.0 | Mtd::QUAL.0);
 
 /// What the processor said of an event: the error code, and CR2.
 type Fault = (u64, u64);
 
 /// The running thread raises an event of its domain: 0 to 31 exceptions, 30 startup, 31 recall.
 pub fn raise(cpu: &mut Cpu, token: &Token, event: u8, error: u64, cr2: u64) {
-    let Some(current) = &cpu.current else { return };
-    let selector = u64::from(current.event_base) + u64::from(event);
-    let found = current.pd.objects.lookup(selector, token);
-    let Some(pt) = found.and_then(|cap| cap.object.of(&cpu.kernel.pts)) else {
-        return kill(cpu, event, "PT not found");
+    let kernel = cpu.kernel;
+    let find = |current: &Ec| {
+        let selector = u64::from(current.event_base) + u64::from(event);
+        named::<Pt>(current, kernel, token, selector, 0).map(Ref::get)
     };
-    let pt = pt.get();
-    let entered = cpu.enter_portal(pt, Resume::AwaitEventReply, |_, state, handler| {
+    let entered = cpu.enter_portal(find, Resume::AwaitEventReply, |pt, _, state, handler| {
         if pt.mtd.contains(Mtd::FPU) {
             return Passed::More;
         }
@@ -31,8 +34,9 @@ pub fn raise(cpu: &mut Cpu, token: &Token, event: u8, error: u64, cr2: u64) {
     });
     match entered {
         Entered::Running => {}
-        Entered::More => raise_with_fpu(cpu, pt, (error, cr2)),
-        Entered::Refused => refused(cpu, pt, event, (error, cr2)),
+        Entered::Nowhere => kill(cpu, event, "PT not found"),
+        Entered::More(pt) => raise_with_fpu(cpu, pt, (error, cr2)),
+        Entered::Refused(pt) => refused(cpu, pt, event, (error, cr2)),
     }
 }
 
@@ -41,11 +45,15 @@ pub fn raise(cpu: &mut Cpu, token: &Token, event: u8, error: u64, cr2: u64) {
 #[inline(never)]
 fn raise_with_fpu(cpu: &mut Cpu, pt: &Pt, fault: Fault) {
     cpu.depart();
-    cpu.enter_portal(pt, Resume::AwaitEventReply, |current, state, handler| {
-        handler.copy_fpu(current);
-        write_message(pt.mtd, state, handler, fault);
-        Passed::All
-    });
+    cpu.enter_portal(
+        |_| Some(pt),
+        Resume::AwaitEventReply,
+        |pt, current, state, handler| {
+            handler.copy_fpu(current);
+            write_message(pt.mtd, state, handler, fault);
+            Passed::All
+        },
+    );
 }
 
 /// The handler is busy or cannot be entered from here.
@@ -78,6 +86,12 @@ fn write_message(mtd: Mtd, state: &mut EcState, handler: &Ec, (error, cr2): Faul
         state.interrupted = Some(vcpu);
     }
     let r = &state.thread.registers;
+    if mtd.contains(Mtd::RIP_LEN) {
+        utcb.write_u64(offset::RIP, r.rip);
+    }
+    if mtd & MORE == Mtd::NONE {
+        return;
+    }
     let put = |group: Mtd, words: &[(usize, u64)]| {
         if mtd.contains(group) {
             for (at, value) in words {
@@ -91,7 +105,6 @@ fn write_message(mtd: Mtd, state: &mut EcState, handler: &Ec, (error, cr2): Faul
     );
     put(Mtd::BSD, &[(offset::RBP, r.rbp), (offset::RSI, r.rsi), (offset::RDI, r.rdi)]);
     put(Mtd::RSP, &[(offset::RSP, r.rsp)]);
-    put(Mtd::RIP_LEN, &[(offset::RIP, r.rip)]);
     put(Mtd::RFLAGS, &[(offset::RFLAGS, r.rflags)]);
     put(
         Mtd::R8_R15,
@@ -164,6 +177,12 @@ fn read_answer(utcb: &SharedPage, mtd: Mtd, state: &mut EcState) {
     state.restore_all();
     let get = |at: usize| utcb.read_u64(at);
     let r = &mut state.thread.registers;
+    if mtd.contains(Mtd::RIP_LEN) {
+        r.rip = get(offset::RIP);
+    }
+    if mtd & MORE == Mtd::NONE {
+        return;
+    }
     if mtd.contains(Mtd::ACDB) {
         r.rax = get(offset::RAX);
         r.rcx = get(offset::RCX);
@@ -177,9 +196,6 @@ fn read_answer(utcb: &SharedPage, mtd: Mtd, state: &mut EcState) {
     }
     if mtd.contains(Mtd::RSP) {
         r.rsp = get(offset::RSP);
-    }
-    if mtd.contains(Mtd::RIP_LEN) {
-        r.rip = get(offset::RIP);
     }
     if mtd.contains(Mtd::RFLAGS) {
         r.rflags = get(offset::RFLAGS) & FLAGS_OF_USER | objects::USER_FLAGS;

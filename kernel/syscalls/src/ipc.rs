@@ -6,34 +6,32 @@ use abi::crd::ItemMeta;
 use abi::utcb::{MAX_TYPED, MESSAGE_WORDS, offset};
 use abi::{Crd, Status};
 use objects::{Cpu, Ec, Entered, Help, Passed, Pd, Pt, Resume, Sm};
-use sync::{Counted, SharedPage, Token};
+use sync::{Counted, Ref, SharedPage, Token};
 
-use crate::authority::{held, object};
+use crate::authority::{held, named};
 use crate::event;
 use crate::transfer::{Giver, Step, item};
 use crate::{Outcome, Verdict, answer};
 
-/// First message word's number in the page.
-const FIRST: usize = offset::MESSAGE / 8;
+const _: () = assert!(offset::MESSAGE == 8 * SharedPage::MESSAGE, "where copy_message begins");
 
 /// 0: goes through a portal. `first` is the call's first word.
 #[inline(always)]
 pub fn call(cpu: &mut Cpu, token: &Token, first: u64) {
     let CallPortal { portal, nonblocking } = CallPortal::decode([first, 0, 0, 0, 0]);
-    let pt = match object::<Pt>(cpu, token, portal, PT_CALL) {
-        Ok(pt) => pt.get(),
-        Err(status) => return refuse(cpu, status),
-    };
+    let kernel = cpu.kernel;
+    let find = |current: &Ec| named::<Pt>(current, kernel, token, portal, PT_CALL).map(Ref::get);
     // SUCCESS is the call number 0 that RDI already holds (abi.md 4).
     let mut items = 0;
-    let entered = cpu.enter_portal(pt, Resume::AwaitReply, |mine, _, theirs| {
+    let entered = cpu.enter_portal(find, Resume::AwaitReply, |_, mine, _, theirs| {
         items = copy_message(mine.utcb(), theirs.utcb());
         if items >> 16 == 0 { Passed::All } else { Passed::More }
     });
     match entered {
         Entered::Running => {}
-        Entered::More => call_with_items(cpu, token, pt, items),
-        Entered::Refused => busy(cpu, pt, nonblocking),
+        Entered::Nowhere => refuse(cpu, Status::BadCap),
+        Entered::More(pt) => call_with_items(cpu, token, pt, items),
+        Entered::Refused(pt) => busy(cpu, pt, nonblocking),
     }
 }
 
@@ -43,7 +41,7 @@ fn call_with_items(cpu: &mut Cpu, token: &Token, pt: &Pt, items: u32) {
     let Some(current) = &cpu.current else { return };
     let (from, page) = (current.pd.clone(), current.utcb());
     transfer_items(cpu, token, &from, page, &pt.ec.pd, Windows::Page(pt.ec.utcb()), items);
-    cpu.enter_portal(pt, Resume::AwaitReply, |_, _, _| Passed::All);
+    cpu.enter_portal(|_| Some(pt), Resume::AwaitReply, |_, _, _, _| Passed::All);
 }
 
 /// A status other than success.
@@ -74,7 +72,7 @@ fn copy_message(from: &SharedPage, to: &SharedPage) -> u32 {
     let items = from.word(offset::ITEMS / 8);
     let count = (items & 0xffff) as usize;
     if count != 0 {
-        to.copy_words(from, FIRST, count.min(MESSAGE_WORDS));
+        to.copy_message(from, count.min(MESSAGE_WORDS));
     }
     to.set_word(offset::ITEMS / 8, items);
     items as u32
@@ -140,11 +138,12 @@ pub fn reply(cpu: &mut Cpu, token: &Token, first: u64) {
         if !matches!(state.resume, Resume::AwaitReply) {
             return event::deliver_reply(mine, state);
         }
+        state.resume = Resume::User;
         items = copy_message(mine.utcb(), theirs.utcb());
         if items >> 16 != 0 {
+            state.resume = Resume::AwaitReply;
             return Passed::More;
         }
-        state.resume = Resume::User;
         Passed::All
     });
     if left != objects::Reply::Returned {

@@ -10,10 +10,9 @@ use x86_64::registers::model_specific::{FsBase, KernelGsBase};
 use super::cpu;
 use crate::x86::feature::Features;
 
-/// Loads both, made canonical.
+/// Loads both: values that a CPU has held before, hence canonical.
 #[inline(always)]
 pub fn load(fs: u64, gs: u64) {
-    let (fs, gs) = (canonical(fs), canonical(gs));
     if cpu::features().contains(Features::FSGSBASE) {
         // SAFETY: CR4.FSGSBASE is set when the feature is in use; the kernel does not use FS, and GS
         // is its own again before the block ends (an NMI handler uses neither).
@@ -89,9 +88,4 @@ pub fn restore((fs, gs): (u64, u64)) -> u64 {
             in(reg) fs, out(reg) guest, in(reg) gs, options(nostack, preserves_flags));
     }
     guest
-}
-
-/// Bit 47 copied upwards: what the CPU demands of an address.
-fn canonical(base: u64) -> u64 {
-    ((base << 16) as i64 >> 16) as u64
 }

@@ -114,6 +114,28 @@ pub fn loaded_thread() -> u64 {
     address
 }
 
+/// Sets what [`loaded_thread`] answers.
+#[inline(always)]
+pub fn set_loaded_thread(address: u64) {
+    // SAFETY: as `local`; writes a word of it that only this CPU uses.
+    unsafe {
+        core::arch::asm!("mov gs:[{}], {}", const offset_of!(CpuLocal, thread), in(reg) address,
+            options(nostack, preserves_flags));
+    }
+}
+
+/// Address of RSP0 in the calling CPU's task state.
+#[inline(always)]
+pub fn stack_slot() -> u64 {
+    let address: u64;
+    // SAFETY: as `local`; reads a word of it.
+    unsafe {
+        core::arch::asm!("mov {}, gs:[{}]", out(reg) address, const offset_of!(CpuLocal, stack_slot),
+            options(readonly, nostack, preserves_flags));
+    }
+    address
+}
+
 /// Number of the calling CPU, as in the HIP.
 #[inline(always)]
 pub fn cpu_number() -> usize {

@@ -100,16 +100,20 @@ pub fn run(thread: &mut Thread) -> Event {
                 return Event::Syscall;
             }
         }
+        thread.exit = ExitKind::Trap;
+        let number = thread.registers.vector as u8;
+        if number < 32 && number != 13 && number != 14 {
+            return Event::Exception { vector: number, error: thread.registers.error, cr2: 0 };
+        }
         if let Some(event) = trap(thread) {
             return event;
         }
     }
 }
 
-/// The event of a trap, or nothing when the kernel has settled it itself.
+/// The event of an interrupt, page fault or general-protection fault, or nothing when the kernel has settled it itself.
 #[inline(never)]
 fn trap(thread: &mut Thread) -> Option<Event> {
-    thread.exit = ExitKind::Trap;
     let number = thread.registers.vector as u8;
     if number >= 32 {
         if number == vector::TIMER {
@@ -135,10 +139,9 @@ fn load(thread: &mut Thread) {
 /// Makes entry code store into `thread`.
 #[inline(always)]
 fn receive(thread: &mut Thread) {
-    let local = percpu::local();
     let address = core::ptr::from_mut(thread) as u64;
-    local.thread.store(address, Relaxed);
-    descriptors::set_stack(local, address + size_of::<Registers>() as u64);
+    percpu::set_loaded_thread(address);
+    descriptors::set_stack(address + size_of::<Registers>() as u64);
 }
 
 /// Turns the CPU from one thread to another: FPU state, FS and GS base, and where entry code stores.
@@ -171,6 +174,7 @@ fn exchange_slowly(from: &mut Thread, from_fpu: &SharedPage, to_fpu: &SharedPage
 ///
 /// Call it when the CPU turns to another thread (with saving the FPU state), before the bases are read
 /// or written, and before the thread's memory is given back. Does nothing if another thread is loaded.
+#[inline(always)]
 pub fn park(thread: &mut Thread) {
     if percpu::loaded_thread() == core::ptr::from_mut(thread) as u64 {
         (thread.fs_base, thread.gs_base) = bases::save();
