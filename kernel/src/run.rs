@@ -7,7 +7,8 @@ use arch::Event;
 use objects::{Attention, Cpu, GuestStop, Resume};
 use sync::Token;
 
-/// Drives one CPU for ever.
+/// Drives one CPU for ever. A function of its own, where `xtask check` begins to look for panics.
+#[inline(never)]
 pub fn run_loop(mut cpu: Cpu, mut token: Token) -> ! {
     loop {
         round(&mut cpu, &mut token);
@@ -51,11 +52,13 @@ fn take_care(cpu: &mut Cpu, token: &Token) {
     cpu.serve_flush();
     cpu.take_inbox();
     if cpu.has_dying() {
-        cpu.bury_domains(token);
+        cpu.bury_some(token);
         poll(cpu);
     }
     if cpu.has_garbage() {
-        collect(cpu);
+        if cpu.may_collect() {
+            collect(cpu);
+        }
     } else {
         cpu.waiting_since = 0;
     }
@@ -124,6 +127,10 @@ fn resume(cpu: &mut Cpu, token: &Token) {
             state.resume = Resume::User;
             let first = state.thread.registers.rdi;
             again(cpu, token, first);
+            poll(cpu);
+        }
+        Resume::ReceiveItems | Resume::SendItems => {
+            syscalls::move_items(cpu, token);
             poll(cpu);
         }
         Resume::Startup => {

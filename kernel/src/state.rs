@@ -7,8 +7,7 @@ use boot::BootInfo;
 use logic::acpi::Acpi;
 use logic::addr::{Frame, PAGE_BITS};
 use objects::{Cpu, Kernel};
-use spin::Once;
-use sync::{CpuKey, MAX_CPUS, Pool, Rcu, SpinLock};
+use sync::{CpuKey, MAX_CPUS, Once, Pool, Rcu, SpinLock};
 
 use crate::bring_up::{io_apics, step};
 use crate::panic::fail;
@@ -25,8 +24,9 @@ static KEYS: SpinLock<[Option<CpuKey>; MAX_CPUS]> = SpinLock::new([const { None 
 pub fn make_pool(memory: arch::Taken) {
     match memory.into_pool() {
         Ok(pool) => {
-            let pool = POOL.call_once(|| pool);
-            log::info!("{} KiB of kernel memory free", pool.free_frames() * 4);
+            if let Some(pool) = POOL.make(|| pool) {
+                log::info!("{} KiB of kernel memory free", pool.free_frames() * 4);
+            }
         }
         Err(logic::Oom) => fail(format_args!("too little kernel memory (see kmem=)")),
     }
@@ -55,11 +55,11 @@ pub fn make_kernel(loader: &BootInfo, firmware: &Acpi, own: Range<u64>) {
     hip::write(pool.page(page), loader, firmware, &own);
     let frames = own.start >> PAGE_BITS..own.end >> PAGE_BITS;
     let cpus = arch::cpu_count();
-    KERNEL.call_once(|| Kernel::new(pool, &RCU, page, cpus, frames, controllers(firmware)));
+    KERNEL.make(|| Kernel::new(pool, &RCU, page, cpus, frames, controllers(firmware)));
     let Some(module) = loader.modules().next() else {
         fail(format_args!("the boot loader passed no module: the first one is the root task"))
     };
-    ROOT_MODULE.call_once(|| module.address..module.address.saturating_add(module.size));
+    ROOT_MODULE.make(|| module.address..module.address.saturating_add(module.size));
     step("information page and kernel state");
 }
 

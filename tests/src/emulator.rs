@@ -68,6 +68,9 @@ pub struct Machine {
     pub boot: Boot,
     /// Bochs' processor model, see `bochs --help cpu`.
     pub bochs_cpu: String,
+    /// Instructions that one of several processors in Bochs executes before the next one's turn;
+    /// [`BOCHS_QUANTUM`] unless clocks are compared.
+    pub bochs_quantum: u32,
     /// QEMU's `-cpu` argument.
     pub qemu_cpu: String,
     /// Further QEMU arguments.
@@ -80,6 +83,9 @@ pub struct Machine {
 
 /// The processor model used in Bochs unless told otherwise: VMX with EPT, VPID, unrestricted guest.
 pub const BOCHS_CPU: &str = "corei7_skylake_x";
+
+/// Bochs' own choice of instructions per turn.
+pub const BOCHS_QUANTUM: u32 = 16;
 
 /// The processor model used in QEMU unless told otherwise: everything that TCG can do, SVM too.
 pub const QEMU_CPU: &str = "max";
@@ -230,7 +236,7 @@ fn bochsrc(machine: &Machine, iso: &Path, port: u16, own_log: &Path) -> String {
          memory: guest={megs}, host={megs}\n\
          romimage: file=/usr/share/bochs/BIOS-bochs-latest\n\
          vgaromimage: file=/usr/share/bochs/VGABIOS-lgpl-latest\n\
-         cpu: model={model}, count={cpus}:1:1, ips=200000000, reset_on_triple_fault=0\n\
+         cpu: model={model}, count={cpus}:1:1, quantum={quantum}, ips=200000000, reset_on_triple_fault=0\n\
          ata0-master: type=cdrom, path={iso}, status=inserted\n\
          boot: cdrom\n\
          com1: enabled=1, mode=socket-server, dev=localhost:{port}\n\
@@ -240,6 +246,7 @@ fn bochsrc(machine: &Machine, iso: &Path, port: u16, own_log: &Path) -> String {
         megs = machine.memory_mib,
         model = machine.bochs_cpu,
         cpus = machine.cpus,
+        quantum = machine.bochs_quantum,
         iso = iso.display(),
         log = own_log.display(),
     )

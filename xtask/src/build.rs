@@ -1,6 +1,7 @@
 //! Builds the bare-metal programs and leaves them in `target/hematite`.
 
 use crate::bzimage;
+use crate::c_hello;
 use crate::desk;
 use crate::elf;
 use crate::progress::Step;
@@ -43,6 +44,7 @@ pub const PROGRAMS: &[Program] = &[
     Program { package: "vmm", folder: "user/vmm", link: Link::User, file: "vmm.elf" },
     Program { package: "hello", folder: "tests/hello", link: Link::User, file: "hello.elf" },
     Program { package: "suite", folder: "tests/suite", link: Link::User, file: "suite.elf" },
+    Program { package: "bench", folder: "tests/bench", link: Link::User, file: "bench.elf" },
     Program { package: "victim", folder: "tests/victim", link: Link::User, file: "victim.elf" },
     Program { package: "guests", folder: "guests", link: Link::User, file: "guests.elf" },
     Program { package: "small", folder: "guests/small", link: Link::Guest, file: "small.bin" },
@@ -127,6 +129,9 @@ pub fn build(only: &[&str]) -> Result<()> {
             build_one(*program, &toolchain)?;
             built += 1;
         }
+    }
+    if only.is_empty() {
+        c_hello::build()?;
     }
     if built == 0 {
         bail!("no bare-metal program is a member of the workspace");

@@ -1,9 +1,12 @@
 //! The static part of the tests: format, lints, doors, lists and images.
 
 use crate::build::{self, PROGRAMS};
+use crate::call_names;
 use crate::desk;
+use crate::header;
 use crate::image_check;
 use crate::layers;
+use crate::no_panic;
 use crate::progress::Step;
 use crate::sources::{self, Source};
 use crate::toolchain::Toolchain;
@@ -22,6 +25,7 @@ const TEXT_RULES: &[(&str, TextRule)] = &[
     ("machine_paths", sources::machine_paths),
     ("syscalls_without_arch", sources::syscalls_name_arch),
     ("design_crates", sources::design_crates),
+    ("call_names", call_names::findings),
 ];
 
 /// How many passed and failed.
@@ -81,6 +85,7 @@ pub fn all(wanted: impl Fn(&str) -> bool) -> Result<Tally> {
         run(name, &|| Ok(rule(&sources)));
     }
     run("room_doors", &layers::findings);
+    run("c_header", &header::findings);
     run("format", &format);
     run("lints_host", &|| {
         let lints = ["clippy", "--all-targets", "--quiet", "--", "-D", "warnings"];
@@ -90,6 +95,10 @@ pub fn all(wanted: impl Fn(&str) -> bool) -> Result<Tally> {
     run("images", &|| {
         build::build(&[])?;
         image_check::findings()
+    });
+    run("no_panic", &|| {
+        build::build(&["kernel"])?;
+        no_panic::findings()
     });
     Ok(tally)
 }

@@ -5,7 +5,7 @@ use crate::desk;
 use crate::recipe::BootArgs;
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use driver::emulator::{Emulator, Engine, Machine, QEMU_CPU};
+use driver::emulator::{BOCHS_QUANTUM, Emulator, Engine, Machine, QEMU_CPU};
 use driver::process::on_path;
 use driver::serial::Serial;
 use std::net::TcpListener;
@@ -41,6 +41,7 @@ pub fn gdb(args: &GdbArgs, interrupted: &AtomicBool) -> Result<()> {
         memory_mib: 1024,
         boot: plan.recipe.direct(&dir.join("modules"))?,
         bochs_cpu: String::new(),
+        bochs_quantum: BOCHS_QUANTUM,
         qemu_cpu: QEMU_CPU.to_string(),
         qemu_args: vec!["-S".to_string(), "-gdb".to_string(), format!("tcp:127.0.0.1:{port}")],
         deterministic: false,

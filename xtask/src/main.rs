@@ -1,8 +1,13 @@
 //! The front desk: every task of this repository is a command here.
 #![forbid(unsafe_code)]
 
+mod bench;
+mod bench_page;
 mod build;
 mod bzimage;
+mod c_hello;
+mod call_graph;
+mod call_names;
 mod check;
 mod cpio;
 mod desk;
@@ -11,17 +16,21 @@ mod elf;
 mod engine;
 mod gdb;
 mod guest;
+mod header;
 mod image;
 mod image_check;
 mod layers;
 mod layout_page;
 mod manifest;
+mod no_panic;
 mod progress;
+mod rebreak;
 mod recipe;
 mod run;
 mod setup;
 mod size;
 mod sources;
+mod symbols;
 mod terminal;
 mod test;
 mod toolchain;
@@ -55,10 +64,19 @@ enum Task {
     Image(ImageArgs),
     /// Every check that CI runs: static checks, host tests, emulator suites
     Test(test::TestArgs),
+    /// What the kernel's work costs, in Bochs, against goals and committed figures
+    Bench(bench::BenchArgs),
     /// Start a machine in QEMU that waits for gdb, and gdb
     Gdb(Box<gdb::GdbArgs>),
     /// The static part of the tests: format, lints, doors, lists, images
     Check,
+    /// Write abi/include/hematite.h, the interface for users in other languages
+    Header,
+    /// Put known failures back, one by one: their tests must fail (tests/rebreak)
+    Rebreak {
+        /// Only those whose name contains this
+        name: Option<String>,
+    },
     /// Lines per room, image bytes, who takes the most
     Size,
     /// Boot in an emulator: the guest's console is your terminal
@@ -98,8 +116,11 @@ fn serve(task: Task, matches: Option<&clap::ArgMatches>) -> Result<()> {
         }
         Task::Image(args) => args.boot.plan()?.recipe.iso(&std::path::absolute(args.output)?),
         Task::Test(args) => test::test(&args),
+        Task::Bench(args) => bench::bench(&args),
         Task::Gdb(args) => gdb::gdb(&args, &*run::interruptible()?),
         Task::Check => check::check(),
+        Task::Header => header::write(),
+        Task::Rebreak { name } => rebreak::rebreak(name.as_deref()),
         Task::Size => size::size(),
         Task::Run(args) => {
             let Some(matches) = matches else { bail!("no command") };

@@ -7,7 +7,7 @@ use crate::recipe::{BootArgs, Plan};
 use crate::terminal::{self, Left};
 use anyhow::{Context, Result, bail};
 use clap::{ArgMatches, Args};
-use driver::emulator::{BOCHS_CPU, Boot, Emulator, Engine, Machine, QEMU_CPU};
+use driver::emulator::{BOCHS_CPU, BOCHS_QUANTUM, Boot, Emulator, Engine, Machine, QEMU_CPU};
 use driver::serial::{Failure, Serial, Step, unescape};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -110,6 +110,7 @@ pub fn run(args: &RunArgs, steps: &[Step]) -> Result<()> {
         memory_mib: args.memory.map_or_else(|| default_memory(guests_mib), Ok)?,
         boot,
         bochs_cpu: args.bochs_cpu.clone(),
+        bochs_quantum: BOCHS_QUANTUM,
         qemu_cpu: args.qemu_cpu.clone(),
         qemu_args: args.qemu_arg.clone(),
         deterministic: args.deterministic,
@@ -138,7 +139,7 @@ pub fn run(args: &RunArgs, steps: &[Step]) -> Result<()> {
         bail!("--timeout {seconds}: needs an --expect to wait for");
     }
     if terminal::present() {
-        eprintln!("  keys  Ctrl-] leaves");
+        eprintln!("  keys  Ctrl-] switches between the guest and the prompt, Ctrl-\\ leaves");
     }
     let left = terminal::converse(&mut serial, &interrupted)?;
     let end = match left {

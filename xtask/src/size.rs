@@ -2,9 +2,10 @@
 
 use crate::build::PROGRAMS;
 use crate::desk;
-use crate::elf::{self, Elf, WRITE};
+use crate::elf::{Elf, WRITE};
 use crate::layers::ROOMS;
 use crate::sources::{self, Source};
+use crate::symbols;
 use anyhow::{Context, Result};
 use std::fs;
 
@@ -64,37 +65,11 @@ fn image(name: &str, file: &[u8]) -> Result<()> {
     let writable = elf.segments.iter().filter(|segment| segment.flags & WRITE != 0);
     let data: u64 = writable.map(|segment| segment.memsz).sum();
     println!("{name}: {loaded} bytes loaded, {bss} zeroed (BSS), {data} writable");
-    let mut symbols = symbols(file).unwrap_or_default();
-    symbols.sort_by_key(|(size, _)| std::cmp::Reverse(*size));
-    for (size, symbol) in symbols.iter().take(TOP) {
-        println!("{size:>10}  {symbol}");
+    let mut symbols = symbols::read(file).unwrap_or_default();
+    symbols.sort_by_key(|symbol| std::cmp::Reverse(symbol.size));
+    for symbol in symbols.iter().take(TOP) {
+        println!("{:>10}  {}", symbol.size, symbol.name);
     }
     println!();
     Ok(())
-}
-
-/// Sizes and names in the symbol table (System V ABI, "Symbol Table").
-fn symbols(file: &[u8]) -> Result<Vec<(u64, String)>> {
-    const SYMTAB: u32 = 2;
-    let table = usize::try_from(elf::long(file, 40)?)?;
-    let (size, count) = (usize::from(elf::half(file, 58)?), usize::from(elf::half(file, 60)?));
-    let section = |index: usize| table + index * size;
-    let mut all = Vec::new();
-    for index in 0..count {
-        let at = section(index);
-        if elf::word(file, at + 4)? != SYMTAB {
-            continue;
-        }
-        let begin = usize::try_from(elf::long(file, at + 24)?)?;
-        let bytes = usize::try_from(elf::long(file, at + 32)?)?;
-        let strings = section(usize::try_from(elf::word(file, at + 40)?)?);
-        let strings = usize::try_from(elf::long(file, strings + 24)?)?;
-        for symbol in (begin..begin + bytes).step_by(24) {
-            let name = strings + usize::try_from(elf::word(file, symbol)?)?;
-            let text = file.get(name..).and_then(|rest| rest.split(|b| *b == 0).next());
-            let text = String::from_utf8_lossy(text.unwrap_or_default()).into_owned();
-            all.push((elf::long(file, symbol + 16)?, text));
-        }
-    }
-    Ok(all)
 }

@@ -117,7 +117,16 @@ pub fn unsafe_list(sources: &[Source]) -> Vec<String> {
     {
         let exempt = matches!(
             room.name,
-            "arch" | "kernel" | "root" | "vmm" | "guests" | "small" | "hello" | "suite" | "victim"
+            "arch"
+                | "kernel"
+                | "root"
+                | "vmm"
+                | "guests"
+                | "small"
+                | "hello"
+                | "suite"
+                | "bench"
+                | "victim"
         );
         for file in ["lib.rs", "main.rs"] {
             let path = format!("{}/src/{file}", room.folder);

@@ -301,7 +301,10 @@ impl HipBuilder {
 
     fn remove(&mut self, index: usize) {
         if let Some(rest) = self.memory.get_mut(index..self.memory_count) {
-            rest.rotate_left(1);
+            let mut behind = MemDesc::default();
+            for slot in rest.iter_mut().rev() {
+                core::mem::swap(slot, &mut behind);
+            }
             self.memory_count -= 1;
         }
     }

@@ -14,6 +14,7 @@ pub mod delegation;
 pub mod elf;
 pub mod frames;
 pub mod hip;
+pub mod line;
 pub mod memory_map;
 pub mod page_table;
 pub mod ring;

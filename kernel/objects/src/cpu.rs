@@ -13,7 +13,7 @@ use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use logic::addr::Frame;
 use sync::{Counted, CpuKey, List, Rcu, Token};
 
-use crate::{Ec, Kernel, Memory, Pd, Progress, Remote, RunQueue, Sc};
+use crate::{Ec, Kernel, Memory, Pd, Progress, Remote, RunQueue, Sc, Sm, Work};
 
 /// One processor's own state; nobody else can reach it.
 pub struct Cpu {
@@ -45,17 +45,30 @@ pub struct Cpu {
     /// When the timer fires, TSC; `u64::MAX` for never.
     pub(crate) armed: u64,
     pub(crate) space: u64,
-    /// Dead domains whose capabilities are not all taken back (link 0).
+    /// Dead domains whose contexts, capabilities and ports are not all taken back (link 0).
     pub(crate) dying: List<Pd, 0>,
     pub(crate) dying_cursor: u64,
+    /// Dead semaphores whose waiters are not all woken (link 0).
+    pub(crate) dying_sms: List<Sm, 0>,
+    /// Work that others left and that was too much for one pass.
+    pub(crate) inbox: Work,
+    /// Whether there is any.
+    pub(crate) inbox_has_more: bool,
     limbo: Limbo,
+    /// Whether there is anything in `limbo`.
+    has_tables: bool,
     /// The epoch for which other CPUs were last interrupted.
     hurried: u64,
     /// Since when garbage waits, TSC; 0 for not at all.
     pub waiting_since: u64,
+    /// Kernel entries until a running CPU looks after garbage again.
+    patience: u8,
     tag: u16,
     tag_round: u64,
 }
+
+/// Kernel entries between two looks at garbage.
+const PATIENCE: u8 = 16;
 
 /// Table pages on their way back to the pool.
 #[derive(Default)]
@@ -89,18 +102,28 @@ impl Cpu {
             space: 0,
             dying: List::new(),
             dying_cursor: 0,
+            dying_sms: List::new(),
+            inbox: Work::default(),
+            inbox_has_more: false,
             limbo: Limbo::default(),
+            has_tables: false,
             hurried: 0,
             waiting_since: 0,
+            patience: 0,
             tag: 0,
             tag_round: 1,
         }
     }
 
-    /// Whether something else than the current thread wants attention. On the path of every system call: two words.
+    /// Whether something else than the current thread wants attention. On the path of every system call: three words.
     #[inline(always)]
-    pub fn needs_care(&self) -> bool {
-        self.mine.has_work() | self.rcu.has_dead()
+    pub fn needs_care(&mut self) -> bool {
+        let (work, garbage) = (self.mine.has_work(), self.has_garbage());
+        if !(work | garbage) {
+            return false;
+        }
+        let due = garbage && self.garbage_due();
+        work | due
     }
 
     /// Whether a decision about who runs next is due.
@@ -123,7 +146,7 @@ impl Cpu {
     /// What was due is settled as far as it goes: what is left keeps the CPU's care ([`Cpu::take_inbox`] ended it).
     #[inline(always)]
     pub fn settled(&mut self) {
-        if self.reschedule | self.has_dying() | self.has_tables() {
+        if self.reschedule | self.has_dying() | self.inbox_has_more {
             self.mine.note_work();
         }
     }
@@ -230,7 +253,7 @@ impl Cpu {
             let next = page.word(0);
             page.set_word(0, self.limbo.open);
             self.limbo.open = list;
-            self.mine.note_work();
+            self.has_tables = true;
             list = next;
         }
     }
@@ -250,9 +273,19 @@ impl Cpu {
                 self.limbo.waiting = self.kernel.pool.page(frame).word(0);
                 self.kernel.pool.free(frame, 0);
             }
+            self.waiting_since = 0;
         }
         let waits = self.limbo.waiting != 0 || self.limbo.open != 0;
-        (rcu.collect(16) != sync::Collected::Nothing) | waits
+        self.has_tables = waits;
+        let collected = rcu.collect(16);
+        if collected == sync::Collected::More {
+            // Nobody keeps us waiting; the rest of the batch goes at the next entries.
+            self.waiting_since = 0;
+            if rcu.waits_for() != 0 {
+                self.patience = PATIENCE - 1;
+            }
+        }
+        (collected != sync::Collected::Nothing) | waits
     }
 
     /// Interrupts the CPUs that garbage waits for: they sit in user or guest code.
@@ -268,15 +301,23 @@ impl Cpu {
         }
     }
 
+    /// Whether it is time to look after garbage: at once while idle, else at every 16th kernel entry, since a grace
+    /// period needs some entries to end and each look costs more than one object's share of it.
+    fn garbage_due(&mut self) -> bool {
+        self.patience = self.patience.wrapping_add(1) % PATIENCE;
+        self.may_collect()
+    }
+
+    /// Whether this kernel entry is one of those that look after garbage.
+    #[inline(always)]
+    pub fn may_collect(&self) -> bool {
+        self.patience == 0 || self.current.is_none()
+    }
+
     /// Whether `release_memory` has anything to do.
     #[inline(always)]
     pub fn has_garbage(&self) -> bool {
-        self.has_tables() || self.rcu.has_dead()
-    }
-
-    #[inline(always)]
-    fn has_tables(&self) -> bool {
-        self.limbo.waiting | self.limbo.open != 0
+        self.has_tables | self.rcu.has_dead()
     }
 
     /// A tag for a guest's translations on this CPU, and its round; a tag of an older round is void.

@@ -57,6 +57,10 @@ pub enum Resume {
     AwaitReply,
     /// Waits for the reply to an exception message.
     AwaitEventReply,
+    /// Moves its caller's typed items, then serves.
+    ReceiveItems,
+    /// Moves its own typed items to its caller, then parks.
+    SendItems,
     /// Raises an event again whose handler was busy.
     RaiseAgain {
         /// The event number.
@@ -70,6 +74,31 @@ pub enum Resume {
     Guest(Counted<Vcpu>),
     /// Never runs again.
     Dead,
+}
+
+/// Typed items on their way between a caller and the thread that serves it.
+#[derive(Default)]
+pub struct Moving {
+    /// How many there are.
+    pub count: usize,
+    /// How many are done.
+    pub done: usize,
+    /// The next one, if it was begun.
+    pub item: Option<Item>,
+}
+
+/// An item as it was read from the sender's page, with the receiver's windows.
+pub struct Item {
+    /// What is sent.
+    pub send: u64,
+    /// How.
+    pub meta: u64,
+    /// Where a translation may lead.
+    pub translate: u64,
+    /// Where a delegation may go.
+    pub delegate: u64,
+    /// How far it has come.
+    pub cursor: u64,
 }
 
 /// What the home CPU knows of a context.
@@ -90,6 +119,10 @@ pub struct EcState {
     pub blocked: Option<Counted<Sc>>,
     /// How far a call that is done in steps has come.
     pub cursor: u64,
+    /// The domain that it is making, in steps; nobody else knows it.
+    pub making: Option<Counted<Pd>>,
+    /// The typed items of its caller's call, or of its own reply.
+    pub moving: Moving,
     /// CR2 of the exception that is being handled.
     pub fault_address: u64,
     /// The guest run that an event interrupted; it goes on after the reply.
@@ -111,6 +144,8 @@ impl EcState {
             helpers: List::new(),
             blocked: None,
             cursor: 0,
+            making: None,
+            moving: Moving::default(),
             fault_address: 0,
             interrupted: None,
         }

@@ -6,7 +6,7 @@ use sync::{Counted, Pool, SharedPage};
 
 use crate::{Account, Charge};
 
-/// 2^order zeroed frames, freed and paid back when dropped.
+/// 2^order frames, freed and paid back when dropped.
 pub struct OwnedFrames {
     pool: &'static Pool,
     /// The first page, found once: message pages are used in every call.
@@ -23,8 +23,21 @@ impl OwnedFrames {
         account: &Counted<Account>,
         order: u8,
     ) -> Result<OwnedFrames, Oom> {
+        let frames = OwnedFrames::unscrubbed(pool, account, order)?;
+        for index in 0..1 << order {
+            frames.page_at(index).clear();
+        }
+        Ok(frames)
+    }
+
+    /// Frames charged to `account` with whatever they held: for what no program ever sees.
+    pub fn unscrubbed(
+        pool: &'static Pool,
+        account: &Counted<Account>,
+        order: u8,
+    ) -> Result<OwnedFrames, Oom> {
         let charge = Account::charge(account, PAGE_SIZE << order)?;
-        let frame = pool.alloc_zeroed(order)?;
+        let frame = pool.alloc(order)?;
         Ok(OwnedFrames { pool, page: pool.page(frame), frame, order, _charge: charge })
     }
 

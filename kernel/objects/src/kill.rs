@@ -15,7 +15,7 @@ impl Cpu {
     /// Kills an object of whatever kind whose creator's capability is gone.
     pub fn kill(&mut self, object: AnyCounted) {
         let object = match object.downcast::<Sm>() {
-            Ok(sm) => return self.kill_sm(&sm),
+            Ok(sm) => return self.kill_sm(sm),
             Err(object) => object,
         };
         let object = match object.downcast::<Ec>() {
@@ -42,11 +42,22 @@ impl Cpu {
         drop(object.downcast::<Pt>());
     }
 
-    fn kill_sm(&mut self, sm: &Sm) {
+    /// Kills a semaphore: nobody waits there from now on. Its waiters go in steps, few of them at once.
+    fn kill_sm(&mut self, sm: Counted<Sm>) {
         sm.kill();
-        while let Some(sc) = sm.next_orphan() {
+        if !self.release_orphans(&sm) {
+            let _ = self.dying_sms.push_back(sm);
+            self.mine.note_work();
+        }
+    }
+
+    /// Wakes some of the waiters of a dead semaphore; whether all are gone.
+    fn release_orphans(&mut self, sm: &Sm) -> bool {
+        for _ in 0..ORPHANS {
+            let Some(sc) = sm.next_orphan() else { return true };
             self.wake(sc, Status::BadCap);
         }
+        false
     }
 
     fn kill_kp(&mut self, kp: &Kp) {
@@ -189,61 +200,78 @@ impl Cpu {
         self.ask_choice();
     }
 
-    /// Kills a domain: its contexts die now, its ports go now, its capabilities are taken back in steps
-    /// ([`Cpu::bury_domains`]) before any user code runs on this CPU again.
+    /// Kills a domain. What it consists of goes in steps ([`Cpu::bury_some`]).
     fn kill_pd(&mut self, pd: Counted<Pd>) {
-        if !pd.kill() {
-            return;
+        if pd.kill() {
+            self.bury_later(pd);
         }
-        loop {
-            let ec = pd.ecs.lock().first_counted();
-            match ec {
-                Some(ec) => self.kill_ec(ec),
-                None => break,
-            }
-        }
-        self.bury_later(pd);
     }
 
-    /// Whether a dead domain still has capabilities to take back.
+    /// Whether something dead still has parts to take back. A revoke does not end before that is done.
     #[inline(always)]
     pub fn has_dying(&self) -> bool {
-        !self.dying.is_empty()
+        !self.dying.is_empty() || !self.dying_sms.is_empty()
     }
 
-    /// One step of taking back what dead domains hold: the capabilities of one page of selectors.
-    pub fn bury_domains(&mut self, token: &Token) {
+    /// One step of taking back what dead semaphores and domains hold: waiters; then contexts, capabilities, ports.
+    pub fn bury_some(&mut self, token: &Token) {
+        if let Some(sm) = self.dying_sms.first_counted() {
+            if self.release_orphans(&sm) {
+                let _ = self.dying_sms.pop_front();
+            }
+            return;
+        }
         let Some(pd) = self.dying.first_counted() else { return };
-        match self.revoke_space(&pd.objects, self.dying_cursor, token) {
-            Some(next) => self.dying_cursor = next,
-            None => {
-                crate::ports::revoke_all(self.kernel, &pd);
-                self.dying_cursor = 0;
-                let _ = self.dying.pop_front();
+        for _ in 0..CONTEXTS {
+            let first = pd.ecs.lock().first_counted();
+            match first {
+                Some(ec) => self.kill_ec(ec),
+                None => return self.bury_spaces(&pd, token),
             }
         }
     }
 
-    /// Takes the capabilities of one page of selectors from a space; the next cursor, or `None` at the end.
+    /// The step of a dead domain without contexts.
+    fn bury_spaces(&mut self, pd: &Pd, token: &Token) {
+        if let Some(next) = self.revoke_space(&pd.objects, self.dying_cursor, token) {
+            self.dying_cursor = next;
+        } else if !crate::ports::revoke_one(self.kernel, pd) {
+            self.dying_cursor = 0;
+            let _ = self.dying.pop_front();
+        }
+    }
+
+    /// Takes some capabilities from a space; the next cursor, or `None` at the end.
     fn revoke_space(&mut self, objects: &CapSpace, from: u64, token: &Token) -> Option<u64> {
         let (first, count) = objects.next_page(from)?;
+        let mut left = EFFORT;
         for selector in first..first + count {
             let Some(slot) = objects.slot(selector) else { continue };
-            while self.revoke_step(slot, abi::cap::ALL, true, token) {}
+            loop {
+                if left == 0 {
+                    return Some(selector);
+                }
+                let effort = self.revoke_step(slot, abi::cap::ALL, true, token);
+                left = left.saturating_sub(effort.cost());
+                if effort != Effort::Nothing {
+                    continue;
+                }
+                break;
+            }
         }
         Some(first + count)
     }
 
-    /// One step of revoking `permissions` below a slot, and with `itself` from it; whether there may be more.
+    /// One step of revoking `permissions` below a slot, and with `itself` from it.
     pub fn revoke_step(
         &mut self,
         slot: &sync::CapSlot,
         permissions: u8,
         itself: bool,
         token: &Token,
-    ) -> bool {
+    ) -> Effort {
         let removed = {
-            let Some(tree) = Tree::lock(slot, token) else { return false };
+            let Some(tree) = Tree::lock(slot, token) else { return Effort::Nothing };
             match tree.revoke_descendant(permissions) {
                 Removed::Nothing if itself => match tree.revoke_self(permissions) {
                     Removed::Reduced => Removed::Nothing,
@@ -253,15 +281,40 @@ impl Cpu {
             }
         };
         match removed {
-            Removed::Nothing => false,
-            Removed::Reduced => true,
-            Removed::Slot(object, creator) => {
-                if creator == Creator::Yes {
-                    self.kill(object);
-                    return false;
-                }
-                true
+            Removed::Nothing => Effort::Nothing,
+            Removed::Slot(object, Creator::Yes) => {
+                self.kill(object);
+                Effort::Death
             }
+            Removed::Reduced | Removed::Slot(..) => Effort::Capability,
         }
     }
 }
+
+/// What a step of a revocation did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effort {
+    /// Nothing was left to do.
+    Nothing,
+    /// One capability changed; there may be more.
+    Capability,
+    /// An object died.
+    Death,
+}
+
+impl Effort {
+    /// Its share of the [`EFFORT`] of one pass through the loop.
+    pub const fn cost(self) -> usize {
+        match self {
+            Effort::Nothing | Effort::Capability => 1,
+            Effort::Death => 8,
+        }
+    }
+}
+
+/// What one pass of a revocation may cost: 32 capabilities, or 4 objects that die.
+pub const EFFORT: usize = 32;
+/// Waiters of a dead semaphore that are woken in one step.
+const ORPHANS: usize = 16;
+/// Contexts of a dead domain that are killed in one step.
+const CONTEXTS: usize = 4;

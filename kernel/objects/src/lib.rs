@@ -39,10 +39,11 @@ mod vcpu;
 pub use account::{Account, Charge};
 pub use chain::{Entered, Help, Passed, Reply};
 pub use cpu::Cpu;
-pub use ec::{Attention, Ec, EcState, Kind, Resume, USER_FLAGS};
+pub use ec::{Attention, Ec, EcState, Item, Kind, Moving, Resume, USER_FLAGS};
 pub use frames::OwnedFrames;
 pub use guest::GuestStop;
 pub use irq::{IrqTable, VectorUse};
+pub use kill::{EFFORT, Effort};
 pub use kp::Kp;
 pub use make::RootParts;
 pub use memory::{Memory, Progress, Target, Transfer};
@@ -131,7 +132,7 @@ impl Kernel {
             pool,
             rcu,
             accounts: Slab::new(pool, rcu),
-            pds: Slab::new(pool, rcu),
+            pds: Slab::<Pd>::new(pool, rcu).in_portions(),
             ecs: Slab::new(pool, rcu),
             scs: Slab::new(pool, rcu),
             pts: Slab::new(pool, rcu),

@@ -92,8 +92,8 @@ impl Cpu {
         let kernel = self.kernel;
         let charge = pay(&kernel.ecs, account)?;
         let utcb = OwnedFrames::new(kernel.pool, account, 0)?;
-        let fpu = OwnedFrames::new(kernel.pool, account, arch::fpu_order())?;
-        arch::fpu_init(fpu.page());
+        let fpu = OwnedFrames::unscrubbed(kernel.pool, account, arch::fpu_order())?;
+        arch::fpu_fresh(fpu.page());
         let place = kernel.ecs.reserve()?;
         if let Some((pd, page)) = &mapping {
             let rights = logic::page_table::Rights::READ.or(logic::page_table::Rights::WRITE);
@@ -109,6 +109,10 @@ impl Cpu {
     /// Its home CPU must be this one, or it must not be reachable by anybody else yet.
     pub fn settle_ec(&mut self, ec: &Counted<Ec>) {
         let _ = ec.pd.ecs.lock().push_back(ec.clone());
+        if ec.pd.is_dead() {
+            // The domain's contexts may have been killed before this one was among them.
+            return self.kill_ec(ec.clone());
+        }
         if ec.cpu() == self.id {
             self.adopt(ec);
         } else if let Some(remote) = self.kernel.remotes.get(ec.cpu()) {

@@ -60,6 +60,8 @@ pub struct Memory {
     guest: AtomicU64,
     lock: SpinLock<()>,
     pages: AtomicU64,
+    /// How far the host and the guest table have been taken apart at the end.
+    dismantled: [u64; 2],
     /// Counts changes of guest mappings; a vCPU that saw an older value flushes before it enters.
     generation: AtomicU64,
 }
@@ -105,6 +107,7 @@ impl Memory {
             guest: AtomicU64::new(0),
             lock: SpinLock::new(()),
             pages: AtomicU64::new(1),
+            dismantled: [0; 2],
             generation: AtomicU64::new(1),
         })
     }
@@ -127,6 +130,12 @@ impl Memory {
         let root = self.table()?;
         self.guest.store(root.0, SeqCst);
         Ok(root)
+    }
+
+    /// Whether guests of the domain have a table yet.
+    #[inline(always)]
+    pub fn has_guest_root(&self) -> bool {
+        self.guest.load(SeqCst) != 0
     }
 
     fn guest_root_if_made(&self) -> Option<Frame> {
@@ -350,6 +359,39 @@ fn allowed(kernel: &Kernel, frame: Frame) -> (Rights, u64) {
     let next = marks.chain([kernel.own.start, hip.0]).filter(|mark| *mark > frame.0).min();
     (Rights::ALL, next.map_or(1 << 40, |mark| mark - frame.0))
 }
+
+impl Memory {
+    /// Frees some of the tables, when nobody can use them any more; whether only the roots are left.
+    pub fn dismantle(&mut self) -> bool {
+        let (pool, host) = (self.pool, self.root);
+        let guest = self.guest_root_if_made();
+        let [at_host, at_guest] = &mut self.dismantled;
+        if !end_in_portions::<HostFormat>(pool, host, at_host) {
+            return false;
+        }
+        match guest {
+            None => true,
+            Some(root) if arch::guest_vendor() == arch::GuestVendor::Svm => {
+                end_in_portions::<NestedFormat>(pool, root, at_guest)
+            }
+            Some(root) => end_in_portions::<EptFormat>(pool, root, at_guest),
+        }
+    }
+}
+
+/// A portion of the end of a tree: frees a few tables; whether only the root is left.
+fn end_in_portions<F: logic::page_table::Format>(pool: &Pool, root: Frame, at: &mut u64) -> bool {
+    let tree = Tree::new(root, 2);
+    // Nobody has the tree loaded: there is nothing to flush. Whole leaves go, so no table is needed.
+    (0..ENDS).any(|_| clear::<F>(pool, tree, 0, USER_ORDER, at, LOOKS).is_ok_and(|step| step.done))
+}
+
+/// Tables freed in one portion of the end of a tree, at most.
+const ENDS: usize = 8;
+/// Table entries looked at to find one of them, at most.
+const LOOKS: u64 = 16;
+/// log2 of the pages in the user half of a tree.
+const USER_ORDER: u8 = 35;
 
 impl Drop for Memory {
     fn drop(&mut self) {

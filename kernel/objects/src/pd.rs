@@ -3,7 +3,7 @@
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use logic::Oom;
-use sync::{CapSpace, Counted, List, Pool, SpinLock};
+use sync::{CapSpace, Counted, Dismantle, List, Pool, SpinLock};
 
 use crate::ports::PortMaps;
 use crate::{Account, Charge, Ec, Memory, OwnedFrames};
@@ -34,6 +34,8 @@ pub struct Pd {
     /// The page behind the guest's local APIC, made when first asked for.
     pub access_page: SpinLock<Option<OwnedFrames>>,
     dead: AtomicBool,
+    /// How far its selectors have been taken apart at the end.
+    dismantled: u64,
     _charge: Charge,
 }
 
@@ -53,6 +55,7 @@ impl Pd {
             ecs: SpinLock::new(List::new()),
             access_page: SpinLock::new(None),
             dead: AtomicBool::new(false),
+            dismantled: 0,
             account,
             _charge: charge,
         })
@@ -72,6 +75,15 @@ impl Pd {
     /// Whether its creator's capability is gone.
     pub fn is_dead(&self) -> bool {
         self.dead.load(Relaxed)
+    }
+}
+
+/// Table entries of the object space looked at in one portion of a domain's end.
+const PORTION: usize = 256;
+
+impl Dismantle for Pd {
+    fn dismantle(&mut self) -> bool {
+        self.memory.dismantle() && self.objects.dismantle(&mut self.dismantled, PORTION)
     }
 }
 

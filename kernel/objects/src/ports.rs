@@ -239,12 +239,17 @@ impl PortMaps {
     fn set(&self, granted: &Granted, allow: bool) {
         let Granted { base, count, host, guest } = *granted;
         let change = |bits: &OwnedFrames| {
-            for port in base..base.saturating_add(count).min(PORTS) {
+            let end = base.saturating_add(count).min(PORTS);
+            let mut port = base;
+            while port < end {
+                // All bits of one word at once: the ports from here to the word's or the range's end.
+                let ports = (64 - port % 64).min(end - port);
+                let mask = (u64::MAX >> (64 - ports)) << (port % 64);
                 let page = bits.page_at(u64::from(port / (PAGE_SIZE as u32 * 8)));
                 let index = (port as usize % (PAGE_SIZE as usize * 8)) / 64;
-                let bit = 1u64 << (port % 64);
                 let word = page.word(index);
-                page.set_word(index, if allow { word & !bit } else { word | bit });
+                page.set_word(index, if allow { word & !mask } else { word | mask });
+                port += ports;
             }
         };
         if let (true, Some(map)) = (host, &self.host) {
@@ -262,8 +267,7 @@ impl PortMaps {
     }
 }
 
-/// Takes all ports back from a dead domain, and from everybody who got them from it.
-pub(crate) fn revoke_all(kernel: &Kernel, pd: &Pd) {
-    let mut tree = kernel.ports.lock();
-    while tree.revoke(pd.identity(), 0, PORTS, 0x1f, true).is_some() {}
+/// Takes one range of ports back from a dead domain, or from somebody who got it from there; whether there was one.
+pub(crate) fn revoke_one(kernel: &Kernel, pd: &Pd) -> bool {
+    kernel.ports.lock().revoke(pd.identity(), 0, PORTS, 0x1f, true).is_some()
 }

@@ -97,11 +97,16 @@ impl Remote {
         self.has_work.load(Relaxed)
     }
 
-    /// The CPU looks after everything now: all work that others left, if there is any.
+    /// The CPU looks after everything now: what is noted from here on is seen the next time.
+    #[inline(always)]
+    pub(crate) fn begin_care(&self) {
+        self.has_work.swap(false, SeqCst);
+    }
+
+    /// Takes all work that others left, if there is any; after [`Remote::begin_care`]: `leave` writes the two marks
+    /// in the opposite order, so what is not seen here is noted anew.
     #[inline]
     pub fn take_work(&self) -> Option<Work> {
-        // In this order, and the opposite one in `leave`: what is not seen here is noted anew.
-        self.has_work.swap(false, SeqCst);
         if !self.left.load(SeqCst) {
             return None;
         }

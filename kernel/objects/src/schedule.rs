@@ -316,11 +316,14 @@ impl Cpu {
         }
     }
 
-    /// Wakes everybody whose deadline has passed.
+    /// Wakes those whose deadline has passed, a few at once.
     pub fn expire(&mut self) {
         let now = arch::now();
-        while self.deadlines.first().is_some_and(|sc| sc.deadline.load(Relaxed) <= now) {
-            let Some(sc) = self.deadlines.pop_front() else { break };
+        for _ in 0..EXPIRED {
+            if self.deadlines.first().is_none_or(|sc| sc.deadline.load(Relaxed) > now) {
+                return;
+            }
+            let Some(sc) = self.deadlines.pop_front() else { return };
             sc.deadline.store(0, Relaxed);
             let sm = sc.cell.open(&mut self.key).and_then(|state| state.waiting.as_ref());
             // If somebody released it meanwhile it is in our inbox, with its status.
@@ -372,31 +375,46 @@ impl Cpu {
         self.ask_choice();
     }
 
-    /// Takes what others left: ready contexts, dead ones.
+    /// Takes some of what others left: ready contexts, dead ones. The rest waits for the next pass.
     #[inline(always)]
     pub fn take_inbox(&mut self) {
-        if let Some(work) = self.mine.take_work() {
+        self.mine.begin_care();
+        if self.inbox_has_more {
+            self.inbox_has_more = false;
+            // There may be still more with the others.
+            self.mine.note_work();
+            let work = core::mem::take(&mut self.inbox);
+            self.take(work);
+        } else if let Some(work) = self.mine.take_work() {
             self.take(work);
         }
     }
 
     #[inline(never)]
     fn take(&mut self, mut work: Work) {
-        while let Some(ec) = work.new_ecs.pop_front() {
-            self.adopt(&ec);
+        for _ in 0..INBOX {
+            if let Some(ec) = work.new_ecs.pop_front() {
+                self.adopt(&ec);
+            } else if let Some(sc) = work.ready.pop_front() {
+                let status = Status::from_u8(sc.wake_status.load(Relaxed)).unwrap_or(Status::Abort);
+                self.make_ready(sc, status);
+            } else if let Some(sc) = work.dead_scs.pop_front() {
+                self.take_off(&sc);
+            } else if let Some(ec) = work.dead_ecs.pop_front() {
+                self.bury(&ec);
+            } else if let Some(vcpu) = work.dead_vcpus.pop_front() {
+                self.retire(&vcpu);
+            } else {
+                return;
+            }
         }
-        while let Some(sc) = work.ready.pop_front() {
-            let status = Status::from_u8(sc.wake_status.load(Relaxed)).unwrap_or(Status::Abort);
-            self.make_ready(sc, status);
-        }
-        while let Some(sc) = work.dead_scs.pop_front() {
-            self.take_off(&sc);
-        }
-        while let Some(ec) = work.dead_ecs.pop_front() {
-            self.bury(&ec);
-        }
-        while let Some(vcpu) = work.dead_vcpus.pop_front() {
-            self.retire(&vcpu);
-        }
+        self.inbox = work;
+        self.inbox_has_more = true;
+        self.mine.note_work();
     }
 }
+
+/// What is taken from the inbox in one pass.
+const INBOX: usize = 16;
+/// Waits that end by their deadline in one pass; the timer fires again for the rest.
+const EXPIRED: usize = 16;

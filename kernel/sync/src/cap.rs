@@ -12,6 +12,8 @@
 //! lock in that object's header, and only ever one such lock at a time ([`Tree`]). A delegation thus costs no memory of its own.
 //! Leaf pages stay until their space is dropped.
 
+mod end;
+
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize};
@@ -25,6 +27,8 @@ use crate::{AnyCounted, AnyRef, Guard, Pool, Ref, Slab, Token};
 pub const SELECTORS: u64 = 1 << 26;
 
 const PERMISSIONS: u64 = 0x1f;
+/// Table entries that one search looks at, at most.
+const LOOKS: usize = 256;
 
 /// One selector's place.
 #[repr(C, align(64))]
@@ -134,10 +138,14 @@ impl CapSpace {
         Some(&leaf.0[selector as usize & 63])
     }
 
-    /// The first selector at or above `from` whose leaf page exists, with the number of selectors up to that page's end.
+    /// The first selector at or above `from` whose leaf page exists, with the number of selectors up to that page's end;
+    /// `None` if there is none. A search that takes long ends early, with the number 0: the caller goes on from there.
     pub fn next_page(&self, from: u64) -> Option<(u64, u64)> {
         let mut selector = from;
-        while selector < SELECTORS {
+        for _ in 0..LOOKS {
+            if selector >= SELECTORS {
+                return None;
+            }
             let Some(table) = follow(self.root.get((selector >> 24) as usize)?) else {
                 selector = ((selector >> 24) + 1) << 24;
                 continue;
@@ -151,7 +159,7 @@ impl CapSpace {
             }
             selector = ((selector >> 6) + 1) << 6;
         }
-        None
+        (selector < SELECTORS).then_some((selector, 0))
     }
 
     /// The slot of a selector, making its tables where missing. `pay` is asked before each frame is taken.

@@ -19,6 +19,7 @@ mod cap;
 mod cell;
 mod list;
 mod lock;
+mod once;
 mod page;
 mod pool;
 mod rcu;
@@ -30,10 +31,11 @@ pub use cap::{CapSlot, CapSpace, Capability, Creator, Removed, SELECTORS, Tree};
 pub use cell::{CpuCell, CpuKey};
 pub use list::List;
 pub use lock::{Guard, SpinLock};
+pub use once::Once;
 pub use page::SharedPage;
 pub use pool::Pool;
 pub use rcu::{Collected, Rcu, Token};
-pub use slab::{AnyCounted, AnyRef, Counted, Ref, Reserved, Slab};
+pub use slab::{AnyCounted, AnyRef, Counted, Dismantle, Ref, Reserved, Slab};
 
 /// The largest number of CPUs that one kernel drives (abi.md 1).
 pub const MAX_CPUS: usize = 128;

@@ -62,6 +62,15 @@ impl Header {
         self.links[0].next.store(next, Relaxed);
     }
 
+    /// Takes a portion of the value apart; whether nothing large is left and it can be dropped.
+    ///
+    /// # Safety
+    /// As for [`Header::free`], which must not have been called.
+    pub(crate) unsafe fn dismantle(node: *mut Header) -> bool {
+        // SAFETY: the caller's promise; the slab lives for ever.
+        unsafe { (*node).slab.dismantle.is_none_or(|portion| portion(node)) }
+    }
+
     /// Drops the value and returns the node to its slab.
     ///
     /// # Safety
@@ -89,6 +98,7 @@ struct Base {
     size: usize,
     order: u8,
     drop_value: unsafe fn(*mut Header),
+    dismantle: Option<unsafe fn(*mut Header) -> bool>,
 }
 
 struct Free {
@@ -136,6 +146,7 @@ impl<T: Send + Sync + 'static> Slab<T> {
                 size,
                 order,
                 drop_value: drop_value::<T>,
+                dismantle: None,
             },
             kind: PhantomData,
         }
@@ -156,7 +167,7 @@ impl<T: Send + Sync + 'static> Slab<T> {
         let mut free = self.base.free.lock();
         if free.head.is_null() {
             let memory = self.base.pool.alloc_raw(self.base.order)?;
-            let fit = (4096usize << self.base.order) / self.base.size;
+            let fit = (4096usize << self.base.order) / size_of::<Node<T>>();
             for i in 0..fit {
                 // SAFETY: the fresh memory holds `fit` nodes of this size, aligned since sizes are multiples of 32.
                 unsafe {
@@ -179,6 +190,28 @@ impl<T: Send + Sync + 'static> Slab<T> {
         free.live += 1;
         Ok(Reserved { node, kind: PhantomData })
     }
+}
+
+/// A value that holds so much that dropping it at once would take too long.
+pub trait Dismantle {
+    /// Takes a bounded portion of it apart: called before it is dropped, when nobody can reach it any more, until it
+    /// says that nothing large is left.
+    fn dismantle(&mut self) -> bool;
+}
+
+impl<T: Dismantle + Send + Sync + 'static> Slab<T> {
+    /// The same slab, whose objects end in portions.
+    pub const fn in_portions(mut self) -> Self {
+        self.base.dismantle = Some(dismantle_value::<T>);
+        self
+    }
+}
+
+/// # Safety
+/// `node` is a dead `Node<T>` with a value that nobody else can reach.
+unsafe fn dismantle_value<T: Dismantle>(node: *mut Header) -> bool {
+    // SAFETY: the caller's promise; `repr(C)` puts the header first.
+    unsafe { (*node.cast::<Node<T>>()).value.assume_init_mut() }.dismantle()
 }
 
 /// # Safety

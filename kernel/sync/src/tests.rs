@@ -283,10 +283,64 @@ fn spaces_give_their_pages_back() {
         space.lookup(1 << 26, &w.token).is_none() && space.lookup(u64::MAX, &w.token).is_none()
     );
     assert_eq!(space.next_page(65), Some((65, 63)));
-    assert_eq!(space.next_page(0x8040), Some(((1 << 26) - 64, 64)));
+    let mut at = 0x8040;
+    let found = loop {
+        match space.next_page(at) {
+            Some((next, 0)) => at = next,
+            found => break found,
+        }
+    };
+    assert_eq!(found, Some(((1 << 26) - 64, 64)));
     assert_eq!(before - w.pool.free_frames(), space.pages());
     drop(space);
     assert_eq!(w.pool.free_frames(), before);
+}
+
+#[test]
+fn a_space_ends_in_portions() {
+    let w = world();
+    let before = w.pool.free_frames();
+    let mut space = CapSpace::new(w.pool);
+    for selector in (0..40 * 64).step_by(64).chain([0x8000, 1 << 20, 1 << 24, (1 << 26) - 1]) {
+        assert!(space.ensure(selector, || Ok(())).is_ok());
+    }
+    let (mut cursor, mut portions, mut free) = (0, 0, w.pool.free_frames());
+    while !space.dismantle(&mut cursor, 256) {
+        portions += 1;
+        assert!(w.pool.free_frames() - free <= 6, "one portion is small");
+        free = w.pool.free_frames();
+    }
+    assert!((10..100).contains(&portions), "{portions}");
+    assert_eq!(w.pool.free_frames(), before);
+    drop(space);
+    assert_eq!(w.pool.free_frames(), before);
+}
+
+/// An object of several parts.
+struct Large(u32);
+
+impl crate::Dismantle for Large {
+    fn dismantle(&mut self) -> bool {
+        self.0 -= 1;
+        self.0 == 0
+    }
+}
+
+#[test]
+fn a_large_object_ends_in_portions() {
+    let mut w = world();
+    let slab: &'static Slab<Large> =
+        Box::leak(Box::new(Slab::<Large>::new(w.pool, w.rcu).in_portions()));
+    drop(slab.reserve().unwrap().fill(Large(5)));
+    assert_ne!(w.rcu.collect(8), crate::Collected::Nothing);
+    w.rcu.quiesce(&mut w.token);
+    for _ in 0..4 {
+        assert_eq!(w.rcu.collect(8), crate::Collected::More);
+        assert_eq!(slab.live(), 1);
+        assert!(w.rcu.has_dead());
+    }
+    assert_eq!(w.rcu.collect(8), crate::Collected::More);
+    assert_eq!(slab.live(), 0);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use objects::{Cpu, Ec, Kind, Kp, Pd, Trust};
 use sync::{AnyCounted, CapSlot, Token};
 
 use crate::authority::{caller, domain, free_selector, held};
-use crate::{Outcome, Status::Success, Words, oom, transfer};
+use crate::{Outcome, Status::Success, Words, oom, revoke, transfer};
 
 /// The slot for a new capability, made if its table is missing: the last thing that can fail.
 fn slot(pd: &Pd, selector: Selector) -> Result<&CapSlot, Status> {
@@ -29,7 +29,8 @@ fn place(
     }
 }
 
-/// 2: a protection domain. The object range of the caller's CRD goes to its selectors from 0 on.
+/// 2: a protection domain. The object range of the caller's CRD goes to its selectors from 0 on, in steps; nobody
+/// else can name the domain until then.
 pub fn create_pd(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let CreatePd { sel, passthrough, parent, crd } = CreatePd::decode(words);
     let (parent, permissions) = domain(cpu, token, parent)?;
@@ -38,9 +39,22 @@ pub fn create_pd(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let slot = slot(&own, sel)?;
     let passthrough = passthrough && parent.trust.passthrough;
     let trust = Trust { privileged: false, passthrough };
-    let pd = cpu.kernel.make_pd(&parent.account, trust).map_err(oom)?;
+    let begun = cpu.state().and_then(|state| state.making.take());
+    let pd = match begun {
+        Some(pd) => pd,
+        None => cpu.kernel.make_pd(&parent.account, trust).map_err(oom)?,
+    };
     if crd.kind() == CrdKind::Object {
-        transfer::objects_now(&own, &pd, crd, token)?;
+        let mut cursor = cpu.state().map_or(0, |state| state.cursor);
+        if !transfer::first_objects(&own, &pd, crd, token, &mut cursor)? {
+            if let Some(state) = cpu.state() {
+                state.making = Some(pd);
+            }
+            return revoke::again(cpu, Some(cursor));
+        }
+        if let Some(state) = cpu.state() {
+            state.cursor = 0;
+        }
     }
     place(&own, slot, sel, pd.erase(), permissions)
 }

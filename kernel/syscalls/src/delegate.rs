@@ -25,12 +25,7 @@ pub fn pd_ctrl(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
             let (crd, flags) = match step {
                 Ok(Step::More) => return revoke::again(cpu, Some(cursor)),
                 Ok(Step::Done { crd, flags }) => (crd, flags),
-                Err(refused) => {
-                    if let Some(state) = cpu.state() {
-                        state.cursor = 0;
-                    }
-                    return Err(refused);
-                }
+                Err(refused) => return Err(refused),
             };
             if let Some(state) = cpu.state() {
                 state.thread.registers.rdx = crd.0;

@@ -6,7 +6,7 @@ use objects::{Cpu, Ec, EcState, Entered, Help, Passed, Pt, Resume};
 use sync::{Ref, SharedPage, Token};
 
 use crate::authority::named;
-use crate::ipc::{Windows, transfer_items, with_ends};
+use crate::ipc::with_ends;
 
 /// RFLAGS bits a handler may set: carry to overflow, trap, direction, alignment check, ID. Interrupts are always on.
 const FLAGS_OF_USER: u64 = 0x0024_0dd5;
@@ -144,29 +144,19 @@ pub fn deliver_reply(mine: &Ec, state: &mut EcState) -> Passed {
     Passed::All
 }
 
-/// An answer with typed items or FPU registers, before the handler parks.
+/// An answer with FPU registers or after typed items, before the handler parks.
 #[cold]
 #[inline(never)]
-pub fn reply(cpu: &mut Cpu, token: &Token) {
+pub fn reply(cpu: &mut Cpu) {
     let mut mtd = Mtd::NONE;
-    let mut address = 0;
-    let mut items = 0;
     cpu.with_caller(|mine, _, _, state| {
         let utcb = mine.utcb();
-        items = utcb.read_u64(offset::ITEMS) as u32;
         mtd = Mtd(utcb.read_u64(offset::MTD) as u32);
-        address = state.fault_address;
         read_answer(utcb, mtd, state);
     });
     if mtd.contains(Mtd::FPU) {
         cpu.depart();
         with_ends(cpu, |_, mine, theirs| theirs.copy_fpu(mine));
-    }
-    if items >> 16 != 0 {
-        with_ends(cpu, |cpu, mine, theirs| {
-            let windows = Windows::Around(address);
-            transfer_items(cpu, token, &mine.pd, mine.utcb(), &theirs.pd, windows, items);
-        });
     }
 }
 

@@ -1,17 +1,14 @@
 //! call and reply (abi.md 8).
 
+use abi::Status;
 use abi::args::{CallPortal, Reply};
 use abi::cap::{PT_CALL, SM_DOWN};
-use abi::crd::ItemMeta;
-use abi::utcb::{MAX_TYPED, MESSAGE_WORDS, offset};
-use abi::{Crd, Status};
-use objects::{Cpu, Ec, Entered, Help, Passed, Pd, Pt, Resume, Sm};
-use sync::{Counted, Ref, SharedPage, Token};
+use abi::utcb::{MESSAGE_WORDS, offset};
+use objects::{Cpu, Ec, Entered, Help, Passed, Pt, Resume, Sm};
+use sync::{Ref, SharedPage, Token};
 
 use crate::authority::{held, named};
-use crate::event;
-use crate::transfer::{Giver, Step, item};
-use crate::{Outcome, Verdict, answer};
+use crate::{Outcome, Verdict, answer, event, items};
 
 const _: () = assert!(offset::MESSAGE == 8 * SharedPage::MESSAGE, "where copy_message begins");
 
@@ -25,23 +22,17 @@ pub fn call(cpu: &mut Cpu, token: &Token, first: u64) {
     let mut items = 0;
     let entered = cpu.enter_portal(find, Resume::AwaitReply, |_, mine, _, theirs| {
         items = copy_message(mine.utcb(), theirs.utcb());
-        if items >> 16 == 0 { Passed::All } else { Passed::More }
+        Passed::All
     });
     match entered {
-        Entered::Running => {}
+        Entered::Running => {
+            if items >> 16 != 0 {
+                items::begin(cpu, token, Resume::ReceiveItems, items);
+            }
+        }
         Entered::Nowhere => refuse(cpu, Status::BadCap),
-        Entered::More(pt) => call_with_items(cpu, token, pt, items),
-        Entered::Refused(pt) => busy(cpu, pt, nonblocking),
+        Entered::More(pt) | Entered::Refused(pt) => busy(cpu, pt, nonblocking),
     }
-}
-
-/// A call whose message, already copied, has typed items.
-#[inline(never)]
-fn call_with_items(cpu: &mut Cpu, token: &Token, pt: &Pt, items: u32) {
-    let Some(current) = &cpu.current else { return };
-    let (from, page) = (current.pd.clone(), current.utcb());
-    transfer_items(cpu, token, &from, page, &pt.ec.pd, Windows::Page(pt.ec.utcb()), items);
-    cpu.enter_portal(|_| Some(pt), Resume::AwaitReply, |_, _, _, _| Passed::All);
 }
 
 /// A status other than success.
@@ -78,53 +69,6 @@ fn copy_message(from: &SharedPage, to: &SharedPage) -> u32 {
     items as u32
 }
 
-/// Where a receiver's windows stand.
-pub enum Windows<'a> {
-    /// In its UTCB; results are written there.
-    Page(&'a SharedPage),
-    /// Only memory, wherever the hotspot says in the 8 TiB around an address (exception replies).
-    Around(u64),
-}
-
-/// Moves all typed items of a message. An item that cannot be moved gives a null CRD.
-pub fn transfer_items(
-    cpu: &mut Cpu,
-    token: &Token,
-    from: &Counted<Pd>,
-    page: &SharedPage,
-    to: &Counted<Pd>,
-    windows: Windows<'_>,
-    items: u32,
-) {
-    let giver = Giver { pd: from, privileged: from.trust.privileged };
-    let count = ((items >> 16) as usize).min(MAX_TYPED);
-    for number in 0..count {
-        let at = offset::TYPED - number * 16;
-        let (send, meta) = (Crd(page.read_u64(at)), ItemMeta(page.read_u64(at + 8)));
-        let doors = match windows {
-            Windows::Page(utcb) => (
-                Crd(utcb.read_u64(offset::TRANSLATE_WINDOW)),
-                Crd(utcb.read_u64(offset::DELEGATE_WINDOW)),
-            ),
-            Windows::Around(address) => {
-                (Crd::NULL, Crd::memory(address >> 12 & !0x7fff_ffff, 31, 7))
-            }
-        };
-        let mut cursor = 0;
-        let (crd, flags) = loop {
-            match item(cpu, token, &giver, to, send, meta, doors, &mut cursor) {
-                Ok(Step::More) => {}
-                Ok(Step::Done { crd, flags }) => break (crd, flags),
-                Err(_) => break (Crd::NULL, meta.flags()),
-            }
-        };
-        if let Windows::Page(utcb) = windows {
-            utcb.write_u64(at, crd.0);
-            utcb.write_u64(at + 8, flags);
-        }
-    }
-}
-
 /// 1: ends a service. `first` is the call's first word.
 #[inline(always)]
 pub fn reply(cpu: &mut Cpu, token: &Token, first: u64) {
@@ -151,27 +95,29 @@ pub fn reply(cpu: &mut Cpu, token: &Token, first: u64) {
     }
 }
 
-/// A reply with more than words, or to nobody.
+/// A reply with more than words or registers (`items` is a message's items word), or to nobody.
+#[cold]
 #[inline(never)]
 fn reply_more(cpu: &mut Cpu, token: &Token, left: objects::Reply, items: u32) {
-    let event = cpu.with_caller(|_, _, _, state| {
-        let waits = matches!(state.resume, Resume::AwaitReply);
-        if waits {
-            state.resume = Resume::User;
-        }
-        !waits
-    });
-    match event {
-        Some(true) => event::reply(cpu, token),
-        Some(false) => with_ends(cpu, |cpu, mine, theirs| {
-            let windows = Windows::Page(theirs.utcb());
-            transfer_items(cpu, token, &mine.pd, mine.utcb(), &theirs.pd, windows, items);
-        }),
-        None => {}
+    if left == objects::Reply::NoCaller {
+        return cpu.kill_current("reply without a caller");
     }
-    if left == objects::Reply::NoCaller
-        || cpu.leave_portal(|_, _, _| Passed::All) == objects::Reply::NoCaller
-    {
+    let items = cpu.with_caller(|mine, _, _, state| match state.resume {
+        Resume::AwaitReply => items,
+        _ => mine.utcb().read_u32(offset::ITEMS),
+    });
+    match items {
+        Some(items) if items >> 16 != 0 => items::begin(cpu, token, Resume::SendItems, items),
+        _ => {
+            event::reply(cpu);
+            leave(cpu);
+        }
+    }
+}
+
+/// The serving thread parks; without a caller it dies.
+pub fn leave(cpu: &mut Cpu) {
+    if cpu.leave_portal(|_, _, _| Passed::All) == objects::Reply::NoCaller {
         cpu.kill_current("reply without a caller");
     }
 }

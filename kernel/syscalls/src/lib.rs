@@ -16,6 +16,7 @@ mod delegate;
 mod event;
 mod interrupts;
 mod ipc;
+mod items;
 mod machine;
 mod pages;
 mod quota;
@@ -29,6 +30,7 @@ use objects::Cpu;
 use sync::Token;
 
 pub use event::raise;
+pub use items::go_on as move_items;
 
 /// How a call goes on.
 #[must_use]
@@ -61,7 +63,7 @@ type Words = abi::args::Words;
 #[inline(always)]
 pub fn handle(cpu: &mut Cpu, token: &Token, first: u64) {
     let Ok(call) = Call::from_word(first) else {
-        return answer(cpu, Err(Status::BadHyp));
+        return no_such_call(cpu);
     };
     match call {
         Call::Call => ipc::call(cpu, token, first),
@@ -87,8 +89,16 @@ pub fn handle(cpu: &mut Cpu, token: &Token, first: u64) {
         Call::QuotaGive => serve(cpu, token, quota::quota_give),
         Call::QuotaRead => serve(cpu, token, quota::quota_read),
         Call::VcpuRunExt | Call::GuestSpace | Call::Statistics | Call::Log => {
-            answer(cpu, Err(Status::BadHyp));
+            no_such_call(cpu);
         }
+    }
+}
+
+/// It has no steps, so nothing of it is left behind.
+#[inline(always)]
+fn no_such_call(cpu: &mut Cpu) {
+    if let Some(state) = cpu.state() {
+        state.thread.registers.rdi = Status::BadHyp as u64;
     }
 }
 
@@ -107,11 +117,23 @@ fn serve(cpu: &mut Cpu, token: &Token, call: impl FnOnce(&mut Cpu, &Token, Words
 fn answer(cpu: &mut Cpu, outcome: Outcome) {
     let status = match outcome {
         Ok(Verdict::Done) => return,
-        Ok(Verdict::Answer(status)) | Err(status) => status,
+        Ok(Verdict::Answer(status)) => status,
+        Err(status) => refused(cpu, status),
     };
     if let Some(state) = cpu.state() {
         state.thread.registers.rdi = status as u64;
     }
+}
+
+/// A call that was refused between two steps leaves no cursor behind for the next one.
+#[cold]
+#[inline(never)]
+fn refused(cpu: &mut Cpu, status: Status) -> Status {
+    if let Some(state) = cpu.state() {
+        state.cursor = 0;
+        state.making = None;
+    }
+    status
 }
 
 /// Memory ran out.

@@ -4,7 +4,7 @@ use abi::args::Revoke;
 use abi::cap::ALL;
 use abi::{CrdKind, Status};
 use logic::addr::{is_user_block, units};
-use objects::{Cpu, Pd, Resume, Target};
+use objects::{Cpu, EFFORT, Effort, Pd, Resume, Target};
 use sync::{Counted, SELECTORS, Token};
 
 use crate::authority::{caller, domain};
@@ -12,8 +12,12 @@ use crate::{Outcome, Verdict, Words};
 
 /// Table entries visited in one step.
 const BUDGET: u64 = 256;
-/// Capabilities taken back in one step.
-const CAPABILITIES: usize = 32;
+/// The cursor of a call that only waits for the dead.
+const END: u64 = 1 << 50;
+/// Orders of ranges that are revoked from both tables in one step.
+const SMALL: u8 = 6;
+/// Port nodes taken back in one step.
+const NODES: u32 = 8;
 /// Where the cursor says that the guest table is being cleared.
 const GUEST_PART: u64 = 1 << 40;
 
@@ -22,6 +26,10 @@ pub fn revoke(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let Revoke { own, remote, crd, pd } = Revoke::decode(words);
     let pd = if remote { domain(cpu, token, pd)?.0 } else { caller(cpu)? };
     let cursor = cpu.state().map_or(0, |state| state.cursor);
+    if cpu.has_dying() {
+        // The loop takes the dead apart; what they hold may be part of what is revoked here.
+        return again(cpu, Some(cursor));
+    }
     let next = match crd.kind() {
         CrdKind::Null => None,
         CrdKind::Memory => {
@@ -35,13 +43,19 @@ pub fn revoke(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
             let (first, count) =
                 (first.min(1 << 16) as u32, units(crd.order()).min(1 << 16) as u32);
             let mut tree = cpu.kernel.ports.lock();
-            let more = tree.revoke(pd.identity(), first, count, crd.perms(), own).is_some();
-            more.then_some(0)
+            // Most revokes find one node: the last round, which finds none, belongs to the same step.
+            let mut left = NODES;
+            while left > 0 && tree.revoke(pd.identity(), first, count, crd.perms(), own).is_some() {
+                left -= 1;
+            }
+            (left == 0).then_some(0)
         }
         CrdKind::Object => {
             objects(cpu, token, &pd, crd.base(), crd.order(), crd.perms(), own, cursor)
         }
     };
+    // What died by this is taken apart before the call returns.
+    let next = next.or_else(|| cpu.has_dying().then_some(END));
     again(cpu, next)
 }
 
@@ -68,22 +82,23 @@ fn memory(
     order: u8,
     cursor: u64,
 ) -> Result<Option<u64>, Status> {
-    let (target, base) =
-        if cursor < GUEST_PART { (Target::Host, 0) } else { (Target::Guest, GUEST_PART) };
+    let host = cursor < GUEST_PART;
+    let (target, base) = if host { (Target::Host, 0) } else { (Target::Guest, GUEST_PART) };
     let mut at = cursor - base;
     let progress = pd.memory.unmap(target, page, order, &mut at, BUDGET);
     cpu.settle(pd.identity(), &progress);
     if progress.oom {
-        if let Some(state) = cpu.state() {
-            state.cursor = 0;
-        }
         return Err(Status::Oom);
     }
-    Ok(match (progress.done, target) {
-        (false, _) => Some(base + at),
-        (true, Target::Host) => Some(GUEST_PART),
-        (true, Target::Guest) => None,
-    })
+    if !progress.done {
+        return Ok(Some(base + at));
+    }
+    let guest_too = host && pd.memory.has_guest_root();
+    if guest_too && order <= SMALL {
+        // One table entry or a few: not worth a step of its own.
+        return memory(cpu, pd, page, order, GUEST_PART);
+    }
+    Ok(guest_too.then_some(GUEST_PART))
 }
 
 #[allow(clippy::too_many_arguments, reason = "the arguments of revoke")]
@@ -100,16 +115,24 @@ fn objects(
     let first = base & !(units(order) - 1);
     let end = first.saturating_add(units(order)).min(SELECTORS);
     let mut at = first.saturating_add(cursor);
-    let mut left = CAPABILITIES;
+    let mut left = EFFORT;
     while at < end {
-        let (selector, _) = pd.objects.next_page(at)?;
+        let (selector, count) = pd.objects.next_page(at)?;
         if selector >= end {
             return None;
         }
+        if count == 0 {
+            return Some(selector - first);
+        }
         at = selector;
         if let Some(slot) = pd.objects.slot(selector) {
-            while cpu.revoke_step(slot, permissions & ALL, own, token) {
-                left = left.saturating_sub(1);
+            loop {
+                let effort = cpu.revoke_step(slot, permissions & ALL, own, token);
+                if effort != Effort::Capability {
+                    left = left.saturating_sub(effort.cost() - 1);
+                    break;
+                }
+                left -= 1;
                 if left == 0 {
                     return Some(at - first);
                 }

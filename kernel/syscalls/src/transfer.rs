@@ -10,8 +10,16 @@ use sync::{Counted, SELECTORS, Token, Tree};
 
 use crate::oom;
 
-/// Table entries visited, or capabilities given, in one step.
+/// Table entries visited in one step.
 const BUDGET: u64 = 256;
+/// Capabilities given in one step.
+const CAPABILITIES: usize = 32;
+/// What a new page of selectors counts as: it has to be zeroed.
+const NEW_PAGE: usize = 8;
+/// Bit of a cursor: something was given.
+const GIVEN: u64 = 1 << 63;
+/// Bit of a cursor: this is not the first step.
+const BEGUN: u64 = 1 << 62;
 /// Where a cursor counts the pages of the guest table.
 const GUEST_PART: u64 = 1 << 40;
 
@@ -48,6 +56,9 @@ pub fn item(
     windows: (Crd, Crd),
     cursor: &mut u64,
 ) -> Result<Step, Status> {
+    if to.is_dead() {
+        return Err(Status::BadCap);
+    }
     let (translate_window, delegate_window) = windows;
     let flags = meta.flags();
     let mut fell_back = 0;
@@ -81,7 +92,10 @@ pub fn item(
             Some(crd) => crd,
             None => return Ok(Step::More),
         },
-        CrdKind::Port => ports(cpu, giver.pd, kernel, to, what, meta)?,
+        CrdKind::Port => match ports(cpu, giver.pd, kernel, to, what, meta, cursor)? {
+            Some(crd) => crd,
+            None => return Ok(Step::More),
+        },
         CrdKind::Null => Crd::NULL,
     };
     Ok(Step::Done { crd, flags })
@@ -143,18 +157,19 @@ fn objects(
     token: &Token,
     cursor: &mut u64,
 ) -> Result<Option<Crd>, Status> {
-    /// Bit of the cursor that remembers that something was given.
-    const GIVEN: u64 = 1 << 63;
     let count = units(what.order);
     let mut steps = 0;
-    let mut at = *cursor & !GIVEN;
+    let mut at = *cursor & !(GIVEN | BEGUN);
     while at < count {
-        let Some((selector, _)) = from.objects.next_page(what.source.saturating_add(at)) else {
-            break;
-        };
+        let next = from.objects.next_page(what.source.saturating_add(at));
+        let Some((selector, slots)) = next else { break };
         at = selector.saturating_sub(what.source);
         if at >= count {
             break;
+        }
+        if slots == 0 {
+            *cursor = *cursor & GIVEN | BEGUN | at;
+            return Ok(None);
         }
         let occupied = from.objects.slot(selector).filter(|slot| !slot.is_free());
         let target = what.destination.saturating_add(at);
@@ -162,7 +177,9 @@ fn objects(
         if let Some(slot) = occupied
             && target < SELECTORS
         {
+            let pages = to.objects.pages();
             let place = to.objects.ensure(target, || to.account.take(PAGE_SIZE)).map_err(oom)?;
+            steps += (to.objects.pages() - pages) * NEW_PAGE;
             if let Some(tree) = Tree::lock(slot, token)
                 && tree.delegate(place, what.perms, &to.objects, target)
             {
@@ -170,23 +187,28 @@ fn objects(
             }
         }
         steps += 1;
-        if steps == BUDGET / 8 && at < count {
-            *cursor = *cursor & GIVEN | at;
+        if steps >= CAPABILITIES && at < count {
+            *cursor = *cursor & GIVEN | BEGUN | at;
             return Ok(None);
         }
     }
     Ok(Some(if *cursor & GIVEN != 0 { what.result() } else { Crd::NULL }))
 }
 
-/// Gives a range of objects to a new domain, from selector 0 on, all at once (create_pd).
-pub fn objects_now(from: &Pd, to: &Pd, crd: Crd, token: &Token) -> Result<(), Status> {
+/// One step of giving a range of objects to a new domain, from selector 0 on (create_pd); whether it is done.
+pub fn first_objects(
+    from: &Pd,
+    to: &Pd,
+    crd: Crd,
+    token: &Token,
+    cursor: &mut u64,
+) -> Result<bool, Status> {
     let receive = Crd::objects(0, crd.order(), 0x1f);
-    let Some(what) = window(crd, receive, 0) else { return Ok(()) };
-    let mut cursor = 0;
-    while objects(from, to, what, token, &mut cursor)?.is_none() {}
-    Ok(())
+    let Some(what) = window(crd, receive, 0) else { return Ok(true) };
+    Ok(objects(from, to, what, token, cursor)?.is_some())
 }
 
+/// One step: prepares the receiver's bitmaps, or gives one of the giver's ranges.
 fn ports(
     cpu: &mut Cpu,
     from: &Counted<Pd>,
@@ -194,59 +216,50 @@ fn ports(
     to: &Counted<Pd>,
     what: Transfer,
     meta: ItemMeta,
-) -> Result<Crd, Status> {
+    cursor: &mut u64,
+) -> Result<Option<Crd>, Status> {
     let (host, guest) = (!meta.contains(ItemMeta::NO_HOST), meta.contains(ItemMeta::GUEST));
     let giver = if kernel { 0 } else { from.identity() };
     let base = what.source.min(1 << 16) as u32;
     let count = units(what.order).min(u64::from((1u32 << 16) - base)) as u32;
-    let mut entry = None;
-    let given = grant(cpu.kernel, to, (giver, base, count), what.perms, (host, guest), &mut entry);
-    if let Some(entry) = entry {
+    let after = (*cursor as u32).max(base);
+    let next = cpu.kernel.ports.lock().next_source(giver, base, count, after);
+    let Some((first, length)) = next else {
+        return Ok(Some(if *cursor & GIVEN != 0 { what.result() } else { Crd::NULL }));
+    };
+    let fresh = to.ports.lock().prepare(cpu.kernel.pool, &to.account, host, guest).map_err(oom)?;
+    if let Some(entry) = fresh {
         cpu.hang_ports(to, entry);
+    } else if grant(cpu.kernel, to, (giver, first, length), what.perms, (host, guest))? {
+        *cursor = GIVEN | u64::from(first + length);
+    } else {
+        *cursor = *cursor & GIVEN | u64::from(first + length);
     }
-    Ok(if given? { what.result() } else { Crd::NULL })
+    *cursor |= BEGUN;
+    Ok(None)
 }
 
-/// Gives every node of `giver` in the range; whether there was any. `entry` is the new bitmap's root entry, if one
-/// was made, also where memory then ran out.
+/// Gives a part of one node of `giver`; whether there was anything to give.
 fn grant(
     kernel: &'static objects::Kernel,
     to: &Counted<Pd>,
-    (giver, base, count): (u64, u32, u32),
+    (giver, first, length): (u64, u32, u32),
     most: u8,
     (host, guest): (bool, bool),
-    entry: &mut Option<u64>,
 ) -> Result<bool, Status> {
     let mut tree = kernel.ports.lock();
-    let (mut after, mut given) = (base, false);
-    while let Some((first, length)) = tree.next_source(giver, base, count, after) {
-        after = first + length;
-        let Some((depth, has)) = tree.source(giver, first) else { continue };
-        let permissions = has & most;
-        if permissions == 0 || tree.is_taken(to.identity(), first, length) {
-            continue;
-        }
-        let bytes = kernel.port_nodes.object_bytes() as u64;
-        let charge = objects::Account::charge(&to.account, bytes).map_err(oom)?;
-        let place = kernel.port_nodes.reserve().map_err(oom)?;
-        let fresh = to.ports.lock().prepare(kernel.pool, &to.account, host, guest).map_err(oom)?;
-        *entry = fresh.or(*entry);
-        tree.insert(
-            giver,
-            place.fill(PortNode::new(
-                Some(to.clone()),
-                first,
-                length,
-                depth + 1,
-                host,
-                guest,
-                permissions,
-                Some(charge),
-            )),
-        );
-        given = true;
+    let Some((depth, has)) = tree.source(giver, first) else { return Ok(false) };
+    let permissions = has & most;
+    if permissions == 0 || tree.is_taken(to.identity(), first, length) {
+        return Ok(false);
     }
-    Ok(given)
+    let bytes = kernel.port_nodes.object_bytes() as u64;
+    let charge = objects::Account::charge(&to.account, bytes).map_err(oom)?;
+    let place = kernel.port_nodes.reserve().map_err(oom)?;
+    let pd = Some(to.clone());
+    let node = PortNode::new(pd, first, length, depth + 1, host, guest, permissions, Some(charge));
+    tree.insert(giver, place.fill(node));
+    Ok(true)
 }
 
 /// The receiver's own name for what the item means, or null (abi.md 6.3).

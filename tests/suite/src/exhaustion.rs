@@ -1,7 +1,6 @@
 //! Kernel memory: running out is an answer, and what dies comes back.
 
 use crate::world::{NOTHING, PD, World, thread_args};
-use abi::Call;
 use abi::args::{CreateEc, CreatePt, CreateSc};
 use rt::sync::sleep_us;
 use rt::{Crd, Mtd, Selector, Status, calls, selectors};
@@ -42,7 +41,7 @@ pub fn run(world: &mut World) {
 
 /// Bytes of kernel memory charged to the suite's domain.
 fn used() -> Result<u64, Status> {
-    calls::invoke([Call::QuotaRead.word(0, PD), 0, 0, 0, 0]).map(|out| out.rsi)
+    calls::quota_read(PD).map(|(used, _)| used)
 }
 
 /// Many lives, and time for the kernel to bury them.

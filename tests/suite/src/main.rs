@@ -10,6 +10,7 @@
 
 extern crate alloc;
 
+mod by_call;
 mod convention;
 mod create;
 mod delegate;
@@ -21,6 +22,7 @@ mod interrupts;
 mod ipc;
 mod kernel_page;
 mod machine;
+mod pairs;
 mod portal;
 mod processors;
 mod revoke;
@@ -58,8 +60,10 @@ const FAMILIES: &[(&str, Family)] = &[
     ("interrupts", interrupts::run),
     ("domain", domain::run),
     ("vcpu", vcpu::run),
+    ("by_call", by_call::run),
     ("fuzz", fuzz::run),
     ("exhaustion", exhaustion::run),
+    ("pairs", pairs::run),
 ];
 
 /// Runs first on the machine.

@@ -1,13 +1,14 @@
 //! From hello to the console.
-use crate::guest::{Maker, Running};
+use crate::cell::{Cell, Maker};
 use crate::loader;
 use crate::serial::Serial;
 use crate::terminal::Terminal;
-use abi::PAGE_SIZE;
 use abi::cap::MEM_R;
 use abi::hip::{FLAG_SVM, FLAG_VMX};
+use abi::{PAGE_SIZE, Selector};
 use alloc::string::String;
 use alloc::vec::Vec;
+use lifecycle::State;
 use root::console::Console;
 use root::manifest::{self, Guest};
 use root::modules::{self, Module};
@@ -53,26 +54,19 @@ fn console(boot: Boot) {
         rt::println!("root: no semaphore for the console");
         return;
     };
-    let (guests, others) = match wanted(&boot, &modules) {
-        Ok(wanted) => {
-            let mut maker = Maker {
-                boot,
-                pool: &mut pool,
-                modules: &modules,
-                wake_root: wake.selector(),
-                wall_clock: wall_clock(),
-            };
-            start_all(&mut maker, wanted)
-        }
+    let mut maker = Maker { boot, pool: &mut pool, modules: &modules, wall_clock: wall_clock() };
+    let guests = match wanted(&boot, &modules) {
+        Ok(wanted) => start_all(&mut maker, wanted, wake.selector()),
         Err(why) => {
             rt::println!("root: {why}");
-            (Vec::new(), Vec::new())
+            Vec::new()
         }
     };
-    let home = (guests.len() == 1).then_some(0);
+    let running = |guest: &Cell| guest.state != State::Unknown;
+    let home = guests.iter().position(running).filter(|_| guests.len() == 1);
     let serial = Serial::new(&boot, &wake);
     let console = Console::new(home);
-    Terminal { boot, serial, wake, guests, others, console }.serve();
+    Terminal { maker, serial, wake, guests, console }.serve();
 }
 
 /// The guests of the manifest, if this machine can run guests at all.
@@ -91,26 +85,23 @@ fn wanted(boot: &Boot, modules: &[Module]) -> Result<Vec<Guest>, String> {
     Ok(guests)
 }
 
-fn start_all(maker: &mut Maker, wanted: Vec<Guest>) -> (Vec<Running>, Vec<String>) {
-    let mut running = Vec::new();
-    let mut others = Vec::new();
+/// Seats for all guests; those that want it start.
+fn start_all(maker: &mut Maker<'_>, wanted: Vec<Guest>, wake: Selector) -> Vec<Cell> {
+    let mut cells = Vec::new();
     for guest in wanted {
-        if !guest.autostart {
-            others.push(guest.name);
-            continue;
-        }
-        match maker.start(&guest) {
-            Ok(guest) => {
-                rt::println!("root: guest {} started", guest.name);
-                running.push(guest);
-            }
-            Err(why) => {
-                rt::println!("root: guest {} not started: {why}", guest.name);
-                others.push(guest.name);
-            }
+        let (name, autostart) = (guest.name.clone(), guest.autostart);
+        let started = Cell::new(guest, maker, wake).and_then(|mut cell| {
+            let started = if autostart { cell.start(maker) } else { Ok(()) };
+            cells.push(cell);
+            started
+        });
+        match started {
+            Ok(()) if autostart => rt::println!("root: guest {name} started"),
+            Ok(()) => {}
+            Err(why) => rt::println!("root: guest {name} not started: {why}"),
         }
     }
-    (running, others)
+    cells
 }
 
 /// The CMOS clock at ports 0x70 and 0x71; 0 if it cannot be read.

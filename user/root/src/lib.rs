@@ -7,6 +7,7 @@
 
 extern crate alloc;
 
+pub mod command;
 pub mod console;
 pub mod manifest;
 pub mod modules;

@@ -1,10 +1,10 @@
 //! Pages into another domain: fresh memory, a program's segments, shared pages.
 use abi::cap::{MEM_R, MEM_RW, MEM_RWX, MEM_W, MEM_X};
 use abi::crd::ItemMeta;
-use abi::{Crd, PAGE_BITS, PAGE_SIZE, Selector, TypedItem};
-use alloc::boxed::Box;
+use abi::{Crd, PAGE_BITS, PAGE_SIZE, Selector, Status, TypedItem};
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
 use root::pool::Pool;
 use root::program::{self, Segment};
 use rt::memory::{Window, blocks};
@@ -61,40 +61,59 @@ pub fn fresh(pool: &mut Pool, bytes: u64) -> Result<(u64, Window), String> {
     Ok((physical, window))
 }
 
-/// A zeroed page that this program and a domain share; the window stays.
+/// Fills memory that nobody uses with zeros.
 ///
 /// # Errors
 /// A sentence.
-pub fn shared_page(
-    pool: &mut Pool,
-    pd: Selector,
-    address: u64,
-    rights: u8,
-) -> Result<&'static Window, String> {
-    let (physical, window) = fresh(pool, PAGE_SIZE)?;
-    give(pd, physical, PAGE_SIZE, address, rights, Space::Host)?;
-    Ok(Box::leak(Box::new(window)))
+pub fn scrub(physical: u64, bytes: u64) -> Result<(), String> {
+    let window = Window::physical(physical, bytes, MEM_RW).map_err(refused)?;
+    let filled = window.fill(0);
+    unmap(&window);
+    filled.ok_or("memory is not writable".into())
 }
 
-/// Loads an ELF file into a domain; the address of its first instruction.
+/// Gives an object to a domain, at a selector of its.
+///
+/// # Errors
+/// A sentence with the kernel's answer.
+pub fn give_object(pd: Selector, object: Selector, at: Selector, rights: u8) -> Result<(), String> {
+    let item = TypedItem::delegate(Crd::objects(object, 0, rights), at);
+    let window = Crd::objects(at, 0, abi::cap::ALL);
+    rt::calls::delegate(own_pd(), pd, item, window).map(|_| ()).map_err(refused)
+}
+
+/// A sentence for the kernel's answer.
+pub fn refused(status: Status) -> String {
+    format!("the kernel answers {status}")
+}
+
+/// Loads an ELF file into a domain; the address of its first instruction. The memory is added to
+/// `taken`.
 ///
 /// # Errors
 /// A sentence.
-pub fn load(pool: &mut Pool, pd: Selector, file: &[u8]) -> Result<u64, String> {
+pub fn load(
+    pool: &mut Pool,
+    taken: &mut Vec<(u64, u64)>,
+    pd: Selector,
+    file: &[u8],
+) -> Result<u64, String> {
     let program = program::parse(file, vmm::control::CONTROL)?;
     for segment in &program.segments {
-        load_segment(pool, pd, file, segment)?;
+        load_segment(pool, taken, pd, file, segment)?;
     }
     Ok(program.entry)
 }
 
 fn load_segment(
     pool: &mut Pool,
+    taken: &mut Vec<(u64, u64)>,
     pd: Selector,
     file: &[u8],
     segment: &Segment,
 ) -> Result<(), String> {
     let (physical, window) = fresh(pool, segment.size)?;
+    taken.push((physical, segment.size.next_multiple_of(PAGE_SIZE)));
     let start = segment.file_offset as usize;
     let bytes = file.get(start..start + segment.file_size as usize).ok_or("a segment is cut")?;
     window.copy_in(segment.skip as usize, bytes).ok_or("a segment is larger than its pages")?;

@@ -2,10 +2,12 @@
 //!
 //! ```text
 //!   begin      hello, modules, manifest, which guests start
-//!   guest      one guest: a domain with only what it needs, its monitor's first thread
+//!   cell       one guest: a domain with only what it needs, its monitor's first thread, its end
+//!   seat       what stays of a guest between two lives
 //!   loader     a program's pages into a domain
 //!   terminal   keys and bytes between the serial line, the prompt and the guests
 //!   serial     the serial line itself and its interrupt
+//!   power      the machine off, or again
 //! ```
 #![cfg_attr(target_os = "none", no_std)]
 #![cfg_attr(target_os = "none", no_main)]
@@ -16,11 +18,15 @@ extern crate alloc;
 #[cfg(target_os = "none")]
 mod begin;
 #[cfg(target_os = "none")]
-mod guest;
+mod cell;
 #[cfg(target_os = "none")]
 mod loader;
 #[cfg(target_os = "none")]
 mod pages;
+#[cfg(target_os = "none")]
+mod power;
+#[cfg(target_os = "none")]
+mod seat;
 #[cfg(target_os = "none")]
 mod serial;
 #[cfg(target_os = "none")]

@@ -1,6 +1,6 @@
 //! The machine's free memory, divided: RAM minus the kernel minus the boot modules.
 //!
-//! What is taken is never given back in this version: guests are started once.
+//! A guest's memory comes back when it is destroyed, so the ranges stay few: neighbours are merged.
 use abi::hip::{Memory, MemoryKind};
 use alloc::vec::Vec;
 
@@ -72,6 +72,19 @@ impl Pool {
         self.take(piece.min(size), align).map(|at| (at, piece.min(size)))
     }
 
+    /// Gives a range back that was taken from here; page aligned.
+    pub fn give(&mut self, start: u64, size: u64) {
+        let at = self.free.partition_point(|(from, _)| *from < start);
+        self.free.insert(at, (start, start + size));
+        self.free.dedup_by(|next, last| {
+            let touches = last.1 == next.0;
+            if touches {
+                last.1 = next.1;
+            }
+            touches
+        });
+    }
+
     /// Bytes that are free.
     pub fn bytes(&self) -> u64 {
         self.free.iter().map(|(start, end)| end - start).sum()
@@ -128,6 +141,21 @@ mod tests {
             }
         }
         assert_eq!(pool.bytes() + taken, free);
+    }
+
+    #[test]
+    fn what_comes_back_is_merged_with_its_neighbours() {
+        let mut pool = machine();
+        let before = pool.free.clone();
+        for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+            let taken =
+                [3, 1, 2].map(|pages| (pool.take(pages * PAGE, PAGE).unwrap(), pages * PAGE));
+            for index in order {
+                let (start, size) = taken[index];
+                pool.give(start, size);
+            }
+            assert_eq!(pool.free, before);
+        }
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! Keys and bytes between the serial line, the prompt and the guests.
-use crate::guest::Running;
+use crate::cell::{Cell, Maker};
+use crate::power;
 use crate::serial::Serial;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
+use lifecycle::{Operation, State};
+use root::command::{Command, HELP};
 use root::console::{Action, Console, Focus};
-use rt::Boot;
-use rt::instructions::{outb, outw};
 use rt::sync::{Semaphore, after_us};
 use vmm::control::End;
 
@@ -15,26 +16,22 @@ use vmm::control::End;
 const LONG_US: u64 = 100_000;
 const SHORT_US: u64 = 5_000;
 const CHUNK: usize = 4096;
-/// Bochs ends when it reads this word at its port.
-const BOCHS_PORT: u16 = 0x8900;
 
 /// The console with everything it serves.
-pub struct Terminal {
-    /// The machine.
-    pub boot: Boot,
+pub struct Terminal<'a> {
+    /// Makes the guests' lives.
+    pub maker: Maker<'a>,
     /// The line.
     pub serial: Serial,
     /// Up when there is something to do.
     pub wake: Semaphore,
-    /// Guests that were started.
-    pub guests: Vec<Running>,
-    /// Names of guests in the manifest that were not started.
-    pub others: Vec<String>,
+    /// The guests of the manifest.
+    pub guests: Vec<Cell>,
     /// Who has the keys, how lines stay apart.
     pub console: Console,
 }
 
-impl Terminal {
+impl Terminal<'_> {
     /// Serves for ever.
     pub fn serve(&mut self) -> ! {
         let mut out = Vec::new();
@@ -62,90 +59,161 @@ impl Terminal {
 
     fn to_guest(&self, index: usize, byte: u8) {
         let Some(guest) = self.guests.get(index) else { return };
-        guest.keys.write(&[byte]);
-        let _ = guest.wake.up();
+        guest.seat.keys.write(&[byte]);
+        let _ = guest.seat.wake.up();
     }
 
     /// Bytes of the guest, lines of its monitor, its end.
     fn from_guest(&mut self, index: usize, out: &mut Vec<u8>) {
+        let shared = self.guests.len() > 1;
         let Some(guest) = self.guests.get_mut(index) else { return };
         let mut buffer = vec![0; CHUNK];
-        let ended = End::from_word(guest.messages.status());
-        let count = guest.out.read(&mut buffer);
-        self.console.guest_output(buffer.get(..count).unwrap_or_default(), out);
-        let count = guest.messages.read(&mut buffer);
+        let end = match End::from_word(guest.seat.messages.status()) {
+            _ if guest.seat.crashed() => "its monitor crashed",
+            End::Running => "",
+            End::PoweredOff => "powered off",
+            End::Reset => "reset itself and could not start again",
+            End::Stopped => "stopped by its monitor",
+        };
+        let count = guest.seat.out.read(&mut buffer);
+        let bytes = buffer.get(..count).unwrap_or_default();
+        guest.remember(bytes);
+        let seen = self.console.focus() == Focus::Guest(index);
+        // Who is not looked at writes into its log alone, unless nobody else could be meant.
+        if seen || !shared {
+            self.console.guest_output(bytes, out);
+        }
+        let count = guest.seat.messages.read(&mut buffer);
         let text = String::from_utf8_lossy(buffer.get(..count).unwrap_or_default());
-        let who = format!("vmm {}", guest.name);
+        let who = format!("vmm {}", guest.guest.name);
         for line in text.lines() {
             self.console.message(&who, line, out);
         }
-        if ended != End::Running && !guest.ended {
-            guest.ended = true;
+        let lives = matches!(guest.state, State::Ready | State::Running | State::Paused);
+        if !end.is_empty() && lives {
+            if guest.seat.crashed() {
+                self.console.message(&who, end, out);
+            }
+            guest.ended(end, &mut self.maker);
             self.console.set_home(None);
-            if self.console.focus() == Focus::Guest(index) {
+            if seen {
                 self.console.to_prompt(out);
             }
         }
     }
 
     fn command(&mut self, line: &str, out: &mut Vec<u8>) {
-        match line.trim() {
-            "" => {}
-            "help" => {
-                for text in [
-                    "list           guests and how they are",
-                    "attach [NAME]  the keys go to a guest; Ctrl-] comes back here",
-                    "poweroff       switch the machine off",
-                ] {
-                    out.extend_from_slice(format!("{text}\r\n").as_bytes());
-                }
+        let answer = match Command::parse(line) {
+            Ok(command) => self.execute(command, out),
+            Err(why) => Err(why),
+        };
+        match answer {
+            Ok(true) => self.console.to_prompt(out),
+            Ok(false) => {}
+            Err(why) => {
+                say(out, &why);
+                self.console.to_prompt(out);
             }
-            "list" => self.list(out),
-            attach if attach == "attach" || attach.starts_with("attach ") => {
-                let name = attach.strip_prefix("attach").unwrap_or_default().trim();
-                let wanted =
-                    |guest: &Running| !guest.ended && (name.is_empty() || guest.name == name);
-                match self.guests.iter().position(wanted) {
-                    Some(index) => return self.console.to_guest(index, out),
-                    None => out.extend_from_slice(b"no such guest runs\r\n"),
-                }
-            }
-            "poweroff" => self.power_off(),
-            other => out.extend_from_slice(format!("{other}? try help\r\n").as_bytes()),
-        }
-        self.console.to_prompt(out);
-    }
-
-    fn list(&self, out: &mut Vec<u8>) {
-        for guest in &self.guests {
-            let state = match End::from_word(guest.messages.status()) {
-                End::Running => "runs",
-                End::PoweredOff => "powered off",
-                End::Reset => "reset itself",
-                End::Stopped => "stopped",
-            };
-            out.extend_from_slice(format!("{:15} {state}\r\n", guest.name).as_bytes());
-        }
-        for name in &self.others {
-            out.extend_from_slice(format!("{name:15} not started\r\n").as_bytes());
         }
     }
 
-    /// Writes SLP_EN with sleep type 0 to the PM1a control register, which is S5 on QEMU's boards;
-    /// the firmware's own \_S5 type is not looked up yet. Then the word that ends Bochs.
-    fn power_off(&self) {
-        let acpi = self.boot.hip.0;
-        let port = acpi.get(116..118).map_or(0, |bytes| match bytes {
-            [low, high] => u16::from_le_bytes([*low, *high]),
-            _ => 0,
-        });
-        if port != 0 && rt::memory::delegate_ports(port & !1, 1).is_ok() {
-            outw(port, 1 << 13);
-        }
-        if rt::memory::delegate_ports(BOCHS_PORT, 0).is_ok() {
-            for byte in *b"Shutdown" {
-                outb(BOCHS_PORT, byte);
+    /// Whether the prompt comes next.
+    fn execute(&mut self, command: Command, out: &mut Vec<u8>) -> Result<bool, String> {
+        match command {
+            Command::Empty => {}
+            Command::Help => {
+                HELP.iter().for_each(|(words, what)| say(out, &format!("{words:22} {what}")));
             }
+            Command::List => self.guests.iter().for_each(|guest| say(out, &line(guest))),
+            Command::Show(name) => self.show(&name, out)?,
+            Command::Operate(operation, name) => self.operate(operation, &name, out)?,
+            Command::Load(name) => {
+                let index = self.index(&name)?;
+                let Some(guest) = self.guests.get_mut(index) else { return Ok(true) };
+                guest.load(&self.maker)?;
+                say(out, &format!("{name} is loaded"));
+            }
+            Command::Start(name) => self.change(&name, out, Cell::start)?,
+            Command::Stop(name) => self.change(&name, out, Cell::stop)?,
+            Command::Console(name) => return self.attach(name.as_deref(), out).map(|()| false),
+            Command::Log(name) => {
+                let index = self.index(&name)?;
+                let Some(guest) = self.guests.get(index) else { return Ok(true) };
+                out.extend_from_slice(&guest.log);
+                say(out, "");
+            }
+            Command::Memory => {
+                say(out, &format!("{} KiB free for guests", self.maker.pool.bytes() >> 10))
+            }
+            Command::Processors => {
+                for cpu in self.maker.boot.hip.cpus() {
+                    say(out, &format!("{cpu:?}"));
+                }
+            }
+            Command::PowerOff => power::off(&self.maker.boot),
+            Command::Reboot => power::reboot(&self.maker.boot),
         }
+        Ok(true)
     }
+
+    fn index(&self, name: &str) -> Result<usize, String> {
+        let found = self.guests.iter().position(|guest| guest.guest.name == name);
+        found.ok_or_else(|| format!("{name}: no such guest; guest list names them"))
+    }
+
+    fn operate(
+        &mut self,
+        operation: Operation,
+        name: &str,
+        out: &mut Vec<u8>,
+    ) -> Result<(), String> {
+        self.change(name, out, |guest, maker| guest.operate(operation, maker))
+    }
+
+    fn change(
+        &mut self,
+        name: &str,
+        out: &mut Vec<u8>,
+        body: impl FnOnce(&mut Cell, &mut Maker<'_>) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let index = self.index(name)?;
+        let Some(guest) = self.guests.get_mut(index) else { return Ok(()) };
+        body(guest, &mut self.maker).map_err(|why| format!("{name}: {why}"))?;
+        say(out, &format!("{name} is {}", guest.state));
+        Ok(())
+    }
+
+    fn show(&self, name: &str, out: &mut Vec<u8>) -> Result<(), String> {
+        let index = self.index(name)?;
+        let Some(guest) = self.guests.get(index) else { return Ok(()) };
+        say(out, &line(guest));
+        let memory = guest.guest.memory >> 10;
+        say(out, &format!("  {} vCPUs, {memory} KiB of memory", guest.guest.vcpus));
+        Ok(())
+    }
+
+    fn attach(&mut self, name: Option<&str>, out: &mut Vec<u8>) -> Result<(), String> {
+        let index = match name {
+            Some(name) => self.index(name)?,
+            None => self
+                .guests
+                .iter()
+                .position(|guest| matches!(guest.state, State::Ready | State::Running))
+                .ok_or("no guest runs")?,
+        };
+        self.console.to_guest(index, out);
+        Ok(())
+    }
+}
+
+/// One line about a guest.
+fn line(guest: &Cell) -> String {
+    let why = if guest.state == State::Halted { guest.end } else { "" };
+    let state = guest.state.scheduled(guest.seat.out.status() != 0);
+    format!("{:15} {:8} {why}", guest.guest.name, state.name())
+}
+
+fn say(out: &mut Vec<u8>, text: &str) {
+    out.extend_from_slice(text.as_bytes());
+    out.extend_from_slice(b"\r\n");
 }

@@ -11,7 +11,7 @@ use abi::args::{
     Words,
 };
 use abi::crd::ItemMeta;
-use abi::{Crd, Mtd, Selector, Status, TypedItem};
+use abi::{Call, Crd, Mtd, Selector, Status, TypedItem};
 
 /// The registers after a successful call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -307,6 +307,22 @@ pub fn run_vcpu(vcpu: Selector, mtd: Mtd) -> Result<(), Status> {
 /// See `docs/spec/vcpu_ctrl.md`.
 pub fn poke_vcpu(vcpu: Selector) -> Result<(), Status> {
     act(VcpuCtrl::Poke { vcpu }.encode())
+}
+
+/// Ours: limits the kernel memory of a domain to so many bytes.
+///
+/// # Errors
+/// See `docs/spec/quota_give.md`.
+pub fn quota_give(pd: Selector, bytes: u64) -> Result<(), Status> {
+    act([Call::QuotaGive.word(0, pd), bytes, 0, 0, 0])
+}
+
+/// Ours: the kernel memory charged to a domain and its limit, in bytes; a limit of all ones is none of its own.
+///
+/// # Errors
+/// See `docs/spec/quota_read.md`.
+pub fn quota_read(pd: Selector) -> Result<(u64, u64), Status> {
+    invoke([Call::QuotaRead.word(0, pd), 0, 0, 0, 0]).map(|out| (out.rsi, out.rdx))
 }
 
 #[cfg(test)]

@@ -55,8 +55,20 @@ pub fn install(cpu: u16) -> Result<(), Status> {
     Ok(())
 }
 
-/// Prints an exception message, and answers so that the thread stops.
+/// Prints an exception message, and answers so that the thread, one of this program, stops.
 pub fn report(event: u64, utcb: &mut Utcb) {
+    describe(event, utcb);
+    let halt: extern "C" fn() -> ! = halt;
+    utcb.set(offset::RIP, halt as *const () as u64);
+    // A stack pointer as after a call instruction; the frames above are lost
+    // with the thread.
+    let stack = utcb.get(offset::RSP) & !0xf;
+    utcb.set(offset::RSP, stack.wrapping_sub(8));
+    utcb.set_mtd(Mtd::RIP_LEN | Mtd::RSP);
+}
+
+/// Prints an exception message; the thread may be another program's.
+pub fn describe(event: u64, utcb: &Utcb) {
     let at = |field| utcb.get(field);
     print_now(format_args!(
         "\nthread stopped: {} at rip {:#x} rsp {:#x} error {:#x} cr2 {:#x}\n\
@@ -74,13 +86,6 @@ pub fn report(event: u64, utcb: &mut Utcb) {
         at(offset::RDI),
         at(offset::RBP),
     ));
-    let halt: extern "C" fn() -> ! = halt;
-    utcb.set(offset::RIP, halt as *const () as u64);
-    // A stack pointer as after a call instruction; the frames above are lost
-    // with the thread.
-    let stack = utcb.get(offset::RSP) & !0xf;
-    utcb.set(offset::RSP, stack.wrapping_sub(8));
-    utcb.set_mtd(Mtd::RIP_LEN | Mtd::RSP);
 }
 
 /// Where a faulted thread goes.

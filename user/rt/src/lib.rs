@@ -6,7 +6,7 @@
 //!   portal  servants that answer messages           utcb      the message page
 //!   memory  physical windows, virtual room          selectors numbers for capabilities
 //!   sync    semaphores, mutex, sleep                log, com1 what the program says
-//!   vcpu    virtual processors
+//!   vcpu    virtual processors                      bare      servants for measuring
 //! ```
 //!
 //! The crate decides nothing for its program: it names no policy, divides no
@@ -21,6 +21,7 @@
 
 extern crate alloc;
 
+pub mod bare;
 pub mod calls;
 pub mod com1;
 #[cfg(target_os = "none")]
@@ -31,6 +32,8 @@ pub mod log;
 pub mod memory;
 #[cfg(target_os = "none")]
 mod own_page;
+#[cfg(feature = "pairs")]
+pub mod pairs;
 #[cfg(target_os = "none")]
 mod panic;
 pub mod portal;

@@ -10,6 +10,8 @@ use abi::args::Words;
 #[must_use]
 pub fn syscall(words: Words) -> Words {
     let [mut rdi, mut rsi, mut rdx, mut rax, mut r8] = words;
+    #[cfg(feature = "pairs")]
+    let number = rdi;
     // SAFETY: SYSCALL keeps every register but RCX, R11 and the outputs named
     // here, and sets RFLAGS to 0x202 (docs/spec/index.md). The kernel may
     // write this thread's message page, which is only read through volatile
@@ -27,6 +29,8 @@ pub fn syscall(words: Words) -> Words {
             options(nostack),
         );
     }
+    #[cfg(feature = "pairs")]
+    crate::pairs::note(number, rdi);
     [rdi, rsi, rdx, rax, r8]
 }
 

@@ -6,9 +6,10 @@
 
 /// Where the control page lies (read only).
 pub const CONTROL: u64 = 0x2_0000_0000;
-/// Where the stream from the guest's serial line lies.
+/// Where the stream from the guest's serial line lies; the status word counts the virtual processors
+/// that execute at the moment.
 pub const GUEST_OUT: u64 = CONTROL + 0x1000;
-/// Where the stream to the guest's serial line lies.
+/// Where the stream to the guest's serial line lies; the status word answers the [`Order`].
 pub const GUEST_IN: u64 = CONTROL + 0x2000;
 /// Where the monitor's own messages go; the status word tells the guest's end ([`End`]).
 pub const MESSAGES: u64 = CONTROL + 0x3000;
@@ -32,7 +33,7 @@ pub const SEL_EVENTS: u64 = 0;
 pub const SEL_PD: u64 = 32;
 /// Up when something was put into [`GUEST_OUT`] or [`MESSAGES`].
 pub const SEL_WAKE_ROOT: u64 = 35;
-/// Up when something was put into [`GUEST_IN`].
+/// Up when something was put into [`GUEST_IN`], or the [`Order`] changed.
 pub const SEL_WAKE_MONITOR: u64 = 36;
 /// First selector the monitor may use as it likes.
 pub const SEL_FREE: u64 = 64;
@@ -78,6 +79,34 @@ impl End {
             2 => End::Reset,
             _ => End::Stopped,
         }
+    }
+}
+
+/// The word of the control page that holds the present [`Order`]; the rest of the page stays as it is.
+pub const ORDER_WORD: usize = 511;
+
+/// What the root task wants of the guest now. The monitor answers with the same word in the status of
+/// [`GUEST_IN`] once all virtual processors do it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Let it run.
+    Run,
+    /// Hold it.
+    Hold,
+}
+
+impl Order {
+    /// The word of the control page.
+    pub fn word(self) -> u64 {
+        match self {
+            Order::Run => 0,
+            Order::Hold => 1,
+        }
+    }
+
+    /// From the word; unknown ones hold the guest.
+    pub fn from_word(word: u64) -> Self {
+        if word == 0 { Order::Run } else { Order::Hold }
     }
 }
 
@@ -256,6 +285,16 @@ mod tests {
         let back = Control::decode(&control.encode()).unwrap();
         assert_eq!(back, control);
         assert_eq!((back.name(), back.command_line()), ("linux", "console=ttyS0 mitigations=off"));
+    }
+
+    #[test]
+    fn orders_have_a_word_outside_the_description() {
+        for order in [Order::Run, Order::Hold] {
+            assert_eq!(Order::from_word(order.word()), order);
+        }
+        let long = "x".repeat(COMMAND_LINE);
+        assert_eq!(Control::new("a-name-of-15-ch", &long).unwrap().encode()[ORDER_WORD], 0);
+        assert_eq!(Order::from_word(7), Order::Hold);
     }
 
     #[test]

@@ -74,9 +74,7 @@ fn live(
         let step = shared.with(me, |inside| {
             let now = shared.clock.now();
             let step = prepare(inside, shared, &mut cpu, vcpu.state(), &mut changed, now);
-            if let Some(asleep) = inside.asleep.get_mut(id) {
-                *asleep = matches!(step, Step::Sleep(_) | Step::End);
-            }
+            inside.note(id, matches!(step, Step::Sleep(_) | Step::End));
             step
         });
         match step {
@@ -125,6 +123,9 @@ fn prepare(
 ) -> Step {
     if inside.machine.ended.is_some() {
         return Step::End;
+    }
+    if inside.held_back {
+        return Step::Sleep(None);
     }
     inside.machine.board.advance(now.ns);
     inside.machine.drain();

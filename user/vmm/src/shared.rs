@@ -59,6 +59,8 @@ pub struct Inside {
     told: bool,
     /// Which processors' threads sleep.
     pub asleep: Vec<bool>,
+    /// The user holds the guest: nobody enters it.
+    pub held_back: bool,
     /// How often the guest was reset.
     pub generation: u64,
     /// Processors' threads that have seen the end of this generation.
@@ -91,6 +93,27 @@ impl Inside {
         self.told = false;
         self.parked = 0;
         self.generation += 1;
+    }
+
+    /// A processor's thread is going to sleep, or to run; the root task may look how many run.
+    pub fn note(&mut self, cpu: usize, sleeps: bool) {
+        let Some(asleep) = self.asleep.get_mut(cpu).filter(|asleep| **asleep != sleeps) else {
+            return;
+        };
+        *asleep = sleeps;
+        if let Some(out) = self.out {
+            out.set_status(self.asleep.iter().filter(|asleep| !**asleep).count() as u64);
+        }
+    }
+
+    /// Holds the guest or lets it go; whether all processors' threads do so.
+    pub fn obey(&mut self, hold: bool) -> bool {
+        let changed = self.held_back != hold;
+        self.held_back = hold;
+        if changed && hold {
+            self.machine.kicks = (0..self.asleep.len()).collect();
+        }
+        !hold || self.asleep.iter().all(|asleep| *asleep)
     }
 
     /// Whether output waits for room.
@@ -129,6 +152,7 @@ impl Shared {
             wake_root: false,
             told: false,
             asleep: lines.iter().map(|_| false).collect(),
+            held_back: false,
             generation: 0,
             parked: 0,
         };
@@ -164,6 +188,13 @@ impl Shared {
             let _ = self.ended.up();
         }
         answer
+    }
+
+    /// All processors' threads look at the machine again.
+    pub fn wake_all(&self) {
+        for line in &self.lines {
+            let _ = line.sleep.up();
+        }
     }
 
     /// Wakes a processor's thread, or makes its guest exit.

@@ -1,10 +1,11 @@
 //! The streams between this monitor and the root task: guest bytes, keys, messages.
 use crate::pages::words;
 use crate::shared::{Shared, Who};
+use core::sync::atomic::Ordering;
 use rt::instructions::rdtsc;
 use rt::sync::Semaphore;
 use vmm::channel::Channel;
-use vmm::control::{self, End};
+use vmm::control::{self, End, Order};
 
 /// Milliseconds between two attempts to hand over what did not fit.
 const RETRY_MS: u64 = 2;
@@ -44,7 +45,22 @@ pub fn report_end(end: End) {
     wake_root();
 }
 
-/// Hands keys to the guest for ever, and output that found the stream full.
+/// Does what the root task orders; true if some virtual processor has yet to follow.
+fn obey(shared: &Shared, keys: Channel<'_>) -> bool {
+    let word = words(control::CONTROL, abi::PAGE_SIZE).get(control::ORDER_WORD);
+    let order = Order::from_word(word.map_or(0, |word| word.load(Ordering::Acquire)));
+    let done = shared.with(Who::Other, |inside| inside.obey(order == Order::Hold));
+    if done && keys.status() != order.word() {
+        if order == Order::Run {
+            shared.wake_all();
+        }
+        keys.set_status(order.word());
+        wake_root();
+    }
+    !done
+}
+
+/// Hands keys to the guest for ever, and output that found the stream full; holds it and lets it go.
 pub fn serve(shared: &'static Shared) {
     let Some(keys) = channel(control::GUEST_IN) else { return };
     let wake = Semaphore::at(control::SEL_WAKE_MONITOR);
@@ -61,10 +77,11 @@ pub fn serve(shared: &'static Shared) {
             vm.flush();
             held > 0 || vm.output_waits()
         });
+        let waits = obey(shared, keys);
         if !keys.is_empty() && held == 0 {
             continue;
         }
-        if more {
+        if more || waits {
             let pause = shared.clock.ticks_from_ms(RETRY_MS);
             let _ = wake.down_until(rdtsc().saturating_add(pause));
         } else {

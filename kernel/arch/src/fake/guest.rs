@@ -6,6 +6,7 @@ use abi::Mtd;
 use logic::Oom;
 use sync::{Pool, SharedPage};
 
+use super::custody::Custody;
 use super::machine::{Deed, run_guest, with};
 use crate::{GuestEnv, GuestEvent, GuestVendor};
 
@@ -44,6 +45,7 @@ pub fn guest_tags() -> u16 {
 /// A guest.
 pub struct Guest {
     words: Box<[u64; 512]>,
+    custody: Custody,
 }
 
 impl Guest {
@@ -55,11 +57,13 @@ impl Guest {
     /// # Errors
     /// Never; the real one needs memory from the pool.
     pub fn new(_pool: &Pool) -> Result<Self, Oom> {
-        Ok(Self { words: Box::new([0; 512]) })
+        Ok(Self { words: Box::new([0; 512]), custody: Custody::default() })
     }
 
     /// Prepares for the end.
-    pub fn retire(&mut self) {}
+    pub fn retire(&mut self) {
+        self.custody.clear();
+    }
 
     /// The end.
     pub fn free(self, _pool: &Pool) {}
@@ -81,7 +85,8 @@ impl Guest {
 
     /// Runs the next script; a poked guest comes back at once.
     pub fn enter(&mut self, env: &GuestEnv<'_>) -> GuestEvent {
-        with(|state| state.record(Deed::EnterGuest { flush: env.flush_tag }));
+        with(|state| state.record(Deed::EnterGuest { tag: env.tag, flush: env.flush_tag }));
+        self.custody.enter();
         if env.pending_poke {
             return GuestEvent::Exit(POKED);
         }

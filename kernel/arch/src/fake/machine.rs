@@ -70,6 +70,8 @@ pub enum Deed {
     },
     /// Entered a guest.
     EnterGuest {
+        /// The tag of its translations.
+        tag: u16,
         /// With all translations of its tag dropped.
         flush: bool,
     },
@@ -110,6 +112,7 @@ pub(super) struct State {
     pub msrs: BTreeMap<u32, u64>,
     pub console: Vec<u8>,
     pub killed: Vec<(usize, &'static str)>,
+    pub fpu_order: u8,
     /// Interrupts that nobody asked for: CPU and vector.
     pub unclaimed: Vec<(usize, u8)>,
     /// Deadly events: CPU, event, address.
@@ -137,6 +140,7 @@ impl State {
             msrs: BTreeMap::new(),
             console: Vec::new(),
             killed: Vec::new(),
+            fpu_order: 0,
             unclaimed: Vec::new(),
             faults: Vec::new(),
             memory_types: [(0, 6), (0xc_0000, 0), (0x10_0000, 6)].into(),
@@ -276,6 +280,17 @@ impl Machine {
     #[must_use]
     pub fn take_killed() -> Vec<(usize, &'static str)> {
         with(|state| std::mem::take(&mut state.killed))
+    }
+
+    /// Takes the CPUs and vectors of interrupts that nobody asked for.
+    #[must_use]
+    pub fn take_unclaimed() -> Vec<(usize, u8)> {
+        with(|state| std::mem::take(&mut state.unclaimed))
+    }
+
+    /// From now on the FPU registers of a context take 2^`order` frames.
+    pub fn set_fpu_order(order: u8) {
+        with(|state| state.fpu_order = order);
     }
 
     /// How a pin was programmed last.

@@ -39,7 +39,7 @@ fn task_descriptor(cpu: usize) -> [u64; 2] {
 fn pointer(local: &CpuLocal) -> DescriptorTablePointer {
     DescriptorTablePointer {
         limit: (GDT_ENTRIES * 8 - 1) as u16,
-        base: VirtAddr::from_ptr(&raw const local.gdt),
+        base: VirtAddr::new_truncate(&raw const local.gdt as u64),
     }
 }
 

@@ -60,8 +60,8 @@ impl Write for Epitaph {
         for byte in text.bytes() {
             let at = last_words.length.load(Relaxed);
             if at + 1 < KEPT {
-                // SAFETY: in bounds; this CPU alone writes (see `begin`).
-                unsafe { (*last_words.text.get())[at] = byte };
+                // SAFETY: `at` is below `KEPT`; this CPU alone writes (see `begin`).
+                unsafe { last_words.text.get().cast::<u8>().add(at).write(byte) };
                 last_words.length.store(at + 1, Relaxed);
             }
         }

@@ -1,5 +1,8 @@
 //! The steps by which the kernel takes over the machine, in the order in which `main` calls them.
 
+use logic::line::Line;
+use sync::SpinLock;
+
 use super::clock::Reference;
 use super::{apic, bring_up, clock, cpu, dump, early, ioapic, layout, percpu, serial, smp, traps};
 use crate::MAX_CPUS;
@@ -132,15 +135,31 @@ pub fn start_other_cpus(
 
 /// Notes an interrupt that no user program has asked for.
 pub fn note_unclaimed(cpu: usize, vector: u8) {
-    log::warn!("CPU {cpu}: vector {vector:#x} arrived and nobody has asked for it");
+    let line = Line::new().text("vector ").hex(vector.into());
+    warn(cpu, line.text(" arrived and nobody has asked for it"));
 }
 
 /// Notes the end of a thread.
 pub fn note_killed(cpu: usize, reason: &'static str) {
-    log::warn!("CPU {cpu}: killed a thread: {reason}");
+    warn(cpu, Line::new().text("killed a thread: ").text(reason));
 }
 
 /// Notes the event that ends a thread, and where it was.
 pub fn note_fault(cpu: usize, event: u8, address: u64) {
-    log::warn!("CPU {cpu}: event {event:#x} at {address:#x} has no handler");
+    let line = Line::new().text("event ").hex(event.into()).text(" at ").hex(address);
+    warn(cpu, line.text(" has no handler"));
+}
+
+/// Writes a warning as the kernel's log does, but without `core::fmt`: its panics must not be reachable
+/// from an entry of the kernel.
+fn warn(cpu: usize, what: Line) {
+    /// Keeps lines whole when several CPUs write.
+    static WRITING: SpinLock<()> = SpinLock::new(());
+    if log::max_level() < log::LevelFilter::Warn {
+        return;
+    }
+    let line = Line::new().text("[").decimal(cpu as u64).text(" warn ] CPU ").decimal(cpu as u64);
+    let line = line.text(": ").bytes(what.as_bytes()).end();
+    let _whole_line = WRITING.lock();
+    console_write(line.as_bytes());
 }

@@ -98,7 +98,7 @@ pub fn adopt(cpu: usize) {
     let local = of(cpu);
     local.this.store(core::ptr::from_ref(local) as u64, Relaxed);
     local.number.store(cpu as u32, Relaxed);
-    let address = x86_64::VirtAddr::from_ptr(local);
+    let address = x86_64::VirtAddr::new_truncate(core::ptr::from_ref(local) as u64);
     x86_64::registers::model_specific::GsBase::write(address);
 }
 

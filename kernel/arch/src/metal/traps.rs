@@ -80,7 +80,7 @@ pub fn build(stacks: Stacks) {
 }
 
 fn pointer() -> DescriptorTablePointer {
-    DescriptorTablePointer { limit: 4095, base: VirtAddr::from_ptr(TABLE.0.get()) }
+    DescriptorTablePointer { limit: 4095, base: VirtAddr::new_truncate(TABLE.0.get() as u64) }
 }
 
 /// Loads the table into the calling CPU.

@@ -20,6 +20,7 @@ use crate::x86::event::{self, VALID};
 use crate::x86::guest_software::{GuestRegisters, Software};
 use crate::x86::vmx_controls::{Allowed, Capabilities, MACHINE_CHECK, primary};
 use crate::x86::vmx_fields as field;
+use crate::x86::vmx_nmi;
 use crate::x86::vmx_state::{Vmcs, VmxState};
 use crate::{GuestEnv, GuestEvent};
 
@@ -449,6 +450,7 @@ impl Vmx {
     #[inline]
     pub fn store(&mut self, software: &mut Software, page: &SharedPage, wanted: Mtd, reason: u32) {
         self.make_current();
+        vmx_nmi::block_again(&mut Current, reason);
         self.state.store(&Current, &self.cpu, software, page, wanted, reason);
     }
 

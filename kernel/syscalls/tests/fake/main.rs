@@ -7,10 +7,14 @@ mod exceptions;
 #[cfg(test)]
 mod ipc;
 #[cfg(test)]
+mod known_failures;
+#[cfg(test)]
 mod life;
 #[cfg(test)]
 mod memory;
 #[cfg(test)]
 mod random;
+#[cfg(test)]
+mod steps;
 #[cfg(test)]
 mod world;

@@ -151,6 +151,22 @@ impl World {
         Machine::set_cpu(0);
     }
 
+    /// The root program, which must be the running thread of CPU 0, goes on at another place.
+    pub fn jump(&self, rip: u64) {
+        let mut seats = self.seats.borrow_mut();
+        let (cpu, _) = seats[0].as_mut().expect("CPU 0");
+        cpu.state().expect("the root program runs").thread.registers.rip = rip;
+    }
+
+    /// While a CPU waits for others this looks on, before they serve it.
+    pub fn while_waiting(&self, mut look: impl FnMut() + 'static) {
+        let others = self.seats.clone();
+        Machine::while_waiting(move || {
+            look();
+            serve(&others);
+        });
+    }
+
     /// Some rounds of every CPU in turn.
     pub fn steps(&self, rounds: usize) {
         let cpus = self.seats.borrow().len();

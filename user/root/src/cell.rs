@@ -1,0 +1,389 @@
+//! One guest: its domain, what its monitor gets, the monitor's first thread, and its end.
+use crate::loader::{self, Space, give_object, refused};
+use crate::seat::Seat;
+use abi::args::{CreateEc, CreateSc};
+use abi::cap::{MEM_R, MEM_RW, MEM_RWX, PD_CREATE, ROOT_UTCB};
+use abi::{Crd, PAGE_SIZE, Selector};
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use lifecycle::{Operation, State};
+use root::manifest::{Guest, Image};
+use root::modules::{self, Module};
+use root::pool::Pool;
+use rt::Boot;
+use rt::memory::Window;
+use rt::start::own_pd;
+use vmm::control::{self, Control, Order, Unclaimed};
+use vmm::layout;
+
+/// Priority of a monitor's first thread: below the console, above its guest.
+const PRIORITY: u8 = 12;
+const QUANTUM_US: u32 = 10_000;
+const LARGE: u64 = 2 << 20;
+/// Everything that this program maps into a monitor's domain lies in the first 2^31 pages.
+const ALL_PAGES: u8 = 31;
+
+/// What a life of a guest is made from.
+pub struct Maker<'a> {
+    /// The machine.
+    pub boot: Boot,
+    /// Free memory.
+    pub pool: &'a mut Pool,
+    /// Boot modules.
+    pub modules: &'a [Module],
+    /// Seconds since 1970, 0 if unknown.
+    pub wall_clock: u64,
+}
+
+/// A guest of the manifest, alive or not.
+pub struct Cell {
+    /// What the manifest says.
+    pub guest: Guest,
+    /// Where it is in its life.
+    pub state: State,
+    /// How it ended, in HALTED.
+    pub end: &'static str,
+    /// What stays between its lives.
+    pub seat: Seat,
+    /// The images are in place.
+    loaded: bool,
+    /// A domain stands behind the seat.
+    alive: bool,
+    /// Physical ranges of this life, for the pool.
+    taken: Vec<(u64, u64)>,
+    /// The latest of its serial line, for `guest log`.
+    pub log: Vec<u8>,
+}
+
+/// Bytes of a guest's output that are kept.
+const LOG: usize = 16 << 10;
+/// How long a monitor has to hold its guest before it is taken apart, in microseconds.
+const OBEY_US: u64 = 1_000_000;
+const POLL_US: u64 = 500;
+
+impl Cell {
+    /// A guest in state UNKNOWN.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn new(guest: Guest, maker: &mut Maker<'_>, wake_root: Selector) -> Result<Self, String> {
+        let seat = Seat::new(&maker.boot, maker.pool, wake_root)?;
+        Ok(Self {
+            guest,
+            state: State::Unknown,
+            end: "",
+            seat,
+            loaded: false,
+            alive: false,
+            taken: Vec::new(),
+            log: Vec::new(),
+        })
+    }
+
+    /// Carries an operation out, or refuses it and changes nothing.
+    ///
+    /// # Errors
+    /// A sentence. An operation that failed half-way leaves the guest UNKNOWN or HALTED.
+    pub fn operate(&mut self, operation: Operation, maker: &mut Maker<'_>) -> Result<(), String> {
+        let next = self.state.after(operation).map_err(|refused| refused.to_string())?;
+        match operation {
+            Operation::Create => self.build(maker)?,
+            Operation::Kick => self.kick(maker)?,
+            Operation::Pause => self.hold()?,
+            Operation::Resume => self.seat.order(Order::Run),
+            Operation::Halt => {
+                self.end = "halted";
+                if self.hold().is_err() {
+                    self.tear_down(maker);
+                }
+            }
+            Operation::Reset => {
+                let loaded = self.loaded;
+                self.tear_down(maker);
+                // Without a domain there is nothing to reset to.
+                self.state = State::Unknown;
+                self.build(maker)?;
+                if loaded {
+                    self.load(maker)?;
+                }
+            }
+            Operation::Destroy => self.tear_down(maker),
+        }
+        self.state = next;
+        Ok(())
+    }
+
+    /// Puts the images into place; in RESET only.
+    ///
+    /// # Errors
+    /// A sentence; nothing has changed.
+    pub fn load(&mut self, maker: &Maker<'_>) -> Result<(), String> {
+        if self.state != State::Reset && self.state != State::Unknown || !self.alive {
+            return Err(format!("cannot load: the guest is {}; it must be RESET", self.state));
+        }
+        if self.loaded {
+            return Ok(());
+        }
+        let needed = maker.image_bytes(&self.guest)?;
+        if needed > self.guest.memory {
+            let memory = self.guest.memory;
+            return Err(format!("cannot load: {needed} bytes of images, {memory} of memory"));
+        }
+        maker.images(&self.guest, self.seat.pd)?;
+        self.loaded = true;
+        Ok(())
+    }
+
+    /// Create, load and kick as far as they are still to be done.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn start(&mut self, maker: &mut Maker<'_>) -> Result<(), String> {
+        if self.state == State::Unknown {
+            self.operate(Operation::Create, maker)?;
+        }
+        if self.state == State::Reset {
+            self.load(maker)?;
+        }
+        self.operate(Operation::Kick, maker)
+    }
+
+    /// Halt and reset.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn stop(&mut self, maker: &mut Maker<'_>) -> Result<(), String> {
+        if self.state != State::Halted && self.state != State::Paused {
+            self.operate(Operation::Halt, maker)?;
+        }
+        self.operate(Operation::Reset, maker)
+    }
+
+    /// The guest ended by itself, or its monitor did.
+    pub fn ended(&mut self, end: &'static str, maker: &mut Maker<'_>) {
+        if let Ok(next) = self.state.after(Operation::Halt) {
+            self.state = next;
+            self.end = end;
+        }
+        if self.seat.crashed() {
+            self.tear_down(maker);
+        }
+    }
+
+    /// Keeps the latest output.
+    pub fn remember(&mut self, bytes: &[u8]) {
+        self.log.extend_from_slice(bytes);
+        let extra = self.log.len().saturating_sub(LOG);
+        self.log.drain(..extra);
+    }
+
+    fn kick(&mut self, maker: &Maker<'_>) -> Result<(), String> {
+        if !self.loaded {
+            return Err("cannot kick: no image is loaded; load it first".into());
+        }
+        self.seat.order(Order::Run);
+        maker.thread(&self.seat)
+    }
+
+    /// Holds the guest; an error if its monitor does not do so in time.
+    fn hold(&self) -> Result<(), String> {
+        self.seat.order(Order::Hold);
+        for _ in 0..OBEY_US / POLL_US {
+            if self.seat.obeyed(Order::Hold) {
+                return Ok(());
+            }
+            rt::sync::sleep_us(POLL_US);
+        }
+        self.seat.order(Order::Run);
+        Err("the monitor does not answer within a second; halt or reset the guest".into())
+    }
+
+    fn build(&mut self, maker: &mut Maker<'_>) -> Result<(), String> {
+        let built = maker.build(&self.guest, &self.seat, &mut self.taken);
+        self.alive = true;
+        if built.is_err() {
+            self.tear_down(maker);
+        }
+        self.end = "";
+        built
+    }
+
+    /// Takes the domain apart and gives its memory back, clean.
+    fn tear_down(&mut self, maker: &mut Maker<'_>) {
+        self.loaded = false;
+        if !core::mem::take(&mut self.alive) {
+            return;
+        }
+        self.seat.close();
+        // First the memory, with a shoot-down, then the domain: no thread of it can touch a page
+        // that is somebody else's by then.
+        let _ = rt::calls::revoke_from(self.seat.pd, Crd::memory(0, ALL_PAGES, MEM_RWX));
+        for object in [self.seat.sc, self.seat.ec, self.seat.pd] {
+            let _ = rt::calls::revoke(Crd::objects(object, 0, abi::cap::ALL));
+        }
+        for (physical, size) in self.taken.drain(..) {
+            if loader::scrub(physical, size).is_ok() {
+                maker.pool.give(physical, size);
+            }
+        }
+    }
+}
+
+impl Maker<'_> {
+    /// A domain with memory, monitor and seat, in which nothing runs yet.
+    fn build(
+        &mut self,
+        guest: &Guest,
+        seat: &Seat,
+        taken: &mut Vec<(u64, u64)>,
+    ) -> Result<(), String> {
+        let program = self.module("vmm")?;
+        let file = Window::physical(program.address, program.size, MEM_R).map_err(refused)?;
+        let bytes = file.bytes().ok_or("the monitor cannot be read")?;
+        let order = self.control(guest)?;
+        let pd = seat.pd;
+        rt::calls::create_pd(pd, own_pd(), Crd::null()).map_err(refused)?;
+        let entry = loader::load(self.pool, taken, pd, bytes);
+        loader::unmap(&file);
+        let entry = entry.map_err(|why| format!("vmm: {why}"))?;
+        self.memory(pd, guest.memory, taken)?;
+        self.heap(pd, guest.vcpus, taken)?;
+        seat.furnish(entry, &order)?;
+        give_object(pd, pd, control::SEL_PD, PD_CREATE)
+    }
+
+    fn module(&self, name: &str) -> Result<&Module, String> {
+        modules::find(self.modules, name).ok_or(format!("there is no boot module {name}"))
+    }
+
+    /// The order for the monitor.
+    fn control(&self, guest: &Guest) -> Result<Control, String> {
+        let size = |name: &str| self.module(name).map(|module| module.size);
+        let (line, boot, kernel, initrd) = match &guest.image {
+            Image::Linux { kernel, initrd, command_line } => {
+                (command_line.as_str(), control::Boot::Linux, kernel, initrd.as_ref())
+            }
+            Image::Flat { kernel, address } => ("", control::Boot::Flat(*address), kernel, None),
+        };
+        let mut order = Control::new(&guest.name, line).ok_or("name or command line too long")?;
+        order.boot = boot;
+        order.kernel_size = size(kernel)?;
+        order.initrd_size = initrd.map_or(Ok(0), |name| size(name))?;
+        order.vcpus = guest.vcpus;
+        order.cpus = self.boot.hip.cpus().count().max(1) as u32;
+        order.home_cpu = u32::from(self.boot.cpu);
+        order.memory = guest.memory;
+        if guest.stop_on_unclaimed {
+            order.unclaimed = Unclaimed::Stop;
+        }
+        order.tsc_khz = self.boot.hip.tsc_khz();
+        order.hip_flags = self.boot.hip.flags();
+        let (forced, allowed) = self.boot.hip.vmx_secondary();
+        order.secondary_controls = u64::from(forced) | (u64::from(allowed) << 32);
+        order.wall_clock = self.wall_clock;
+        Ok(order)
+    }
+
+    /// The boot modules, read only, where they lie.
+    fn images(&self, guest: &Guest, pd: Selector) -> Result<(), String> {
+        let (kernel, initrd) = images(guest);
+        let give = |name: &str, address| {
+            let module = self.module(name)?;
+            if !module.address.is_multiple_of(PAGE_SIZE) {
+                return Err(format!("boot module {name} does not start on a page"));
+            }
+            loader::give(pd, module.address, module.size, address, MEM_R, Space::Host)
+        };
+        give(kernel, control::KERNEL)?;
+        initrd.map_or(Ok(()), |name| give(name, control::INITRD))
+    }
+
+    /// Guest RAM: readable and writable for the monitor, everything for the guest, in pieces as
+    /// large as the machine has them.
+    fn memory(
+        &mut self,
+        pd: Selector,
+        bytes: u64,
+        taken: &mut Vec<(u64, u64)>,
+    ) -> Result<(), String> {
+        let mut done = 0;
+        while done < bytes {
+            let (physical, size) = self
+                .pool
+                .take_some(bytes - done, LARGE)
+                .ok_or(format!("the machine has no {bytes} bytes for the guest"))?;
+            taken.push((physical, size));
+            loader::scrub(physical, size)?;
+            loader::give(pd, physical, size, control::RAM + done, MEM_RW, Space::Host)?;
+            for (start, end) in around_hole(done, done + size) {
+                let from = physical + (start - done);
+                loader::give(pd, from, end - start, start, MEM_RWX, Space::Guest)?;
+            }
+            done += size;
+        }
+        Ok(())
+    }
+
+    /// Memory for the monitor's threads.
+    fn heap(
+        &mut self,
+        pd: Selector,
+        vcpus: u32,
+        taken: &mut Vec<(u64, u64)>,
+    ) -> Result<(), String> {
+        let bytes = control::heap_size(vcpus);
+        let (physical, window) = loader::fresh(self.pool, bytes)?;
+        taken.push((physical, bytes));
+        loader::unmap(&window);
+        loader::give(pd, physical, bytes, control::HEAP, MEM_RW, Space::Host)
+    }
+
+    /// The monitor's first thread.
+    fn thread(&self, seat: &Seat) -> Result<(), String> {
+        rt::calls::create_ec(&CreateEc {
+            sel: seat.ec,
+            global: true,
+            reserved: 0,
+            utcb_in_caller: false,
+            pd: seat.pd,
+            cpu: self.boot.cpu,
+            utcb: ROOT_UTCB,
+            stack: ROOT_UTCB,
+            event_base: control::SEL_EVENTS as u32,
+        })
+        .map_err(refused)?;
+        let started = rt::calls::create_sc(&CreateSc {
+            sel: seat.sc,
+            owner: own_pd(),
+            ec: seat.ec,
+            priority: PRIORITY,
+            quantum_us: QUANTUM_US,
+        });
+        if started.is_err() {
+            let _ = rt::calls::revoke(Crd::objects(seat.ec, 0, abi::cap::ALL));
+        }
+        started.map_err(refused)
+    }
+
+    /// Bytes of all images of a guest.
+    fn image_bytes(&self, guest: &Guest) -> Result<u64, String> {
+        let (kernel, initrd) = images(guest);
+        let size = |name: &str| self.module(name).map(|module| module.size);
+        Ok(size(kernel)?.saturating_add(initrd.map_or(Ok(0), |name| size(name))?))
+    }
+}
+
+fn images(guest: &Guest) -> (&str, Option<&str>) {
+    match &guest.image {
+        Image::Linux { kernel, initrd, .. } => (kernel, initrd.as_deref()),
+        Image::Flat { kernel, .. } => (kernel, None),
+    }
+}
+
+/// A range of guest-physical addresses without the legacy hole.
+fn around_hole(start: u64, end: u64) -> impl Iterator<Item = (u64, u64)> {
+    let hole = layout::LEGACY_HOLE;
+    let pieces = [(start, end.min(hole.start)), (start.max(hole.end), end)];
+    pieces.into_iter().filter(|(start, end)| start < end)
+}

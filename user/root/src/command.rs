@@ -1,0 +1,160 @@
+//! The lines of the prompt, as values.
+use alloc::format;
+use alloc::string::{String, ToString};
+use lifecycle::Operation;
+
+/// What `help` prints: the words, and what they do.
+pub const HELP: &[(&str, &str)] = &[
+    ("guest list", "all guests and their states"),
+    ("guest show NAME", "one guest: state, processors, memory, how it ended"),
+    ("guest start NAME", "create, load and kick it, as far as needed"),
+    ("guest stop NAME", "halt and reset it"),
+    ("guest create NAME", "give it memory and a monitor"),
+    ("guest load NAME", "put its images in place"),
+    ("guest kick NAME", "let it begin"),
+    ("guest pause NAME", "hold it; resume lets it go on"),
+    ("guest resume NAME", "let it go on"),
+    ("guest halt NAME", "end it"),
+    ("guest reset NAME", "back to before its first instruction"),
+    ("guest destroy NAME", "take everything back"),
+    ("guest console [NAME]", "the keys go to a guest; Ctrl-] comes back here"),
+    ("guest log NAME", "the latest it has printed"),
+    ("mem", "memory that is free"),
+    ("cpu", "the machine's processors"),
+    ("poweroff", "switch the machine off"),
+    ("reboot", "start the machine again"),
+];
+
+/// A line of the prompt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Nothing.
+    Empty,
+    /// What there is.
+    Help,
+    /// All guests.
+    List,
+    /// One guest.
+    Show(String),
+    /// One move.
+    Operate(Operation, String),
+    /// Images into place.
+    Load(String),
+    /// Create, load, kick.
+    Start(String),
+    /// Halt, reset.
+    Stop(String),
+    /// Attach the terminal.
+    Console(Option<String>),
+    /// Latest output.
+    Log(String),
+    /// Memory.
+    Memory,
+    /// Processors.
+    Processors,
+    /// Machine off.
+    PowerOff,
+    /// Machine again.
+    Reboot,
+}
+
+impl Command {
+    /// Reads a line.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong and what would be right.
+    pub fn parse(line: &str) -> Result<Self, String> {
+        let mut words = line.split_whitespace();
+        let first = words.next();
+        let command = match first {
+            None => Self::Empty,
+            Some("help") => Self::Help,
+            Some("guest") => return guest(words),
+            Some("mem") => Self::Memory,
+            Some("cpu") => Self::Processors,
+            Some("poweroff") => Self::PowerOff,
+            Some("reboot") => Self::Reboot,
+            Some(other) => return Err(format!("{other}: no such command; try help")),
+        };
+        end(first.unwrap_or_default(), words).map(|()| command)
+    }
+}
+
+fn guest<'a>(mut words: impl Iterator<Item = &'a str>) -> Result<Command, String> {
+    let verb = words.next().ok_or("guest: what? try help")?;
+    let mut name = || words.next().map(ToString::to_string);
+    let missing = || format!("guest {verb}: which guest? guest list names them");
+    let command = match verb {
+        "list" => Command::List,
+        "console" => Command::Console(name()),
+        "show" => Command::Show(name().ok_or_else(missing)?),
+        "load" => Command::Load(name().ok_or_else(missing)?),
+        "start" => Command::Start(name().ok_or_else(missing)?),
+        "stop" => Command::Stop(name().ok_or_else(missing)?),
+        "log" => Command::Log(name().ok_or_else(missing)?),
+        other => match Operation::from_name(other) {
+            Some(operation) => Command::Operate(operation, name().ok_or_else(missing)?),
+            None => return Err(format!("guest {other}: no such command; try help")),
+        },
+    };
+    end(verb, words).map(|()| command)
+}
+
+fn end<'a>(after: &str, mut words: impl Iterator<Item = &'a str>) -> Result<(), String> {
+    words.next().map_or(Ok(()), |extra| Err(format!("{after}: {extra} is too much")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_of_help_is_a_command() {
+        for (line, _) in HELP {
+            let line = line.replace("[NAME]", "NAME");
+            assert!(Command::parse(&line).is_ok(), "{line}");
+            assert!(Command::parse(&format!("{line} more")).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn guests_are_named() {
+        let name = || "a".to_string();
+        assert_eq!(
+            Command::parse(" guest  pause a "),
+            Ok(Command::Operate(Operation::Pause, name()))
+        );
+        assert_eq!(Command::parse("guest console"), Ok(Command::Console(None)));
+        assert_eq!(Command::parse("guest console a"), Ok(Command::Console(Some(name()))));
+        assert_eq!(
+            Command::parse("guest pause"),
+            Err("guest pause: which guest? guest list names them".into())
+        );
+        assert_eq!(Command::parse("guest"), Err("guest: what? try help".into()));
+        assert_eq!(Command::parse("fly"), Err("fly: no such command; try help".into()));
+        assert_eq!(
+            Command::parse("guest fly a"),
+            Err("guest fly: no such command; try help".into())
+        );
+        assert_eq!(Command::parse(""), Ok(Command::Empty));
+    }
+
+    #[test]
+    fn random_lines_are_read_or_refused() {
+        let words = ["guest", "help", "list", "pause", "a", "", "\u{1b}", "console", "mem", "ä"];
+        let mut x = 9_u64;
+        for _ in 0..20_000 {
+            let mut line = String::new();
+            for _ in 0..4 {
+                x = x
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
+                line.push_str(words[(x >> 33) as usize % words.len()]);
+                line.push(' ');
+            }
+            if let Err(why) = Command::parse(&line) {
+                assert!(why.contains(": "), "{line}: {why}");
+            }
+        }
+    }
+}
