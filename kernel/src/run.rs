@@ -135,11 +135,11 @@ fn resume(cpu: &mut Cpu, token: &Token) {
         }
         Resume::Startup => {
             state.resume = Resume::User;
-            syscalls::raise(cpu, token, abi::cap::STARTUP as u8, 0, 0);
+            raise(cpu, token, abi::cap::STARTUP as u8, 0, 0);
         }
         Resume::RaiseAgain { event, error, cr2 } => {
             state.resume = Resume::User;
-            syscalls::raise(cpu, token, event, error, cr2);
+            raise(cpu, token, event, error, cr2);
         }
         Resume::Guest(_) => guest(cpu),
         Resume::User => {}
@@ -153,6 +153,13 @@ fn resume(cpu: &mut Cpu, token: &Token) {
 #[inline(never)]
 fn again(cpu: &mut Cpu, token: &Token, first: u64) {
     syscalls::handle(cpu, token, first);
+}
+
+/// An event that is not an exception.
+#[cold]
+#[inline(never)]
+fn raise(cpu: &mut Cpu, token: &Token, event: u8, error: u64, cr2: u64) {
+    syscalls::raise(cpu, token, event, error, cr2);
 }
 
 fn guest(cpu: &mut Cpu) {
@@ -177,7 +184,7 @@ fn attend(cpu: &mut Cpu, token: &Token) {
     let Some(state) = cpu.state() else { return };
     let may = matches!(state.resume, Resume::User | Resume::Guest(_));
     if may && asked.take(Attention::RECALL) {
-        syscalls::raise(cpu, token, abi::cap::RECALL as u8, 0, 0);
+        raise(cpu, token, abi::cap::RECALL as u8, 0, 0);
     } else {
         // It finishes what it is about first.
         cpu.tell(cpu.id);

@@ -55,8 +55,8 @@ pub struct Cpu {
     /// Whether there is any.
     pub(crate) inbox_has_more: bool,
     limbo: Limbo,
-    /// Whether there is anything in `limbo`.
-    has_tables: bool,
+    /// Not 0 if there is anything in `limbo`.
+    tables: u8,
     /// The epoch for which other CPUs were last interrupted.
     hurried: u64,
     /// Since when garbage waits, TSC; 0 for not at all.
@@ -106,7 +106,7 @@ impl Cpu {
             inbox: Work::default(),
             inbox_has_more: false,
             limbo: Limbo::default(),
-            has_tables: false,
+            tables: 0,
             hurried: 0,
             waiting_since: 0,
             patience: 0,
@@ -118,12 +118,8 @@ impl Cpu {
     /// Whether something else than the current thread wants attention. On the path of every system call: three words.
     #[inline(always)]
     pub fn needs_care(&mut self) -> bool {
-        let (work, garbage) = (self.mine.has_work(), self.has_garbage());
-        if !(work | garbage) {
-            return false;
-        }
-        let due = garbage && self.garbage_due();
-        work | due
+        let work = self.mine.work();
+        work | self.tables | self.rcu.dead() != 0 && self.cares_now(work != 0)
     }
 
     /// Whether a decision about who runs next is due.
@@ -253,7 +249,7 @@ impl Cpu {
             let next = page.word(0);
             page.set_word(0, self.limbo.open);
             self.limbo.open = list;
-            self.has_tables = true;
+            self.tables = 1;
             list = next;
         }
     }
@@ -276,7 +272,7 @@ impl Cpu {
             self.waiting_since = 0;
         }
         let waits = self.limbo.waiting != 0 || self.limbo.open != 0;
-        self.has_tables = waits;
+        self.tables = waits.into();
         let collected = rcu.collect(16);
         if collected == sync::Collected::More {
             // Nobody keeps us waiting; the rest of the batch goes at the next entries.
@@ -308,6 +304,14 @@ impl Cpu {
         self.may_collect()
     }
 
+    /// The rest of `needs_care`, once there is something.
+    #[cold]
+    #[inline(never)]
+    fn cares_now(&mut self, work: bool) -> bool {
+        let due = self.has_garbage() && self.garbage_due();
+        work | due
+    }
+
     /// Whether this kernel entry is one of those that look after garbage.
     #[inline(always)]
     pub fn may_collect(&self) -> bool {
@@ -317,7 +321,7 @@ impl Cpu {
     /// Whether `release_memory` has anything to do.
     #[inline(always)]
     pub fn has_garbage(&self) -> bool {
-        self.has_tables | self.rcu.has_dead()
+        self.tables | self.rcu.dead() != 0
     }
 
     /// A tag for a guest's translations on this CPU, and its round; a tag of an older round is void.

@@ -1,7 +1,7 @@
 //! What other CPUs may touch of a CPU: its inbox, and the marks by which it is found.
 
 use core::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
-use core::sync::atomic::{AtomicBool, AtomicU64};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
 
 use abi::Status;
 use sync::{Counted, List, SpinLock};
@@ -30,7 +30,7 @@ pub struct Remote {
     /// Something is in `work`.
     left: AtomicBool,
     /// The CPU shall look after something before it runs a thread again; set by others and by itself.
-    has_work: AtomicBool,
+    has_work: AtomicU8,
     /// Identity of the domain whose host tables are loaded.
     pub space: AtomicU64,
     /// Identity of the domain whose guest tables are in use, 0 outside guests.
@@ -61,7 +61,7 @@ impl Remote {
                 dead_vcpus: List::new(),
             }),
             left: AtomicBool::new(false),
-            has_work: AtomicBool::new(false),
+            has_work: AtomicU8::new(0),
             space: AtomicU64::new(0),
             guest_space: AtomicU64::new(0),
             flush_wanted: AtomicU64::new(0),
@@ -74,13 +74,13 @@ impl Remote {
     pub fn leave(&self, add: impl FnOnce(&mut Work)) {
         add(&mut self.work.lock());
         self.left.store(true, SeqCst);
-        self.has_work.store(true, SeqCst);
+        self.has_work.store(1, SeqCst);
     }
 
     /// There is something to look after; who is not that CPU then interrupts it.
     #[inline(always)]
     pub(crate) fn note_work(&self) {
-        self.has_work.store(true, Release);
+        self.has_work.store(1, Release);
     }
 
     /// Leaves a scheduling context to be made ready with a status.
@@ -91,16 +91,16 @@ impl Remote {
         });
     }
 
-    /// Whether the CPU has something to look after.
+    /// Not 0 if the CPU has something to look after (a number, so that the loop tests several at once).
     #[inline(always)]
-    pub fn has_work(&self) -> bool {
+    pub(crate) fn work(&self) -> u8 {
         self.has_work.load(Relaxed)
     }
 
     /// The CPU looks after everything now: what is noted from here on is seen the next time.
     #[inline(always)]
     pub(crate) fn begin_care(&self) {
-        self.has_work.swap(false, SeqCst);
+        self.has_work.swap(0, SeqCst);
     }
 
     /// Takes all work that others left, if there is any; after [`Remote::begin_care`]: `leave` writes the two marks

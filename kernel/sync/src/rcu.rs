@@ -13,7 +13,7 @@
 
 use core::ptr::null_mut;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, fence};
+use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, fence};
 
 use crate::slab::Header;
 use crate::{MAX_CPUS, SpinLock};
@@ -36,7 +36,7 @@ pub struct Rcu {
     /// The epoch that the batch waits for, 0 while there is none.
     waits_for: AtomicU64,
     /// Whether there is a batch, or something pending: the one word that the loop looks at.
-    busy: AtomicBool,
+    busy: AtomicU8,
     /// No CPU with this number or a higher one has ever joined.
     present: AtomicUsize,
     cpus: [CpuEpoch; MAX_CPUS],
@@ -75,7 +75,7 @@ impl Rcu {
             pending: AtomicPtr::new(null_mut()),
             batch: SpinLock::new(Batch { dead: null_mut(), target: 0 }),
             waits_for: AtomicU64::new(0),
-            busy: AtomicBool::new(false),
+            busy: AtomicU8::new(0),
             present: AtomicUsize::new(0),
             cpus: [const { CpuEpoch(AtomicU64::new(AWAY)) }; MAX_CPUS],
         }
@@ -125,6 +125,12 @@ impl Rcu {
     /// Whether anything dead waits to be freed.
     #[inline(always)]
     pub fn has_dead(&self) -> bool {
+        self.dead() != 0
+    }
+
+    /// Not 0 if anything dead waits to be freed (a number, so that the loop tests several at once).
+    #[inline(always)]
+    pub fn dead(&self) -> u8 {
         self.busy.load(Relaxed)
     }
 
@@ -169,9 +175,9 @@ impl Rcu {
     /// There is no batch (the caller holds its lock): nobody need look again until something dies.
     fn rest(&self) {
         // The exchange reads what `bury` wrote last, so either its node is seen here, or its word comes after ours.
-        self.busy.swap(false, AcqRel);
+        self.busy.swap(0, AcqRel);
         if !self.pending.load(Acquire).is_null() {
-            self.busy.store(true, Relaxed);
+            self.busy.store(1, Relaxed);
         }
     }
 
@@ -216,7 +222,7 @@ impl Rcu {
                 Err(now) => head = now,
             }
         }
-        self.busy.store(true, Release);
+        self.busy.store(1, Release);
     }
 }
 

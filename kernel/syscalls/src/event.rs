@@ -19,6 +19,9 @@ const MORE: Mtd =
 type Fault = (u64, u64);
 
 /// The running thread raises an event of its domain: 0 to 31 exceptions, 30 startup, 31 recall.
+///
+/// Part of the loop, as call and reply are: an exception is a call that the processor makes.
+#[inline(always)]
 pub fn raise(cpu: &mut Cpu, token: &Token, event: u8, error: u64, cr2: u64) {
     let kernel = cpu.kernel;
     let find = |current: &Ec| {

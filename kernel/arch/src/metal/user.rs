@@ -73,6 +73,9 @@ const USER_FLAGS: u64 = 0x0025_0dd5;
 /// Flags every thread has: interrupts on, and bit 1, which is always set.
 const FIXED_FLAGS: u64 = 0x202;
 
+/// Exceptions that are events as they are: all but general-protection and page faults, a bit each.
+const PLAIN: u32 = !(1 << 13 | 1 << 14);
+
 /// Runs `thread` in user mode until it calls, faults or is interrupted.
 ///
 /// Its FPU state and address space must be loaded. An instruction pointer outside the lower half is
@@ -102,7 +105,7 @@ pub fn run(thread: &mut Thread) -> Event {
         }
         thread.exit = ExitKind::Trap;
         let number = thread.registers.vector as u8;
-        if number < 32 && number != 13 && number != 14 {
+        if number < 32 && 1 << number & PLAIN != 0 {
             return Event::Exception { vector: number, error: thread.registers.error, cr2: 0 };
         }
         if let Some(event) = trap(thread) {
