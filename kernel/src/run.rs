@@ -49,6 +49,9 @@ fn nobody(cpu: &mut Cpu, token: &mut Token) {
 #[cold]
 #[inline(never)]
 fn take_care(cpu: &mut Cpu, token: &Token) {
+    if let Some(vector) = cpu.pending_interrupt.take() {
+        on_interrupt(cpu, vector);
+    }
     cpu.serve_flush();
     cpu.take_inbox();
     if cpu.has_dying() {
@@ -167,9 +170,6 @@ fn guest(cpu: &mut Cpu) {
         GuestStop::Interrupt(vector) => on_interrupt(cpu, vector),
         GuestStop::Timer => cpu.on_timer(),
         GuestStop::Over | GuestStop::Again => {}
-    }
-    if let Some(vector) = cpu.pending_interrupt.take() {
-        on_interrupt(cpu, vector);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use logic::Oom;
 use logic::addr::{Frame, PAGE_SIZE};
-use sync::{Counted, Pool, SharedPage};
+use sync::{Counted, Pool, SharedPage, Site};
 
 use crate::{Account, Charge};
 
@@ -22,8 +22,9 @@ impl OwnedFrames {
         pool: &'static Pool,
         account: &Counted<Account>,
         order: u8,
+        site: Site,
     ) -> Result<OwnedFrames, Oom> {
-        let frames = OwnedFrames::unscrubbed(pool, account, order)?;
+        let frames = OwnedFrames::unscrubbed(pool, account, order, site)?;
         for index in 0..1 << order {
             frames.page_at(index).clear();
         }
@@ -35,9 +36,10 @@ impl OwnedFrames {
         pool: &'static Pool,
         account: &Counted<Account>,
         order: u8,
+        site: Site,
     ) -> Result<OwnedFrames, Oom> {
         let charge = Account::charge(account, PAGE_SIZE << order)?;
-        let frame = pool.alloc(order)?;
+        let frame = pool.alloc(order, site)?;
         Ok(OwnedFrames { pool, page: pool.page(frame), frame, order, _charge: charge })
     }
 

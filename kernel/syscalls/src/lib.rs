@@ -88,9 +88,10 @@ pub fn handle(cpu: &mut Cpu, token: &Token, first: u64) {
         Call::VcpuCtrl => serve(cpu, token, vcpu::vcpu_ctrl),
         Call::QuotaGive => serve(cpu, token, quota::quota_give),
         Call::QuotaRead => serve(cpu, token, quota::quota_read),
-        Call::VcpuRunExt | Call::GuestSpace | Call::Statistics | Call::Log => {
-            no_such_call(cpu);
-        }
+        Call::VcpuRunExt => serve(cpu, token, vcpu::vcpu_run_ext),
+        Call::Statistics => serve(cpu, token, machine::statistics),
+        Call::Log => serve(cpu, token, machine::log),
+        Call::GuestSpace => no_such_call(cpu),
     }
 }
 
