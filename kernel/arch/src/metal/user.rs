@@ -8,7 +8,7 @@ use core::mem::offset_of;
 use core::sync::atomic::Ordering::Relaxed;
 
 use super::percpu::{self, FRAME_END, KERNEL_RSP, USER_RSP};
-use super::{apic, bases, descriptors};
+use super::{apic, bases, descriptors, guest_switch};
 use crate::x86::descriptor::{USER_CS, USER_SS};
 use crate::{Event, ExitKind, Registers, Thread, vector};
 
@@ -98,6 +98,10 @@ fn trap(thread: &mut Thread) -> Option<Event> {
     }
     if number == 13 && descriptors::repair_task() {
         return None;
+    }
+    if number == 1 {
+        // What a thread's single step left there is not the next guest's business.
+        guest_switch::reset_dr6();
     }
     let cr2 = if number == 14 { x86_64::registers::control::Cr2::read_raw() } else { 0 };
     Some(Event::Exception { vector: number, error: thread.registers.error, cr2 })
