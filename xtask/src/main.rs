@@ -5,6 +5,7 @@ mod bench;
 mod bench_page;
 mod build;
 mod bzimage;
+mod c_hello;
 mod call_graph;
 mod call_names;
 mod check;
@@ -15,6 +16,7 @@ mod elf;
 mod engine;
 mod gdb;
 mod guest;
+mod header;
 mod image;
 mod image_check;
 mod layers;
@@ -22,6 +24,7 @@ mod layout_page;
 mod manifest;
 mod no_panic;
 mod progress;
+mod rebreak;
 mod recipe;
 mod run;
 mod setup;
@@ -67,6 +70,13 @@ enum Task {
     Gdb(Box<gdb::GdbArgs>),
     /// The static part of the tests: format, lints, doors, lists, images
     Check,
+    /// Write abi/include/hematite.h, the interface for users in other languages
+    Header,
+    /// Put known failures back, one by one: their tests must fail (tests/rebreak)
+    Rebreak {
+        /// Only those whose name contains this
+        name: Option<String>,
+    },
     /// Lines per room, image bytes, who takes the most
     Size,
     /// Boot in an emulator: the guest's console is your terminal
@@ -109,6 +119,8 @@ fn serve(task: Task, matches: Option<&clap::ArgMatches>) -> Result<()> {
         Task::Bench(args) => bench::bench(&args),
         Task::Gdb(args) => gdb::gdb(&args, &*run::interruptible()?),
         Task::Check => check::check(),
+        Task::Header => header::write(),
+        Task::Rebreak { name } => rebreak::rebreak(name.as_deref()),
         Task::Size => size::size(),
         Task::Run(args) => {
             let Some(matches) = matches else { bail!("no command") };

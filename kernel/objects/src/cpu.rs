@@ -53,6 +53,8 @@ pub struct Cpu {
     hurried: u64,
     /// Since when garbage waits, TSC; 0 for not at all.
     pub waiting_since: u64,
+    /// Kernel entries until a running CPU looks after garbage again.
+    patience: u8,
     /// Tags for guests' translations.
     pub(crate) tags: Tags,
 }
@@ -87,6 +89,9 @@ impl Tags {
     }
 }
 
+/// Kernel entries between two looks at garbage.
+const PATIENCE: u8 = 16;
+
 /// Table pages on their way back to the pool.
 #[derive(Default)]
 struct Limbo {
@@ -120,6 +125,7 @@ impl Cpu {
             limbo: Limbo::default(),
             hurried: 0,
             waiting_since: 0,
+            patience: 0,
             tags: Tags::new(),
         }
     }
@@ -169,7 +175,14 @@ impl Cpu {
 
     /// Ends an operation on `memory` of the domain `identity`: flushes where stale translations may be, then lets the
     /// released table pages go.
+    #[inline(always)]
     pub fn settle(&mut self, identity: u64, progress: &Progress) {
+        if progress.flush.is_needed() | (progress.released != 0) {
+            self.settle_now(identity, progress);
+        }
+    }
+
+    fn settle_now(&mut self, identity: u64, progress: &Progress) {
         if progress.flush.is_needed() {
             self.shoot_down(identity);
         }
@@ -236,9 +249,18 @@ impl Cpu {
                 self.limbo.waiting = self.kernel.pool.page(frame).word(0);
                 self.kernel.pool.free(frame, 0);
             }
+            self.waiting_since = 0;
         }
         let waits = self.limbo.waiting != 0 || self.limbo.open != 0;
-        (rcu.collect(16) != sync::Collected::Nothing) | waits
+        let collected = rcu.collect(16);
+        if collected == sync::Collected::More {
+            // Nobody keeps us waiting; the rest of the batch goes at the next entries.
+            self.waiting_since = 0;
+            if rcu.waits_for() != 0 {
+                self.patience = PATIENCE - 1;
+            }
+        }
+        (collected != sync::Collected::Nothing) | waits
     }
 
     /// Interrupts the CPUs that garbage waits for: they sit in user or guest code.
@@ -252,6 +274,23 @@ impl Cpu {
                 self.tell(cpu);
             }
         }
+    }
+
+    /// Whether it is time to look after garbage: at once while idle, else at every 16th kernel entry, since a grace
+    /// period needs some entries to end and each look costs more than one object's share of it.
+    #[inline(always)]
+    pub fn garbage_due(&mut self) -> bool {
+        if !self.has_garbage() {
+            return false;
+        }
+        self.patience = self.patience.wrapping_add(1) % PATIENCE;
+        self.may_collect()
+    }
+
+    /// Whether this kernel entry is one of those that look after garbage.
+    #[inline(always)]
+    pub fn may_collect(&self) -> bool {
+        self.patience == 0 || self.current.is_none()
     }
 
     /// Whether `release_memory` has anything to do.

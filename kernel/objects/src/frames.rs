@@ -2,11 +2,11 @@
 
 use logic::Oom;
 use logic::addr::{Frame, PAGE_SIZE};
-use sync::{Counted, Pool, SharedPage};
+use sync::{Counted, Pool, SharedPage, Site};
 
 use crate::{Account, Charge};
 
-/// 2^order zeroed frames, freed and paid back when dropped.
+/// 2^order frames, freed and paid back when dropped.
 pub struct OwnedFrames {
     pool: &'static Pool,
     /// The first page, so that nobody computes its place on a hot path.
@@ -22,9 +22,24 @@ impl OwnedFrames {
         pool: &'static Pool,
         account: &Counted<Account>,
         order: u8,
+        site: Site,
+    ) -> Result<OwnedFrames, Oom> {
+        let frames = OwnedFrames::unscrubbed(pool, account, order, site)?;
+        for index in 0..1 << order {
+            frames.page_at(index).clear();
+        }
+        Ok(frames)
+    }
+
+    /// Frames charged to `account` with whatever they held: for what no program ever sees.
+    pub fn unscrubbed(
+        pool: &'static Pool,
+        account: &Counted<Account>,
+        order: u8,
+        site: Site,
     ) -> Result<OwnedFrames, Oom> {
         let charge = Account::charge(account, PAGE_SIZE << order)?;
-        let frame = pool.alloc_zeroed(order)?;
+        let frame = pool.alloc(order, site)?;
         Ok(OwnedFrames { pool, page: pool.page(frame), frame, order, _charge: charge })
     }
 

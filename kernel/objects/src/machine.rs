@@ -23,9 +23,9 @@ pub fn has_physical(end_frame: u64) -> bool {
     end_frame <= 1 << (arch::physical_bits().clamp(12, 63) - 12)
 }
 
-/// Flags of guests in the machine.
+/// Whether this machine runs guests. A guest's FPU registers must fit into the kernel page that its monitor sees.
 pub fn can_run_guests() -> bool {
-    arch::guest_vendor() != arch::GuestVendor::None
+    arch::guest_vendor() != arch::GuestVendor::None && arch::fpu_order() == 0
 }
 
 /// The root entry under which a domain's own port bitmap hangs.

@@ -3,7 +3,7 @@
 use abi::Mtd;
 use logic::Oom;
 use logic::addr::PAGE_SIZE;
-use sync::{Counted, Slab};
+use sync::{Counted, Site, Slab};
 
 use crate::{
     Account, Charge, Cpu, Ec, EcState, Kernel, Kind, Kp, OwnedFrames, Pd, PortNode, Pt, Resume, Sc,
@@ -50,7 +50,7 @@ impl Kernel {
     /// A kernel page of zeros.
     pub fn make_kp(&'static self, account: &Counted<Account>) -> Result<Counted<Kp>, Oom> {
         let charge = pay(&self.kps, account)?;
-        let frames = OwnedFrames::new(self.pool, account, 0)?;
+        let frames = OwnedFrames::new(self.pool, account, 0, Site::KernelPage)?;
         Ok(self.kps.reserve()?.fill(Kp::new(frames, charge)))
     }
 
@@ -91,9 +91,9 @@ impl Cpu {
     ) -> Result<Counted<Ec>, Oom> {
         let kernel = self.kernel;
         let charge = pay(&kernel.ecs, account)?;
-        let utcb = OwnedFrames::new(kernel.pool, account, 0)?;
-        let fpu = OwnedFrames::new(kernel.pool, account, arch::fpu_order())?;
-        arch::fpu_init(fpu.page());
+        let utcb = OwnedFrames::new(kernel.pool, account, 0, Site::Utcb)?;
+        let fpu = OwnedFrames::unscrubbed(kernel.pool, account, arch::fpu_order(), Site::Fpu)?;
+        arch::fpu_fresh(fpu.page());
         let place = kernel.ecs.reserve()?;
         if let Some((pd, page)) = &mapping {
             let rights = logic::page_table::Rights::READ.or(logic::page_table::Rights::WRITE);
@@ -176,9 +176,17 @@ impl Cpu {
         let charge = pay(&kernel.vcpus, account)?;
         let blocks = Account::charge(account, PAGE_SIZE * arch::Guest::FRAMES)?;
         let place = kernel.vcpus.reserve()?;
-        let table = pd.memory.guest_root()?;
-        let apic_access = pd.make_access_page(kernel.pool)?;
+        let access = pd.spare_access_page(kernel.pool)?;
         let guest = arch::Guest::new(kernel.pool)?;
+        // The last thing that can fail.
+        let table = match pd.memory.guest_root() {
+            Ok(table) => table,
+            Err(none) => {
+                guest.free(kernel.pool);
+                return Err(none);
+            }
+        };
+        let apic_access = pd.keep_access_page(access);
         arch::fpu_init(fpu.page());
         let cell = self.key.cell(cpu, VcpuState::new(guest));
         let charges = [charge, blocks];

@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 use logic::Oom;
 use logic::addr::{Frame, PAGE_SIZE};
-use sync::{Counted, List, Pool};
+use sync::{Counted, List, Pool, Site};
 
 use crate::{Account, Charge, Kernel, OwnedFrames, Pd};
 
@@ -207,24 +207,23 @@ impl PortMaps {
         host: bool,
         guest: bool,
     ) -> Result<Option<u64>, Oom> {
-        if guest && self.guest.is_none() {
-            // SVM's map is 12 KiB: the third frame answers for accesses that run over the last port.
-            let svm = arch::guest_vendor() == arch::GuestVendor::Svm;
-            let bits = OwnedFrames::new(pool, account, if svm { 2 } else { 1 })?;
-            for page in 0..if svm { 4 } else { 2 } {
-                bits.page_at(page).fill(u64::MAX);
-            }
-            self.guest = Some(bits);
-        }
+        let bitmap = |order: u8| {
+            let bits = OwnedFrames::new(pool, account, order, Site::PortMap)?;
+            (0..1 << order).for_each(|page| bits.page_at(page).fill(u64::MAX));
+            Ok(bits)
+        };
+        // SVM's map is 12 KiB: the third frame answers for accesses that run over the last port.
+        let order = if arch::guest_vendor() == arch::GuestVendor::Svm { 2 } else { 1 };
+        // All memory first: a refusal leaves nothing behind.
+        let for_guest = if guest && self.guest.is_none() { Some(bitmap(order)?) } else { None };
         if !host || self.host.is_some() {
+            self.guest = self.guest.take().or(for_guest);
             return Ok(None);
         }
-        let bits = OwnedFrames::new(pool, account, 1)?;
-        let table = || OwnedFrames::new(pool, account, 0);
+        let bits = bitmap(1)?;
+        let table = || OwnedFrames::new(pool, account, 0, Site::PortMap);
         let tables = [table()?, table()?, table()?];
-        for page in 0..2 {
-            bits.page_at(page).fill(u64::MAX);
-        }
+        self.guest = self.guest.take().or(for_guest);
         let [top, middle, last] = &tables;
         let first = bits.frame();
         last.page().set_word(0, first.address() | ENTRY);

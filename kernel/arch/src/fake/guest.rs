@@ -4,8 +4,10 @@ use std::boxed::Box;
 
 use abi::Mtd;
 use logic::Oom;
-use sync::{Pool, SharedPage};
+use logic::addr::Frame;
+use sync::{Pool, SharedPage, Site};
 
+use super::custody::Custody;
 use super::machine::{Deed, run_guest, with};
 use crate::{GuestEnv, GuestEvent, GuestVendor};
 
@@ -48,7 +50,9 @@ pub fn guest_tags() -> u16 {
 
 /// A guest.
 pub struct Guest {
+    block: Frame,
     words: Box<[u64; 512]>,
+    custody: Custody,
 }
 
 impl Guest {
@@ -58,16 +62,21 @@ impl Guest {
     /// A guest with all state zero.
     ///
     /// # Errors
-    /// Never; the real one needs memory from the pool.
-    pub fn new(_pool: &Pool) -> Result<Self, Oom> {
-        Ok(Self { words: Box::new([0; 512]) })
+    /// When the pool has no frame for its control block, which stays empty here.
+    pub fn new(pool: &Pool) -> Result<Self, Oom> {
+        let block = pool.alloc_zeroed(0, Site::GuestBlock)?;
+        Ok(Self { block, words: Box::new([0; 512]), custody: Custody::default() })
     }
 
     /// Prepares for the end.
-    pub fn retire(&mut self) {}
+    pub fn retire(&mut self) {
+        self.custody.clear();
+    }
 
     /// The end.
-    pub fn free(self, _pool: &Pool) {}
+    pub fn free(self, pool: &Pool) {
+        pool.free(self.block, 0);
+    }
 
     /// Takes the monitor's state; the fake takes all of it whatever the message descriptor says.
     pub fn load(&mut self, _pool: &Pool, page: &SharedPage, _mtd: Mtd) {
@@ -103,7 +112,8 @@ impl Guest {
 
     /// Runs the next script; a poked guest comes back at once.
     pub fn enter(&mut self, env: &GuestEnv<'_>) -> GuestEvent {
-        with(|state| state.record(Deed::EnterGuest { flush: env.flush_tag }));
+        with(|state| state.record(Deed::EnterGuest { tag: env.tag, flush: env.flush_tag }));
+        self.custody.enter();
         if env.pending_poke {
             return GuestEvent::Exit(POKED);
         }

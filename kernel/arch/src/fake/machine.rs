@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::vec::Vec;
 
 use logic::addr::Frame;
-use sync::{Pool, SharedPage};
+use sync::{Pool, SharedPage, Site};
 
 use crate::{Event, GuestEvent, GuestVendor, MAX_CPUS, Thread, vector};
 
@@ -70,6 +70,8 @@ pub enum Deed {
     },
     /// Entered a guest.
     EnterGuest {
+        /// The tag of its translations.
+        tag: u16,
         /// With all translations of its tag dropped.
         flush: bool,
     },
@@ -110,6 +112,7 @@ pub(super) struct State {
     pub msrs: BTreeMap<u32, u64>,
     pub console: Vec<u8>,
     pub killed: Vec<(usize, &'static str)>,
+    pub fpu_order: u8,
     /// Interrupts that nobody asked for: CPU and vector.
     pub unclaimed: Vec<(usize, u8)>,
     /// Deadly events: CPU, event, address.
@@ -137,6 +140,7 @@ impl State {
             msrs: BTreeMap::new(),
             console: Vec::new(),
             killed: Vec::new(),
+            fpu_order: 0,
             unclaimed: Vec::new(),
             faults: Vec::new(),
             memory_types: [(0, 6), (0xc_0000, 0), (0x10_0000, 6)].into(),
@@ -278,6 +282,17 @@ impl Machine {
         with(|state| std::mem::take(&mut state.killed))
     }
 
+    /// Takes the CPUs and vectors of interrupts that nobody asked for.
+    #[must_use]
+    pub fn take_unclaimed() -> Vec<(usize, u8)> {
+        with(|state| std::mem::take(&mut state.unclaimed))
+    }
+
+    /// From now on the FPU registers of a context take 2^`order` frames.
+    pub fn set_fpu_order(order: u8) {
+        with(|state| state.fpu_order = order);
+    }
+
     /// How a pin was programmed last.
     #[must_use]
     pub fn pin(ioapic: usize, pin: usize) -> Pin {
@@ -329,7 +344,9 @@ pub(super) fn page(frame: Frame) -> &'static SharedPage {
                 state.spare = Pool::leaked(Frame(0), SPARE_FRAMES).ok();
             }
             let spare = state.spare;
-            let made = || spare.and_then(|spare| spare.alloc_zeroed(0).ok()).unwrap_or_default();
+            let made = || {
+                spare.and_then(|spare| spare.alloc_zeroed(0, Site::Boot).ok()).unwrap_or_default()
+            };
             (spare, *state.physical.entry(frame.0).or_insert_with(made))
         }
     });

@@ -117,7 +117,12 @@ pub fn relax() {
 /// log2 of the frames that FPU registers need.
 #[must_use]
 pub fn fpu_order() -> u8 {
-    0
+    with(|state| state.fpu_order)
+}
+
+/// Fills an area that may hold anything with the registers' initial state.
+pub fn fpu_fresh(area: &SharedPage) {
+    fpu_init(area);
 }
 
 /// Fills an area with the registers' initial state (abi.md 11.8).

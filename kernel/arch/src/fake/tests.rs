@@ -3,6 +3,7 @@
 use super::*;
 use crate::{Event, ExitKind, GuestEnv, GuestEvent, GuestPlace, GuestVendor, Thread, vector};
 use logic::addr::Frame;
+use sync::Site;
 
 fn thread(rip: u64) -> Thread {
     let mut thread = Thread::default();
@@ -54,7 +55,7 @@ fn interrupts_come_before_programs_and_on_their_cpu() {
 #[test]
 fn registers_of_the_fpu_travel_through_areas() {
     let pool = Machine::install(2, 16);
-    let [first, second] = [(); 2].map(|()| pool.page(pool.alloc_zeroed(0).unwrap()));
+    let [first, second] = [(); 2].map(|()| pool.page(pool.alloc_zeroed(0, Site::Boot).unwrap()));
     fpu_init(first);
     first.set_word(20, 77);
     fpu_restore(first).unwrap();
@@ -95,7 +96,7 @@ fn memory_types_and_physical_pages() {
 fn guests_follow_their_scripts() {
     let pool = Machine::install(1, 16);
     Machine::set_vendor(GuestVendor::Vmx);
-    let page = pool.page(pool.alloc_zeroed(0).unwrap());
+    let page = pool.page(pool.alloc_zeroed(0, Site::Boot).unwrap());
     let mut guest = Guest::new(pool).unwrap();
     page.write_u64(0x30, 0x1234);
     guest.load(pool, page, Default::default());

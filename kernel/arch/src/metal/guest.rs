@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 use abi::Mtd;
 use logic::Oom;
 use logic::addr::Frame;
-use sync::{Pool, SharedPage};
+use sync::{Pool, SharedPage, Site};
 
 use super::guest_switch;
 use super::svm::{self, Svm};
@@ -103,7 +103,8 @@ pub(super) fn keep(place: &AtomicU64, pool: &Pool, order: u8) -> Result<Frame, &
     if known != 0 {
         return Ok(Frame(known));
     }
-    let frame = pool.alloc_zeroed(order).map_err(|Oom| "no memory for the CPU's areas")?;
+    let frame =
+        pool.alloc_zeroed(order, Site::Boot).map_err(|Oom| "no memory for the CPU's areas")?;
     place.store(frame.0, Relaxed);
     Ok(frame)
 }

@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use abi::Mtd;
 use logic::Oom;
 use logic::addr::Frame;
-use sync::{Pool, SharedPage};
+use sync::{Pool, SharedPage, Site};
 
 use super::guest::{TIMED_OUT, keep, place};
 use super::guest_switch::{self, Duties, Switch, rdmsr};
@@ -79,7 +79,7 @@ pub fn enable(pool: &Pool) -> Result<(), &'static str> {
     keep(&place().block, pool, 0)?;
     make_msr_map(pool)?;
     if NO_PORTS.load(Relaxed) == 0 {
-        let map = pool.alloc_zeroed(2).map_err(|Oom| "no memory for the port map")?;
+        let map = pool.alloc_zeroed(2, Site::Boot).map_err(|Oom| "no memory for the port map")?;
         for i in 0..4 {
             pool.page(Frame(map.0 + i)).fill(u64::MAX);
         }
@@ -101,7 +101,7 @@ fn make_msr_map(pool: &Pool) -> Result<(), &'static str> {
     if MSR_MAP.load(Relaxed) != 0 {
         return Ok(());
     }
-    let map = pool.alloc_zeroed(1).map_err(|Oom| "no memory for the MSR map")?;
+    let map = pool.alloc_zeroed(1, Site::Boot).map_err(|Oom| "no memory for the MSR map")?;
     for i in 0..2 {
         pool.page(Frame(map.0 + i)).fill(u64::MAX);
     }
@@ -128,7 +128,7 @@ pub struct Svm {
 impl Svm {
     /// A VMCB with all guest state zero.
     pub fn new(pool: &Pool) -> Result<Self, Oom> {
-        let frame = pool.alloc_zeroed(0)?;
+        let frame = pool.alloc_zeroed(0, Site::GuestBlock)?;
         let mut state = SvmState::default();
         state.reset(pool.page(frame));
         Ok(Self { frame, state, raw: Raw::default(), flush: false, debug: false })

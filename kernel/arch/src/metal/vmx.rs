@@ -11,7 +11,7 @@ use abi::Mtd;
 use abi::utcb::offset;
 use logic::Oom;
 use logic::addr::Frame;
-use sync::{Pool, SharedPage, SpinLock};
+use sync::{Pool, SharedPage, Site, SpinLock};
 
 use super::guest::{TIMED_OUT, keep, place};
 use super::guest_switch::{self, Duties, Switch, rdmsr};
@@ -21,6 +21,7 @@ use crate::x86::event::{self, VALID};
 use crate::x86::guest_software::{GuestRegisters, Software};
 use crate::x86::vmx_controls::{Allowed, Capabilities, MACHINE_CHECK, primary};
 use crate::x86::vmx_fields as field;
+use crate::x86::vmx_nmi;
 use crate::x86::vmx_state::{Mirror, Vmcs, VmxState};
 use crate::{GuestEnv, GuestEvent, GuestPlace};
 
@@ -127,7 +128,7 @@ fn make_msr_bitmap(pool: &Pool) -> Result<(), &'static str> {
     if MSR_BITMAP.load(Relaxed) != 0 {
         return Ok(());
     }
-    let frame = pool.alloc_zeroed(0).map_err(|Oom| "no memory for the MSR bitmap")?;
+    let frame = pool.alloc_zeroed(0, Site::Boot).map_err(|Oom| "no memory for the MSR bitmap")?;
     let page = pool.page(frame);
     page.fill(u64::MAX);
     for msr in FREE {
@@ -232,7 +233,7 @@ impl Vmx {
     /// A clear VMCS.
     pub fn new(pool: &Pool) -> Result<Self, Oom> {
         let cpu = capabilities();
-        let frame = pool.alloc_zeroed(0)?;
+        let frame = pool.alloc_zeroed(0, Site::GuestBlock)?;
         pool.page(frame).write_u32(0, revision(&cpu));
         Ok(Self {
             frame,
@@ -488,6 +489,7 @@ impl Vmx {
     #[inline]
     pub fn store(&mut self, software: &mut Software, page: &SharedPage, wanted: Mtd, reason: u32) {
         self.make_current();
+        vmx_nmi::block_again(&mut Current, reason);
         self.state.store(&Current, &self.cpu, software, page, wanted, reason);
     }
 

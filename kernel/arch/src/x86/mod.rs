@@ -13,5 +13,6 @@ pub mod svm_state;
 pub mod svm_vmcb;
 pub mod vmx_controls;
 pub mod vmx_fields;
+pub mod vmx_nmi;
 pub mod vmx_state;
 mod vmx_store;

@@ -139,6 +139,11 @@ pub fn lookup<F: Format>(mem: &impl TableMemory, root: Frame, page: u64) -> Opti
     }
 }
 
+/// How many tables mapping this one page would have to make, 0 to 3.
+pub fn lacking<F: Format>(mem: &impl TableMemory, root: Frame, page: u64) -> usize {
+    usize::from(walk::<F>(mem, root, page).level)
+}
+
 /// Maps the 2^`order` pages from `page` on to the frames from `frame` on, with the largest leaves
 /// that the alignment of both allows; whatever was mapped there before is replaced. Rights of
 /// nothing unmap. Neither number needs to be aligned.

@@ -381,3 +381,25 @@ fn a_thread_that_faults_ends_alone() {
     assert!(other.result().is_none());
     world.must(create_sm(100, 1));
 }
+
+/// A limit that comes or goes while memory is charged must not change who is charged for it.
+#[test]
+fn a_limit_set_late_keeps_the_sums() {
+    let world = World::new(1, FRAMES);
+    world.must(create_pd(CHILD));
+    world.must(CreateKp { sel: 100, owner: CHILD }.encode());
+    world.must(revoke(100, 0));
+    world.settle();
+    let used = || world.root.pd.account.state().0;
+    let limit = |bytes| world.must([Call::QuotaGive.word(0, CHILD), bytes, 0, 0, 0]);
+    let before = used();
+    for (made_with, ended_with) in [(u64::MAX, 1 << 20), (1 << 20, u64::MAX)] {
+        limit(made_with);
+        world.must(CreateKp { sel: 100, owner: CHILD }.encode());
+        assert!(used() >= before + 4096, "its creator is charged too");
+        limit(ended_with);
+        world.must(revoke(100, 0));
+        world.settle();
+        assert_eq!(used(), before);
+    }
+}

@@ -5,7 +5,11 @@ mod basics;
 #[cfg(test)]
 mod exceptions;
 #[cfg(test)]
+mod faults;
+#[cfg(test)]
 mod ipc;
+#[cfg(test)]
+mod known_failures;
 #[cfg(test)]
 mod life;
 #[cfg(test)]

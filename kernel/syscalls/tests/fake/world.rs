@@ -15,7 +15,7 @@ use abi::utcb::offset;
 use abi::{Mtd, Selector, Status};
 use arch::{Event, Machine, Registers, Thread, vector};
 use objects::{Cpu, Ec, Kernel, Pd, RootParts};
-use sync::{AnyCounted, Counted, CpuKey, Pool, Rcu, SharedPage, Token};
+use sync::{AnyCounted, Counted, CpuKey, Pool, Rcu, SharedPage, Site, Token};
 
 /// The kernel's loop does not return, and tests take it round by round.
 const _: fn(Cpu, Token) -> ! = run::run_loop;
@@ -112,7 +112,7 @@ impl World {
     pub fn new(cpus: usize, frames: usize) -> Self {
         let pool = Machine::install(cpus, frames);
         let rcu: &'static Rcu = Box::leak(Box::new(Rcu::new()));
-        let hip = pool.alloc_zeroed(0).expect("the HIP");
+        let hip = pool.alloc_zeroed(0, Site::Boot).expect("the HIP");
         let (first, count) = pool.range();
         let own = first.0..first.0 + count;
         let kernel: &'static Kernel =
@@ -149,6 +149,22 @@ impl World {
         let token = run::round(&mut seat, token);
         self.seats.borrow_mut()[cpu] = Some((seat, token));
         Machine::set_cpu(0);
+    }
+
+    /// The root program, which must be the running thread of CPU 0, goes on at another place.
+    pub fn jump(&self, rip: u64) {
+        let mut seats = self.seats.borrow_mut();
+        let (cpu, _) = seats[0].as_mut().expect("CPU 0");
+        cpu.state().expect("the root program runs").thread.registers.rip = rip;
+    }
+
+    /// While a CPU waits for others this looks on, before they serve it.
+    pub fn while_waiting(&self, mut look: impl FnMut() + 'static) {
+        let others = self.seats.clone();
+        Machine::while_waiting(move || {
+            look();
+            serve(&others);
+        });
     }
 
     /// Some rounds of every CPU in turn.
@@ -315,7 +331,7 @@ fn serve(seats: &Seats) {
 }
 
 fn name(pd: &Pd, selector: Selector, object: AnyCounted, permissions: u8) {
-    let slot = pd.objects.ensure(selector, || pd.account.take(4096)).expect("a slot");
+    let slot = pd.slot(selector).expect("a slot");
     let done = slot.create(object, permissions, &pd.objects, selector);
     assert!(done.is_ok(), "selector {selector} was free");
 }
