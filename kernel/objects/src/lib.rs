@@ -24,6 +24,7 @@ mod guest;
 mod irq;
 mod kill;
 mod kp;
+mod log;
 pub mod machine;
 mod make;
 mod memory;
@@ -45,6 +46,7 @@ pub use guest::{GuestStop, RunOrder};
 pub use irq::{IrqTable, VectorUse};
 pub use kill::{EFFORT, Effort};
 pub use kp::Kp;
+pub use log::Log;
 pub use make::RootParts;
 pub use memory::{Memory, Progress, Target, Transfer};
 pub use pd::{NewSlot, Pd, Trust};
@@ -97,6 +99,8 @@ pub struct Kernel {
     pub own: core::ops::Range<u64>,
     /// Single frames of interrupt controllers, holes for delegation (0 = unused).
     pub controllers: [u64; 18],
+    /// What happened, for whoever reads it.
+    pub log: Log,
 }
 
 impl Kernel {
@@ -128,6 +132,7 @@ impl Kernel {
             cpus,
             own,
             controllers,
+            log: Log::new(),
         }
     }
 

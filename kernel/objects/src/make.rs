@@ -178,15 +178,12 @@ impl Cpu {
         let place = kernel.vcpus.reserve()?;
         let access = pd.spare_access_page(kernel.pool)?;
         let guest = arch::Guest::new(kernel.pool)?;
-        // The last thing that can fail.
-        let table = match pd.memory.guest_root() {
-            Ok(table) => table,
-            Err(none) => {
-                guest.free(kernel.pool);
-                return Err(none);
-            }
+        // The last thing that can fail; the access page is there by then.
+        let place_of = |table| pd.keep_access_page(access).map(|page| (table, page));
+        let Some((table, apic_access)) = pd.memory.guest_root().ok().and_then(place_of) else {
+            guest.free(kernel.pool);
+            return Err(Oom);
         };
-        let apic_access = pd.keep_access_page(access);
         arch::fpu_init(fpu.page());
         let cell = self.key.cell(cpu, VcpuState::new(guest));
         let charges = [charge, blocks];

@@ -116,13 +116,13 @@ impl Pd {
         OwnedFrames::new(pool, &self.account, 0, Site::AccessPage).map(Some)
     }
 
-    /// Keeps such a page, unless the domain has one by now; the one it has.
-    pub fn keep_access_page(&self, spare: Option<OwnedFrames>) -> Frame {
+    /// Keeps such a page, unless the domain has one by now; the frame of the one it has.
+    pub fn keep_access_page(&self, spare: Option<OwnedFrames>) -> Option<Frame> {
         let mut page = self.access_page.lock();
         if page.is_none() {
             *page = spare;
         }
-        page.as_ref().map_or(Frame(0), OwnedFrames::frame)
+        page.as_ref().map(OwnedFrames::frame)
     }
 
     /// Marks it dead; whether it was alive.

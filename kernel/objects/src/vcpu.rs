@@ -63,10 +63,6 @@ impl VcpuState {
 
 impl Vcpu {
     /// A virtual CPU that has never run.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the arguments of create_vcpu and what they need"
-    )]
     pub fn new(
         pd: Counted<Pd>,
         state: Counted<Kp>,

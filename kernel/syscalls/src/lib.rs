@@ -107,7 +107,9 @@ fn dispatch(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
         Call::QuotaGive => quota::quota_give(cpu, token, words),
         Call::QuotaRead => quota::quota_read(cpu, token, words),
         Call::VcpuRunExt => vcpu::vcpu_run_ext(cpu, token, words),
-        Call::GuestSpace | Call::Statistics | Call::Log => Err(Status::BadHyp),
+        Call::Statistics => machine::statistics(cpu, token, words),
+        Call::Log => machine::log(cpu, token, words),
+        Call::GuestSpace => Err(Status::BadHyp),
     }
 }
 

@@ -19,7 +19,8 @@ mod names;
 mod tests;
 
 pub use devices::{
-    ioapic_count, ioapic_id, ioapic_mask, ioapic_pins, ioapic_write, lvt_thermal, msi_target,
+    ioapic_count, ioapic_id, ioapic_mask, ioapic_pins, ioapic_read, ioapic_write, lvt_thermal,
+    msi_target,
 };
 pub use guest::{Guest, guest_enable_cpu, guest_tags, guest_vendor};
 pub use machine::{Deed, GuestScript, Machine, Pin, Program};
