@@ -55,6 +55,10 @@ pub struct Cpu {
     pub waiting_since: u64,
     /// Kernel entries until a running CPU looks after garbage again.
     patience: u8,
+    /// The trust group of the program that ran here last.
+    trust_group: u64,
+    /// The domain whose guest ran here last.
+    pub(crate) guest_owner: u64,
     /// Tags for guests' translations.
     pub(crate) tags: Tags,
 }
@@ -126,6 +130,8 @@ impl Cpu {
             hurried: 0,
             waiting_since: 0,
             patience: 0,
+            trust_group: 0,
+            guest_owner: 0,
             tags: Tags::new(),
         }
     }
@@ -142,6 +148,11 @@ impl Cpu {
                 mine.space.store(self.space, SeqCst);
             }
             arch::load_space(pd.memory.root(), None, true);
+            let group = pd.trust_group();
+            if group != self.trust_group {
+                self.trust_group = group;
+                arch::isolate(arch::Isolate::Domain);
+            }
         }
     }
 
