@@ -38,6 +38,8 @@ pub struct Pd {
     pub access_page: SpinLock<Option<OwnedFrames>>,
     /// First frame of the guest's port bitmap, 0 for none: what a guest entry reads without the lock.
     guest_ports: AtomicU64,
+    /// Domains of one group trust each other with what speculation may tell.
+    trust_group: AtomicU64,
     dead: AtomicBool,
     /// How far its selectors have been taken apart at the end.
     dismantled: u64,
@@ -60,6 +62,7 @@ impl Pd {
             ecs: SpinLock::new(List::new()),
             access_page: SpinLock::new(None),
             guest_ports: AtomicU64::new(0),
+            trust_group: AtomicU64::new(0),
             dead: AtomicBool::new(false),
             dismantled: 0,
             account,
@@ -71,6 +74,17 @@ impl Pd {
     #[inline(always)]
     pub fn identity(&self) -> u64 {
         self.objects.identity()
+    }
+
+    /// Its trust group: that of its creator until the root domain says otherwise.
+    #[inline(always)]
+    pub fn trust_group(&self) -> u64 {
+        self.trust_group.load(Relaxed)
+    }
+
+    /// Puts it into a trust group; a CPU that runs it sees that when it next turns to it.
+    pub fn set_trust_group(&self, group: u64) {
+        self.trust_group.store(group, Relaxed);
     }
 
     /// Makes the port bitmaps that a grant needs; the root entry for the host's if that is new.

@@ -82,10 +82,6 @@ impl<T> CpuCell<T> {
         reason = "the key is borrowed mutably for as long as either result"
     )]
     #[inline(always)]
-    #[expect(
-        clippy::mut_from_ref,
-        reason = "the key, borrowed as long as both, is what is exclusive"
-    )]
     pub fn open_both<'a, 'b, 'k: 'a + 'b>(
         &'a self,
         other: &'b CpuCell<T>,

@@ -49,6 +49,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("vcpu_run_ext", vcpu_run_ext),
     ("quota_give", quota_give),
     ("quota_read", quota_read),
+    ("trust_group", trust_group),
     ("statistics", statistics),
     ("log", log),
 ];
@@ -320,4 +321,11 @@ fn humble(world: &World, words: abi::args::Words) -> Option<u64> {
     let status = rt::Utcb::current().map(|utcb| utcb.word(0));
     let _ = calls::revoke(Crd::objects(pd, 0, 0x1f));
     called.ok().and(status)
+}
+
+fn trust_group(world: &mut World, other: Selector) {
+    let sm = world.semaphore();
+    world.tally.ours("trust_group of nothing", calls::trust_group(NOTHING, 1), CAP);
+    world.tally.ours("trust_group of a semaphore", calls::trust_group(sm, 1), CAP);
+    world.tally.ours("trust_group", calls::trust_group(other, 1), Ok(()));
 }
