@@ -227,7 +227,7 @@ fn ports(
     let Some((first, length)) = next else {
         return Ok(Some(if *cursor & GIVEN != 0 { what.result() } else { Crd::NULL }));
     };
-    let fresh = to.ports.lock().prepare(cpu.kernel.pool, &to.account, host, guest).map_err(oom)?;
+    let fresh = to.prepare_ports(cpu.kernel.pool, host, guest).map_err(oom)?;
     if let Some(entry) = fresh {
         cpu.hang_ports(&to, entry);
     } else if grant(cpu.kernel, to, (giver, first, length), what.perms, (host, guest))? {
