@@ -245,6 +245,7 @@ impl Memory {
         }
     }
 
+    #[inline(always)]
     #[allow(clippy::too_many_arguments, reason = "one door for three formats")]
     fn transfer<F: logic::page_table::Format>(
         &self,
@@ -373,6 +374,7 @@ impl Memory {
         self.finish(Target::Guest, step, tables.released.get())
     }
 
+    #[inline(always)]
     fn finish(&self, target: Target, step: Result<Step, Oom>, released: u64) -> Progress {
         let (done, flush, oom) = match step {
             Ok(step) => (step.done, step.flush, false),

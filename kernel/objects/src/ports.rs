@@ -18,6 +18,8 @@ pub const PORTS: u32 = 0x1_0000;
 /// A range of ports that a domain holds.
 pub struct PortNode {
     pd: Option<Counted<Pd>>,
+    /// Identity of the domain that holds it; the kernel's is [`KERNEL_SPACE`].
+    space: u64,
     base: u32,
     count: u32,
     depth: u32,
@@ -54,12 +56,8 @@ impl PortNode {
         charge: Option<Charge>,
     ) -> PortNode {
         let permissions = AtomicU8::new(permissions);
-        PortNode { pd, base, count, depth, host, guest, permissions, _charge: charge }
-    }
-
-    /// Identity of the domain that holds it; the kernel's is [`KERNEL_SPACE`].
-    fn space(&self) -> u64 {
-        self.pd.as_ref().map_or(KERNEL_SPACE, |pd| pd.identity())
+        let space = pd.as_ref().map_or(KERNEL_SPACE, |pd| pd.identity());
+        PortNode { pd, space, base, count, depth, host, guest, permissions, _charge: charge }
     }
 
     /// Allows or forbids it in its domain's bitmaps.
@@ -71,8 +69,10 @@ impl PortNode {
         }
     }
 
-    fn overlaps(&self, base: u32, count: u32) -> bool {
-        self.base < base.saturating_add(count) && base < self.base.saturating_add(self.count)
+    /// Whether it is of a space and has one of `count` ports; both ranges end at [`PORTS`] at the latest.
+    #[inline(always)]
+    fn is_of(&self, space: u64, base: u32, count: u32) -> bool {
+        self.space == space && self.base < base + count && base < self.base + self.count
     }
 }
 
@@ -100,7 +100,7 @@ impl PortTree {
     pub fn find(&self, space: u64, port: u32) -> Option<(u32, u32, u8)> {
         let mut found = None;
         self.nodes.each(|n| {
-            if n.space() == space && n.overlaps(port, 1) {
+            if n.is_of(space, port, 1) {
                 found = Some((n.base, n.count, n.permissions.load(Relaxed)));
             }
         });
@@ -113,8 +113,11 @@ impl PortTree {
         let end = base.saturating_add(count);
         let mut best: Option<(u32, u32)> = None;
         self.nodes.each(|n| {
+            if n.space != from {
+                return;
+            }
             let (from_port, to_port) = (n.base.max(base).max(after), (n.base + n.count).min(end));
-            if n.space() == from && from_port < to_port && best.is_none_or(|(b, _)| from_port < b) {
+            if from_port < to_port && best.is_none_or(|(b, _)| from_port < b) {
                 best = Some((from_port, to_port - from_port));
             }
         });
@@ -124,7 +127,7 @@ impl PortTree {
     /// Whether a space already holds one of the ports.
     pub fn is_taken(&self, space: u64, base: u32, count: u32) -> bool {
         let mut taken = false;
-        self.nodes.each(|n| taken |= n.space() == space && n.overlaps(base, count));
+        self.nodes.each(|n| taken |= n.is_of(space, base, count));
         taken
     }
 
@@ -132,7 +135,7 @@ impl PortTree {
     pub fn source(&self, space: u64, port: u32) -> Option<(u32, u8)> {
         let mut found = None;
         self.nodes.each(|n| {
-            if n.space() == space && n.overlaps(port, 1) {
+            if n.is_of(space, port, 1) {
                 found = Some((n.depth, n.permissions.load(Relaxed)));
             }
         });
@@ -145,7 +148,7 @@ impl PortTree {
         let (base, mut behind) = (child.base, false);
         let _ = self.nodes.insert_before(child, |n| {
             let here = behind;
-            behind |= n.space() == space && n.overlaps(base, 1);
+            behind |= n.is_of(space, base, 1);
             here
         });
     }
@@ -167,7 +170,7 @@ impl PortTree {
                 under = None;
             }
             let below = under.is_some();
-            let own = n.space() == space && n.overlaps(base, count);
+            let own = n.is_of(space, base, count);
             if own && under.is_none() {
                 under = Some(n.depth);
             }

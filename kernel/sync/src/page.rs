@@ -119,7 +119,14 @@ impl SharedPage {
 
     /// Writes zero to the first `count` words.
     pub fn clear_words(&self, count: usize) {
-        for word in self.0.iter().take(count) {
+        let words = self.0.get(..count.min(WORDS)).unwrap_or_default();
+        let (blocks, rest) = words.as_chunks::<8>();
+        for words in blocks {
+            for word in words {
+                word.store(0, Relaxed);
+            }
+        }
+        for word in rest {
             word.store(0, Relaxed);
         }
     }
