@@ -31,6 +31,7 @@ mod semaphore;
 mod start;
 mod tally;
 mod transfer;
+mod trees;
 mod vcpu;
 mod world;
 
@@ -60,6 +61,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("interrupts", interrupts::run),
     ("domain", domain::run),
     ("vcpu", vcpu::run),
+    ("trees", trees::run),
     ("by_call", by_call::run),
     ("fuzz", fuzz::run),
     ("exhaustion", exhaustion::run),
