@@ -8,7 +8,7 @@ use logic::addr::{Frame, PAGE_BITS, PAGE_SIZE};
 use logic::elf::{ElfError, FileBytes, RootElf};
 use logic::page_table::Rights;
 use objects::{Cpu, OwnedFrames, Pd};
-use sync::{AnyCounted, Counted};
+use sync::{AnyCounted, Counted, Site};
 
 /// Why the first program does not run.
 pub enum RootError {
@@ -94,7 +94,7 @@ fn load(cpu: &Cpu, pd: &Counted<Pd>, file: &Module, elf: &RootElf) -> Result<(),
         let (page, file_page, count) = segment.in_place();
         pd.memory.map_run(page, base.plus(file_page), count, segment.rights)?;
         for page in segment.fresh() {
-            let frames = OwnedFrames::new(cpu.kernel.pool, &pd.account, 0)?;
+            let frames = OwnedFrames::new(cpu.kernel.pool, &pd.account, 0, Site::Boot)?;
             let (inside, offset, length) = segment.bytes_of(page);
             for i in 0..length {
                 let mut byte = [0];
@@ -111,6 +111,6 @@ fn load(cpu: &Cpu, pd: &Counted<Pd>, file: &Module, elf: &RootElf) -> Result<(),
 }
 
 fn name(pd: &Pd, selector: u64, object: AnyCounted, permissions: u8) -> Result<(), RootError> {
-    let slot = pd.objects.ensure(selector, || pd.account.take(PAGE_SIZE))?;
+    let slot = pd.slot(selector)?;
     slot.create(object, permissions, &pd.objects, selector).map_err(|_| RootError::Oom)
 }

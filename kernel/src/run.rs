@@ -49,14 +49,17 @@ pub fn round(cpu: &mut Cpu, mut token: Token) -> Token {
 
 /// Whether something else than the current thread wants attention.
 #[inline(always)]
-fn needs_care(cpu: &Cpu) -> bool {
+fn needs_care(cpu: &mut Cpu) -> bool {
     let mine = cpu.kernel.remotes.get(cpu.id);
-    cpu.reschedule | cpu.has_dying() | cpu.has_garbage() || mine.is_some_and(|mine| mine.has_work())
+    cpu.reschedule | cpu.has_dying() | cpu.garbage_due() || mine.is_some_and(|mine| mine.has_work())
 }
 
 /// Settles what others left, what died, what waits to be freed, and who runs next.
 #[cold]
 fn take_care(cpu: &mut Cpu, token: &Token) {
+    if let Some(vector) = cpu.pending_interrupt.take() {
+        on_interrupt(cpu, vector);
+    }
     cpu.serve_flush();
     cpu.take_inbox();
     if cpu.has_dying() {
@@ -64,7 +67,9 @@ fn take_care(cpu: &mut Cpu, token: &Token) {
         poll(cpu);
     }
     if cpu.has_garbage() {
-        collect(cpu);
+        if cpu.may_collect() {
+            collect(cpu);
+        }
     } else {
         cpu.waiting_since = 0;
     }
@@ -154,9 +159,6 @@ fn guest(cpu: &mut Cpu) {
         GuestStop::Interrupt(vector) => on_interrupt(cpu, vector),
         GuestStop::Timer => cpu.on_timer(),
         GuestStop::Over | GuestStop::Again => {}
-    }
-    if let Some(vector) = cpu.pending_interrupt.take() {
-        on_interrupt(cpu, vector);
     }
 }
 

@@ -7,7 +7,7 @@ use boot::BootInfo;
 use logic::acpi::Acpi;
 use logic::addr::{Frame, PAGE_BITS};
 use objects::{Cpu, Kernel};
-use sync::{CpuKey, MAX_CPUS, Once, Pool, Rcu, SpinLock};
+use sync::{CpuKey, MAX_CPUS, Once, Pool, Rcu, Site, SpinLock};
 
 use crate::bring_up::{io_apics, step};
 use crate::panic::fail;
@@ -49,7 +49,7 @@ pub fn prepare_cpu() {
 /// The shared state and the information page; all CPUs are up by now.
 pub fn make_kernel(loader: &BootInfo, firmware: &Acpi, own: Range<u64>) {
     let Some(pool) = POOL.get() else { fail(format_args!("there is no pool")) };
-    let Ok(page) = pool.alloc_zeroed(0) else {
+    let Ok(page) = pool.alloc_zeroed(0, Site::Boot) else {
         fail(format_args!("no memory for the information page (see kmem=)"))
     };
     hip::write(pool.page(page), loader, firmware, &own);

@@ -35,6 +35,8 @@ pub enum Load {
     LongProgram(&'static str),
     /// Our root task, the monitor and a stock Linux guest.
     Linux,
+    /// Our root task, the monitor and the guests of this manifest, which take the same kernel and initrd.
+    Manifest(&'static str),
     /// Our root task, the monitor and the guest in `guests/small` with this command line.
     Small(&'static str),
 }
@@ -188,6 +190,45 @@ const LIFE: Story = Story {
     ..BOOT
 };
 
+/// Two Linux guests; one is taken apart and started again beside the other.
+const PAIR: Story = Story {
+    load: Load::Manifest("guests/pair.dts"),
+    lines: &[
+        Line::Never(DIED),
+        Line::Says("guest right started"),
+        Line::Says("hematite> "),
+        Line::Type("guest console left"),
+        Line::Says("~ #"),
+        Line::Type("uname -r"),
+        Line::Says("6.1."),
+        Line::Type("\x1d"),
+        Line::Says("hematite> "),
+        Line::Type("guest stop left"),
+        Line::Says("left is RESET"),
+        Line::Type("guest destroy left"),
+        Line::Says("left is UNKNOWN"),
+        Line::Type("guest console right"),
+        Line::Type("uname -r"),
+        Line::Says("6.1."),
+        Line::Type("\x1d"),
+        Line::Says("hematite> "),
+        Line::Type("guest start left"),
+        Line::Says("left is READY"),
+        Line::Type("guest console left"),
+        Line::Says("~ #"),
+    ],
+    cpus: 2,
+    timeout_s: 600,
+    tier: Tier::Long,
+    ..BOOT
+};
+/// What the C hello says.
+const C_HELLO: &[Line] = &[
+    Line::Never(DIED),
+    Line::Never(REFUSED),
+    Line::Says("hello from C on cpu 0, interface 10000, calls work"),
+];
+
 /// Every suite that runs in an emulator. The long Bochs runs come first, so that two emulators
 /// side by side end at about the same time.
 pub const STORIES: &[Story] = &[
@@ -202,6 +243,7 @@ pub const STORIES: &[Story] = &[
     },
     Story { name: "linux_qemu_1", tier: Tier::Long, ..LINUX },
     Story { name: "linux_qemu_2", cpus: 2, ..LINUX },
+    Story { name: "guest_pair_qemu", ..PAIR },
     Story { name: "guest_life_qemu", cpus: 2, ..LIFE },
     // The conformance suite: plain, with SVM, and with VMX on processors of three generations.
     Story { name: "suite_bochs_skylake", ..SUITE_BOCHS },
@@ -250,6 +292,9 @@ pub const STORIES: &[Story] = &[
     Story { name: "boot_qemu_2", cpus: 2, ..BOOT },
     Story { name: "boot_qemu_4", cpus: 4, ..BOOT },
     Story { name: "boot_qemu_8", cpus: 8, timeout_s: 300, ..BOOT },
+    // A root program that knows only abi/include/hematite.h.
+    Story { name: "boot_c_hello", lines: C_HELLO, load: Load::Program("hello-c"), ..BOOT },
+    Story { name: "boot_c_hello_bochs", lines: C_HELLO, load: Load::Program("hello-c"), ..BOCHS },
     // Neither SVM nor VMX: a plain microkernel.
     Story { name: "boot_plain_1", cpu_model: "max,-svm", ..BOOT },
     Story {

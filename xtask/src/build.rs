@@ -1,6 +1,7 @@
 //! Builds the bare-metal programs and leaves them in `target/hematite`.
 
 use crate::bzimage;
+use crate::c_hello;
 use crate::desk;
 use crate::elf;
 use crate::progress::Step;
@@ -128,6 +129,9 @@ pub fn build(only: &[&str]) -> Result<()> {
             build_one(*program, &toolchain)?;
             built += 1;
         }
+    }
+    if only.is_empty() {
+        c_hello::build()?;
     }
     if built == 0 {
         bail!("no bare-metal program is a member of the workspace");

@@ -3,6 +3,7 @@
 use crate::build::{self, PROGRAMS};
 use crate::call_names;
 use crate::desk;
+use crate::header;
 use crate::image_check;
 use crate::layers;
 use crate::no_panic;
@@ -84,6 +85,7 @@ pub fn all(wanted: impl Fn(&str) -> bool) -> Result<Tally> {
         run(name, &|| Ok(rule(&sources)));
     }
     run("room_doors", &layers::findings);
+    run("c_header", &header::findings);
     run("format", &format);
     run("lints_host", &|| {
         let lints = ["clippy", "--all-targets", "--quiet", "--", "-D", "warnings"];

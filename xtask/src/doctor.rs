@@ -1,5 +1,6 @@
 //! Says what this machine offers, what is missing, and which engine will be used and why.
 
+use crate::c_hello;
 use crate::engine::Offers;
 use crate::setup;
 use crate::toolchain::Toolchain;
@@ -26,6 +27,10 @@ pub fn doctor() -> Result<()> {
     line("kvm", offers.no_kvm.as_deref().unwrap_or("usable: nested virtualization is on"));
     let dtc = tools::first_line("dtc", &["--version"]);
     line("dtc", &dtc.unwrap_or_else(|| "MISSING".to_string()));
+    match c_hello::compiler() {
+        Ok(found) => line("C compiler", found),
+        Err(why) => line("C compiler", &format!("MISSING: {why}; the C test program is skipped")),
+    }
     match offers.choose() {
         Ok((engine, why)) => line("engine auto", &format!("{}: {why}", engine.word())),
         Err(error) => {

@@ -46,7 +46,7 @@ pub const ROOMS: &[Room] = &[
     room("bench", "tests/bench", &["abi", "rt"]),
     room("victim", "tests/victim", &["abi", "rt"]),
     room("tests", "tests", &["abi"]),
-    room("xtask", "xtask", &["refusal", "tests"]),
+    room("xtask", "xtask", &["abi", "refusal", "tests"]),
 ];
 
 /// What the rooms' manifests do that the table does not allow.

@@ -5,6 +5,7 @@ mod bench;
 mod bench_page;
 mod build;
 mod bzimage;
+mod c_hello;
 mod call_graph;
 mod call_names;
 mod check;
@@ -15,6 +16,7 @@ mod elf;
 mod engine;
 mod gdb;
 mod guest;
+mod header;
 mod image;
 mod image_check;
 mod layers;
@@ -68,6 +70,8 @@ enum Task {
     Gdb(Box<gdb::GdbArgs>),
     /// The static part of the tests: format, lints, doors, lists, images
     Check,
+    /// Write abi/include/hematite.h, the interface for users in other languages
+    Header,
     /// Put known failures back, one by one: their tests must fail (tests/rebreak)
     Rebreak {
         /// Only those whose name contains this
@@ -115,6 +119,7 @@ fn serve(task: Task, matches: Option<&clap::ArgMatches>) -> Result<()> {
         Task::Bench(args) => bench::bench(&args),
         Task::Gdb(args) => gdb::gdb(&args, &*run::interruptible()?),
         Task::Check => check::check(),
+        Task::Header => header::write(),
         Task::Rebreak { name } => rebreak::rebreak(name.as_deref()),
         Task::Size => size::size(),
         Task::Run(args) => {

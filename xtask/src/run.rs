@@ -139,7 +139,7 @@ pub fn run(args: &RunArgs, steps: &[Step]) -> Result<()> {
         bail!("--timeout {seconds}: needs an --expect to wait for");
     }
     if terminal::present() {
-        eprintln!("  keys  Ctrl-] leaves");
+        eprintln!("  keys  Ctrl-] switches between the guest and the prompt, Ctrl-\\ leaves");
     }
     let left = terminal::converse(&mut serial, &interrupted)?;
     let end = match left {

@@ -36,6 +36,7 @@ const PACKAGES: &[Package] = &[
     package("xorriso", "xorriso", "boot images"),
     package("mtools", "mformat", "boot images"),
     package("device-tree-compiler", "dtc", "manifests"),
+    package("gcc", "cc", "the C test program"),
 ];
 
 impl Package {

@@ -1,5 +1,5 @@
 //! Connects the user's terminal with a machine's serial line, both ways, until it ends or the user
-//! leaves with Ctrl-].
+//! leaves with Ctrl-\. Ctrl-] belongs to the machine: it switches between a guest and the prompt.
 
 use anyhow::{Context, Result};
 use driver::serial::Serial;
@@ -10,13 +10,13 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
-/// Ctrl-].
-const ESCAPE: u8 = 0x1d;
+/// Ctrl-\.
+const ESCAPE: u8 = 0x1c;
 
 /// Why the conversation is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Left {
-    /// The user typed Ctrl-], or a signal asked us to go.
+    /// The user typed Ctrl-\, or a signal asked us to go.
     ByKey,
     /// The machine ended.
     MachineEnded,

@@ -1,12 +1,13 @@
 //! Kernel memory by protection domain.
 //!
-//! Every domain has an account; a charge goes to it and up to the nearest account with a limit (a domain without a
-//! limit draws on its creator's). Running out is `Oom` and changes nothing.
+//! Every domain has an account; a charge goes to it and to those of all its creators, so that the first domain's
+//! says what all use, and a limit holds for a domain and all it created. Running out is `Oom` and changes nothing.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use logic::Oom;
 use sync::Counted;
+use sync::door::{self, Site};
 
 /// Bytes of kernel memory used and allowed.
 pub struct Account {
@@ -29,7 +30,7 @@ impl Account {
         Account { used: AtomicU64::new(0), limit: AtomicU64::new(UNLIMITED), parent: Some(parent) }
     }
 
-    /// Bytes in use and the limit (`u64::MAX`: the creator's).
+    /// Bytes in use, by the domain and those it created, and the limit (`u64::MAX`: the creator's alone).
     pub fn state(&self) -> (u64, u64) {
         (self.used.load(Relaxed), self.limit.load(Relaxed))
     }
@@ -39,27 +40,28 @@ impl Account {
         self.limit.store(bytes, Relaxed);
     }
 
-    /// Takes `bytes`, here and at every creator up to the first with a limit.
+    /// Takes `bytes`, here and at every creator: each of them may refuse.
     pub fn take(&self, bytes: u64) -> Result<(), Oom> {
-        let limit = self.limit.load(Relaxed);
-        let used = self.used.fetch_add(bytes, Relaxed).wrapping_add(bytes);
-        let above = match &self.parent {
-            _ if used > limit => Err(Oom),
-            Some(parent) if limit == UNLIMITED => parent.take(bytes),
-            _ => Ok(()),
-        };
-        if above.is_err() {
-            self.used.fetch_sub(bytes, Relaxed);
-        }
-        above
+        door::pass(Site::Charge)?;
+        self.draw(bytes)
     }
 
-    /// Gives back what `take` took.
+    fn draw(&self, bytes: u64) -> Result<(), Oom> {
+        let used = self.used.fetch_add(bytes, Relaxed).wrapping_add(bytes);
+        let granted = match &self.parent {
+            _ if used > self.limit.load(Relaxed) => Err(Oom),
+            Some(parent) => parent.draw(bytes),
+            None => Ok(()),
+        };
+        granted.inspect_err(|_| {
+            self.used.fetch_sub(bytes, Relaxed);
+        })
+    }
+
+    /// Gives back what `take` took. Whether there is a limit, now or then, makes no difference.
     pub fn give(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Relaxed);
-        if let Some(parent) = &self.parent
-            && self.limit.load(Relaxed) == UNLIMITED
-        {
+        if let Some(parent) = &self.parent {
             parent.give(bytes);
         }
     }

@@ -33,7 +33,7 @@ pub struct Cpu {
     pub reschedule: bool,
     /// Lending steps since somebody last made progress.
     pub helped: u32,
-    /// A host interrupt that came together with a guest's last exit, not yet settled.
+    /// A host interrupt that ended guest time, not yet settled; `reschedule` is set with it, so that the loop looks.
     pub pending_interrupt: Option<u8>,
     pub(crate) queue: RunQueue,
     pub(crate) deadlines: List<Sc, 1>,
@@ -53,9 +53,44 @@ pub struct Cpu {
     hurried: u64,
     /// Since when garbage waits, TSC; 0 for not at all.
     pub waiting_since: u64,
-    tag: u16,
-    tag_round: u64,
+    /// Kernel entries until a running CPU looks after garbage again.
+    patience: u8,
+    /// Tags for guests' translations.
+    pub(crate) tags: Tags,
 }
+
+/// Hands out this CPU's tags for guests' translations. When all were given a new round begins, and every
+/// tag of an older one is void: its holder takes another and flushes before it enters.
+pub(crate) struct Tags {
+    last: u16,
+    round: u64,
+}
+
+impl Tags {
+    const fn new() -> Self {
+        Self { last: 0, round: 1 }
+    }
+
+    /// The present round.
+    #[inline(always)]
+    pub const fn round(&self) -> u64 {
+        self.round
+    }
+
+    /// A tag and its round.
+    #[cold]
+    pub fn next(&mut self) -> (u16, u64) {
+        if self.last >= arch::guest_tags() {
+            self.last = 0;
+            self.round += 1;
+        }
+        self.last += 1;
+        (self.last, self.round)
+    }
+}
+
+/// Kernel entries between two looks at garbage.
+const PATIENCE: u8 = 16;
 
 /// Table pages on their way back to the pool.
 #[derive(Default)]
@@ -90,8 +125,8 @@ impl Cpu {
             limbo: Limbo::default(),
             hurried: 0,
             waiting_since: 0,
-            tag: 0,
-            tag_round: 1,
+            patience: 0,
+            tags: Tags::new(),
         }
     }
 
@@ -140,7 +175,14 @@ impl Cpu {
 
     /// Ends an operation on `memory` of the domain `identity`: flushes where stale translations may be, then lets the
     /// released table pages go.
+    #[inline(always)]
     pub fn settle(&mut self, identity: u64, progress: &Progress) {
+        if progress.flush.is_needed() | (progress.released != 0) {
+            self.settle_now(identity, progress);
+        }
+    }
+
+    fn settle_now(&mut self, identity: u64, progress: &Progress) {
         if progress.flush.is_needed() {
             self.shoot_down(identity);
         }
@@ -207,9 +249,18 @@ impl Cpu {
                 self.limbo.waiting = self.kernel.pool.page(frame).word(0);
                 self.kernel.pool.free(frame, 0);
             }
+            self.waiting_since = 0;
         }
         let waits = self.limbo.waiting != 0 || self.limbo.open != 0;
-        (rcu.collect(16) != sync::Collected::Nothing) | waits
+        let collected = rcu.collect(16);
+        if collected == sync::Collected::More {
+            // Nobody keeps us waiting; the rest of the batch goes at the next entries.
+            self.waiting_since = 0;
+            if rcu.waits_for() != 0 {
+                self.patience = PATIENCE - 1;
+            }
+        }
+        (collected != sync::Collected::Nothing) | waits
     }
 
     /// Interrupts the CPUs that garbage waits for: they sit in user or guest code.
@@ -225,25 +276,27 @@ impl Cpu {
         }
     }
 
+    /// Whether it is time to look after garbage: at once while idle, else at every 16th kernel entry, since a grace
+    /// period needs some entries to end and each look costs more than one object's share of it.
+    #[inline(always)]
+    pub fn garbage_due(&mut self) -> bool {
+        if !self.has_garbage() {
+            return false;
+        }
+        self.patience = self.patience.wrapping_add(1) % PATIENCE;
+        self.may_collect()
+    }
+
+    /// Whether this kernel entry is one of those that look after garbage.
+    #[inline(always)]
+    pub fn may_collect(&self) -> bool {
+        self.patience == 0 || self.current.is_none()
+    }
+
     /// Whether `release_memory` has anything to do.
     #[inline(always)]
     pub fn has_garbage(&self) -> bool {
         self.limbo.waiting | self.limbo.open != 0 || self.kernel.rcu.has_dead()
-    }
-
-    /// A tag for a guest's translations on this CPU, and its round; a tag of an older round is void.
-    pub fn new_tag(&mut self) -> (u16, u64) {
-        if self.tag >= arch::guest_tags() {
-            self.tag = 0;
-            self.tag_round += 1;
-        }
-        self.tag += 1;
-        (self.tag, self.tag_round)
-    }
-
-    /// The present round of tags.
-    pub fn tag_round(&self) -> u64 {
-        self.tag_round
     }
 
     /// Unmaps the page of an object from a domain, for ever or until it is mapped again.

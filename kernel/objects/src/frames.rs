@@ -2,13 +2,15 @@
 
 use logic::Oom;
 use logic::addr::{Frame, PAGE_SIZE};
-use sync::{Counted, Pool, SharedPage};
+use sync::{Counted, Pool, SharedPage, Site};
 
 use crate::{Account, Charge};
 
-/// 2^order zeroed frames, freed and paid back when dropped.
+/// 2^order frames, freed and paid back when dropped.
 pub struct OwnedFrames {
     pool: &'static Pool,
+    /// The first page, so that nobody computes its place on a hot path.
+    page: &'static SharedPage,
     frame: Frame,
     order: u8,
     _charge: Charge,
@@ -20,10 +22,25 @@ impl OwnedFrames {
         pool: &'static Pool,
         account: &Counted<Account>,
         order: u8,
+        site: Site,
+    ) -> Result<OwnedFrames, Oom> {
+        let frames = OwnedFrames::unscrubbed(pool, account, order, site)?;
+        for index in 0..1 << order {
+            frames.page_at(index).clear();
+        }
+        Ok(frames)
+    }
+
+    /// Frames charged to `account` with whatever they held: for what no program ever sees.
+    pub fn unscrubbed(
+        pool: &'static Pool,
+        account: &Counted<Account>,
+        order: u8,
+        site: Site,
     ) -> Result<OwnedFrames, Oom> {
         let charge = Account::charge(account, PAGE_SIZE << order)?;
-        let frame = pool.alloc_zeroed(order)?;
-        Ok(OwnedFrames { pool, frame, order, _charge: charge })
+        let frame = pool.alloc(order, site)?;
+        Ok(OwnedFrames { pool, page: pool.page(frame), frame, order, _charge: charge })
     }
 
     /// The first frame.
@@ -35,7 +52,7 @@ impl OwnedFrames {
     /// The first page.
     #[inline(always)]
     pub fn page(&self) -> &'static SharedPage {
-        self.pool.page(self.frame)
+        self.page
     }
 
     /// The page number `index` (0 if there are not so many).

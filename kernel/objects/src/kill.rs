@@ -170,7 +170,7 @@ impl Cpu {
         self.depart();
         let mut reason = reason;
         while let Some(current) = self.current.take() {
-            arch::note_killed(self.id, reason);
+            self.tell_killed(reason);
             current.ask(Attention::KILL);
             let Some(state) = current.cell.open(&mut self.key) else { return };
             let was = core::mem::replace(&mut state.resume, Resume::Dead);

@@ -24,6 +24,7 @@ mod guest;
 mod irq;
 mod kill;
 mod kp;
+mod log;
 pub mod machine;
 mod make;
 mod memory;
@@ -41,13 +42,14 @@ pub use chain::{Help, Reply};
 pub use cpu::Cpu;
 pub use ec::{Attention, Ec, EcState, Item, Kind, Moving, Resume, USER_FLAGS};
 pub use frames::OwnedFrames;
-pub use guest::GuestStop;
+pub use guest::{GuestStop, RunOrder};
 pub use irq::{IrqTable, VectorUse};
 pub use kill::{EFFORT, Effort};
 pub use kp::Kp;
+pub use log::Log;
 pub use make::RootParts;
 pub use memory::{Memory, Progress, Target, Transfer};
-pub use pd::{Pd, Trust};
+pub use pd::{NewSlot, Pd, Trust};
 pub use ports::{PORTS, PortNode, PortTree};
 pub use pt::Pt;
 pub use remote::{Remote, Work};
@@ -57,7 +59,7 @@ pub use sm::Sm;
 pub use vcpu::{Vcpu, VcpuState};
 
 use logic::addr::Frame;
-use sync::{MAX_CPUS, Pool, Rcu, Slab, SpinLock};
+use sync::{MAX_CPUS, Pool, Rcu, Site, Slab, SpinLock};
 
 /// Everything that all CPUs share, made once at start-up and never moved.
 pub struct Kernel {
@@ -97,6 +99,8 @@ pub struct Kernel {
     pub own: core::ops::Range<u64>,
     /// Single frames of interrupt controllers, holes for delegation (0 = unused).
     pub controllers: [u64; 18],
+    /// What happened, for whoever reads it.
+    pub log: Log,
 }
 
 impl Kernel {
@@ -112,22 +116,23 @@ impl Kernel {
         Kernel {
             pool,
             rcu,
-            accounts: Slab::new(pool, rcu),
-            pds: Slab::<Pd>::new(pool, rcu).in_portions(),
-            ecs: Slab::new(pool, rcu),
-            scs: Slab::new(pool, rcu),
-            pts: Slab::new(pool, rcu),
-            sms: Slab::new(pool, rcu),
-            kps: Slab::new(pool, rcu),
-            vcpus: Slab::new(pool, rcu),
-            port_nodes: Slab::new(pool, rcu),
+            accounts: Slab::new(pool, rcu, Site::Account),
+            pds: Slab::<Pd>::new(pool, rcu, Site::Pd).in_portions(),
+            ecs: Slab::new(pool, rcu, Site::Ec),
+            scs: Slab::new(pool, rcu, Site::Sc),
+            pts: Slab::new(pool, rcu, Site::Pt),
+            sms: Slab::new(pool, rcu, Site::Sm),
+            kps: Slab::new(pool, rcu, Site::Kp),
+            vcpus: Slab::new(pool, rcu, Site::Vcpu),
+            port_nodes: Slab::new(pool, rcu, Site::PortNode),
             ports: SpinLock::new(PortTree::new()),
-            irq_tables: Slab::new(pool, rcu),
+            irq_tables: Slab::new(pool, rcu, Site::IrqTable),
             remotes: [const { Remote::new() }; MAX_CPUS],
             hip,
             cpus,
             own,
             controllers,
+            log: Log::new(),
         }
     }
 

@@ -3,7 +3,7 @@
 use abi::Mtd;
 use logic::Oom;
 use logic::addr::PAGE_SIZE;
-use sync::{Counted, Slab};
+use sync::{Counted, Site, Slab};
 
 use crate::{
     Account, Charge, Cpu, Ec, EcState, Kernel, Kind, Kp, OwnedFrames, Pd, PortNode, Pt, Resume, Sc,
@@ -50,7 +50,7 @@ impl Kernel {
     /// A kernel page of zeros.
     pub fn make_kp(&'static self, account: &Counted<Account>) -> Result<Counted<Kp>, Oom> {
         let charge = pay(&self.kps, account)?;
-        let frames = OwnedFrames::new(self.pool, account, 0)?;
+        let frames = OwnedFrames::new(self.pool, account, 0, Site::KernelPage)?;
         Ok(self.kps.reserve()?.fill(Kp::new(frames, charge)))
     }
 
@@ -91,9 +91,9 @@ impl Cpu {
     ) -> Result<Counted<Ec>, Oom> {
         let kernel = self.kernel;
         let charge = pay(&kernel.ecs, account)?;
-        let utcb = OwnedFrames::new(kernel.pool, account, 0)?;
-        let fpu = OwnedFrames::new(kernel.pool, account, arch::fpu_order())?;
-        arch::fpu_init(fpu.page());
+        let utcb = OwnedFrames::new(kernel.pool, account, 0, Site::Utcb)?;
+        let fpu = OwnedFrames::unscrubbed(kernel.pool, account, arch::fpu_order(), Site::Fpu)?;
+        arch::fpu_fresh(fpu.page());
         let place = kernel.ecs.reserve()?;
         if let Some((pd, page)) = &mapping {
             let rights = logic::page_table::Rights::READ.or(logic::page_table::Rights::WRITE);
@@ -176,18 +176,19 @@ impl Cpu {
         let charge = pay(&kernel.vcpus, account)?;
         let blocks = Account::charge(account, PAGE_SIZE * arch::Guest::FRAMES)?;
         let place = kernel.vcpus.reserve()?;
-        pd.memory.guest_root()?;
-        let mut access = pd.access_page.lock();
-        if access.is_none() {
-            *access = Some(OwnedFrames::new(kernel.pool, &pd.account, 0)?);
-        }
-        drop(access);
+        let access = pd.spare_access_page(kernel.pool)?;
         let guest = arch::Guest::new(kernel.pool)?;
+        // The last thing that can fail; the access page is there by then.
+        let place_of = |table| pd.keep_access_page(access).map(|page| (table, page));
+        let Some((table, apic_access)) = pd.memory.guest_root().ok().and_then(place_of) else {
+            guest.free(kernel.pool);
+            return Err(Oom);
+        };
         arch::fpu_init(fpu.page());
-        let inner =
-            VcpuState { guest: Some(guest), busy: false, tag: 0, tag_round: 0, generation: 0 };
-        let cell = self.key.cell(cpu, inner);
-        Ok(place.fill(Vcpu::new(pd, state, vlapic, fpu, cell, [charge, blocks])))
+        let cell = self.key.cell(cpu, VcpuState::new(guest));
+        let charges = [charge, blocks];
+        let frames = arch::GuestPlace { table, vlapic: vlapic.frame(), apic_access };
+        Ok(place.fill(Vcpu::new(pd, state, vlapic, fpu, frames, cell, charges)))
     }
 
     /// The first domain, thread and time of the machine, on this CPU.

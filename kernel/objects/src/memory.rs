@@ -11,9 +11,9 @@ use logic::Oom;
 use logic::addr::{Frame, PAGE_SIZE};
 use logic::page_table::{
     EptFormat, Flush, HostFormat, NestedFormat, Rights, Step, TableMemory, Tree, clear, copy,
-    lookup, map_identity, release_all,
+    lacking, lookup, map_identity, release_all,
 };
-use sync::{Counted, Pool, SharedPage, SpinLock};
+use sync::{Counted, Pool, SharedPage, Site, SpinLock};
 
 use crate::{Account, Kernel};
 
@@ -66,9 +66,14 @@ pub struct Memory {
     generation: AtomicU64,
 }
 
+/// Tables one walk may lack, the root included.
+const LEVELS: usize = 4;
+
 struct Tables<'a> {
     memory: &'a Memory,
     released: Cell<u64>,
+    /// Taken beforehand, so that the walk cannot fail halfway.
+    stock: Cell<[Option<Frame>; LEVELS]>,
 }
 
 impl TableMemory for Tables<'_> {
@@ -82,7 +87,10 @@ impl TableMemory for Tables<'_> {
         self.memory.pool.page(frame)
     }
     fn allocate(&self) -> Result<Frame, Oom> {
-        self.memory.table()
+        match self.take_stocked() {
+            Some(frame) => Ok(frame),
+            None => self.memory.table(),
+        }
     }
     fn release(&self, table: Frame) {
         self.memory.pages.fetch_sub(1, Relaxed);
@@ -92,11 +100,40 @@ impl TableMemory for Tables<'_> {
     }
 }
 
+impl<'a> Tables<'a> {
+    fn new(memory: &'a Memory) -> Tables<'a> {
+        Tables { memory, released: Cell::new(0), stock: Cell::new([None; LEVELS]) }
+    }
+
+    /// Takes `count` tables beforehand, or none.
+    fn stock_up(&self, count: usize) -> Result<(), Oom> {
+        let mut stock = [None; LEVELS];
+        let taken = stock.iter_mut().take(count).try_for_each(|place| {
+            *place = Some(self.memory.table()?);
+            Ok(())
+        });
+        if taken.is_err() {
+            stock.into_iter().flatten().for_each(|frame| self.memory.untable(frame));
+            stock = [None; LEVELS];
+        }
+        self.stock.set(stock);
+        taken
+    }
+
+    fn take_stocked(&self) -> Option<Frame> {
+        let mut stock = self.stock.get();
+        let frame = stock.iter_mut().find_map(Option::take);
+        self.stock.set(stock);
+        frame
+    }
+}
+
 impl Memory {
     /// A space in which only the kernel is mapped.
     pub fn new(pool: &'static Pool, account: &Counted<Account>) -> Result<Memory, Oom> {
         account.take(PAGE_SIZE)?;
-        let root = pool.alloc_zeroed(0).inspect_err(|_| account.give(PAGE_SIZE))?;
+        let root =
+            pool.alloc_zeroed(0, Site::PageTable).inspect_err(|_| account.give(PAGE_SIZE))?;
         for (index, entry) in arch::kernel_root_entries() {
             pool.page(root).set_word(index, entry);
         }
@@ -132,6 +169,12 @@ impl Memory {
         Ok(root)
     }
 
+    /// Whether guests of the domain have a table yet.
+    #[inline(always)]
+    pub fn has_guest_root(&self) -> bool {
+        self.guest.load(SeqCst) != 0
+    }
+
     fn guest_root_if_made(&self) -> Option<Frame> {
         let root = self.guest.load(SeqCst);
         (root != 0).then_some(Frame(root))
@@ -145,9 +188,19 @@ impl Memory {
 
     fn table(&self) -> Result<Frame, Oom> {
         self.account.take(PAGE_SIZE)?;
-        let frame = self.pool.alloc_zeroed(0).inspect_err(|_| self.account.give(PAGE_SIZE))?;
+        let frame = self
+            .pool
+            .alloc_zeroed(0, Site::PageTable)
+            .inspect_err(|_| self.account.give(PAGE_SIZE))?;
         self.pages.fetch_add(1, Relaxed);
         Ok(frame)
+    }
+
+    /// Gives back a table that nobody has seen.
+    fn untable(&self, frame: Frame) {
+        self.pages.fetch_sub(1, Relaxed);
+        self.pool.free(frame, 0);
+        self.account.give(PAGE_SIZE);
     }
 
     /// One step of a delegation into `target`; `from` is the source space, or `None` for physical memory itself.
@@ -192,6 +245,7 @@ impl Memory {
         }
     }
 
+    #[inline(always)]
     #[allow(clippy::too_many_arguments, reason = "one door for three formats")]
     fn transfer<F: logic::page_table::Format>(
         &self,
@@ -205,7 +259,7 @@ impl Memory {
         budget: u64,
     ) -> Progress {
         let tree = Tree::new(root, if arch::one_gib_pages() { 2 } else { 1 });
-        let tables = Tables { memory: self, released: Cell::new(0) };
+        let tables = Tables::new(self);
         let _lock = self.lock.lock();
         let Transfer { source, page, order, rights } = what;
         let step = match from {
@@ -245,7 +299,7 @@ impl Memory {
             },
         };
         let tree = Tree::new(root, if arch::one_gib_pages() { 2 } else { 1 });
-        let tables = Tables { memory: self, released: Cell::new(0) };
+        let tables = Tables::new(self);
         let _lock = self.lock.lock();
         let step = if target == Target::Guest && arch::guest_vendor() != arch::GuestVendor::Svm {
             clear::<EptFormat>(&tables, tree, page, order, cursor, budget)
@@ -255,11 +309,14 @@ impl Memory {
         self.finish(target, step, tables.released.get())
     }
 
-    /// Maps a page of the kernel's for programs: readable, writable or not, never delegatable.
+    /// Maps a page of the kernel's for programs: readable, writable or not, never delegatable. Wholly or not at all.
     pub fn map_kernel_page(&self, page: u64, frame: Frame, rights: Rights) -> Progress {
         let tree = Tree::new(self.root, 1);
-        let tables = Tables { memory: self, released: Cell::new(0) };
+        let tables = Tables::new(self);
         let _lock = self.lock.lock();
+        if tables.stock_up(lacking::<HostFormat>(self.pool, self.root, page)).is_err() {
+            return Progress::out_of_memory();
+        }
         let done = logic::page_table::map::<HostFormat>(&tables, tree, page, frame, 0, rights, 0);
         let step = done.map(|flush| Step { done: true, flush });
         self.finish(Target::Host, step, tables.released.get())
@@ -268,7 +325,7 @@ impl Memory {
     /// Maps a run of physical frames for programs, as the first program's segments are: delegatable.
     pub fn map_run(&self, page: u64, frame: Frame, count: u64, rights: Rights) -> Result<(), Oom> {
         let tree = Tree::new(self.root, if arch::one_gib_pages() { 2 } else { 1 });
-        let tables = Tables { memory: self, released: Cell::new(0) };
+        let tables = Tables::new(self);
         let _lock = self.lock.lock();
         let mut done = 0;
         while done < count {
@@ -288,13 +345,26 @@ impl Memory {
         Ok(())
     }
 
-    /// Maps one page into the guest table (the APIC-access page).
+    /// Maps one page into the guest table (the APIC-access page): wholly or not at all.
     pub fn map_guest_page(&self, page: u64, frame: Frame, rights: Rights) -> Progress {
-        let Ok(root) = self.guest_root() else { return Progress::out_of_memory() };
-        let tree = Tree::new(root, 1);
-        let tables = Tables { memory: self, released: Cell::new(0) };
+        let tables = Tables::new(self);
         let _lock = self.lock.lock();
-        let done = if arch::guest_vendor() == arch::GuestVendor::Svm {
+        let nested = arch::guest_vendor() == arch::GuestVendor::Svm;
+        let known = self.guest_root_if_made();
+        let wanted = match known {
+            None => LEVELS,
+            Some(root) if nested => lacking::<NestedFormat>(self.pool, root, page),
+            Some(root) => lacking::<EptFormat>(self.pool, root, page),
+        };
+        if tables.stock_up(wanted).is_err() {
+            return Progress::out_of_memory();
+        }
+        let Some(root) = known.or_else(|| tables.take_stocked()) else {
+            return Progress::out_of_memory();
+        };
+        self.guest.store(root.0, SeqCst);
+        let tree = Tree::new(root, 1);
+        let done = if nested {
             logic::page_table::map::<NestedFormat>(&tables, tree, page, frame, 0, rights, 0)
         } else {
             let attributes = EptFormat::memory_type(6) | EptFormat::IGNORE_PAT;
@@ -304,6 +374,7 @@ impl Memory {
         self.finish(Target::Guest, step, tables.released.get())
     }
 
+    #[inline(always)]
     fn finish(&self, target: Target, step: Result<Step, Oom>, released: u64) -> Progress {
         let (done, flush, oom) = match step {
             Ok(step) => (step.done, step.flush, false),

@@ -1,9 +1,12 @@
 //! Protection domains: three spaces and an account.
 
-use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use logic::Oom;
-use sync::{CapSpace, Counted, Dismantle, List, Pool, SpinLock};
+use logic::addr::{Frame, PAGE_SIZE};
+use sync::{
+    AnyCounted, CapSlot, CapSpace, Counted, Dismantle, List, NewTables, Pool, Site, SpinLock,
+};
 
 use crate::ports::PortMaps;
 use crate::{Account, Charge, Ec, Memory, OwnedFrames};
@@ -33,6 +36,8 @@ pub struct Pd {
     pub ecs: SpinLock<List<Ec, 1>>,
     /// The page behind the guest's local APIC, made when first asked for.
     pub access_page: SpinLock<Option<OwnedFrames>>,
+    /// First frame of the guest's port bitmap, 0 for none: what a guest entry reads without the lock.
+    guest_ports: AtomicU64,
     dead: AtomicBool,
     /// How far its selectors have been taken apart at the end.
     dismantled: u64,
@@ -54,6 +59,7 @@ impl Pd {
             trust,
             ecs: SpinLock::new(List::new()),
             access_page: SpinLock::new(None),
+            guest_ports: AtomicU64::new(0),
             dead: AtomicBool::new(false),
             dismantled: 0,
             account,
@@ -67,14 +73,95 @@ impl Pd {
         self.objects.identity()
     }
 
+    /// Makes the port bitmaps that a grant needs; the root entry for the host's if that is new.
+    pub fn prepare_ports(
+        &self,
+        pool: &'static Pool,
+        host: bool,
+        guest: bool,
+    ) -> Result<Option<u64>, Oom> {
+        let mut maps = self.ports.lock();
+        let fresh = maps.prepare(pool, &self.account, host, guest)?;
+        self.guest_ports.store(maps.guest_frame().0, Relaxed);
+        Ok(fresh)
+    }
+
+    /// The first frame of the guest's port bitmap, 0 until it is made; it stays while the domain does.
+    #[inline(always)]
+    pub fn guest_ports(&self) -> Frame {
+        Frame(self.guest_ports.load(Relaxed))
+    }
+
+    /// Pays for and takes the tables that a selector lacks; nothing changes until [`NewSlot::fill`].
+    #[inline]
+    pub fn new_slot(&self, selector: u64) -> Result<NewSlot<'_>, Oom> {
+        let mut paid = 0;
+        let pay = || self.account.take(PAGE_SIZE).inspect(|()| paid += PAGE_SIZE);
+        let tables = self.objects.prepare(selector, pay);
+        let tables = tables.inspect_err(|_| self.account.give(paid))?;
+        Ok(NewSlot { pd: self, selector, tables })
+    }
+
+    /// The slot of a selector, its tables made where missing.
+    #[inline]
+    pub fn slot(&self, selector: u64) -> Result<&CapSlot, Oom> {
+        self.new_slot(selector)?.hang().ok_or(Oom)
+    }
+
+    /// A page for behind the local APIC if the domain has none yet; give it to [`Pd::keep_access_page`].
+    pub fn spare_access_page(&self, pool: &'static Pool) -> Result<Option<OwnedFrames>, Oom> {
+        if self.access_page.lock().is_some() {
+            return Ok(None);
+        }
+        OwnedFrames::new(pool, &self.account, 0, Site::AccessPage).map(Some)
+    }
+
+    /// Keeps such a page, unless the domain has one by now; the frame of the one it has.
+    pub fn keep_access_page(&self, spare: Option<OwnedFrames>) -> Option<Frame> {
+        let mut page = self.access_page.lock();
+        if page.is_none() {
+            *page = spare;
+        }
+        page.as_ref().map(OwnedFrames::frame)
+    }
+
     /// Marks it dead; whether it was alive.
     pub fn kill(&self) -> bool {
         !self.dead.swap(true, Relaxed)
     }
 
     /// Whether its creator's capability is gone.
+    #[inline(always)]
     pub fn is_dead(&self) -> bool {
         self.dead.load(Relaxed)
+    }
+}
+
+/// A place for a new capability. What it does not use goes back.
+#[must_use]
+pub struct NewSlot<'a> {
+    pd: &'a Pd,
+    selector: u64,
+    tables: NewTables<'a>,
+}
+
+impl<'a> NewSlot<'a> {
+    fn hang(&mut self) -> Option<&'a CapSlot> {
+        self.tables.hang()
+    }
+
+    /// Makes the slot the creator's capability of a new object; gives the object back if the slot is taken.
+    pub fn fill(mut self, object: AnyCounted, permissions: u8) -> Result<(), AnyCounted> {
+        match self.hang() {
+            Some(slot) => slot.create(object, permissions, &self.pd.objects, self.selector),
+            None => Err(object),
+        }
+    }
+}
+
+impl Drop for NewSlot<'_> {
+    fn drop(&mut self) {
+        self.pd.account.give(self.tables.count() as u64 * PAGE_SIZE);
     }
 }
 
@@ -89,6 +176,6 @@ impl Dismantle for Pd {
 
 impl Drop for Pd {
     fn drop(&mut self) {
-        self.account.give(self.objects.pages() as u64 * logic::addr::PAGE_SIZE);
+        self.account.give(self.objects.pages() as u64 * PAGE_SIZE);
     }
 }

@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 use logic::Oom;
 use logic::addr::{Frame, PAGE_SIZE};
-use sync::{Counted, List, Pool};
+use sync::{Counted, List, Pool, Site};
 
 use crate::{Account, Charge, Kernel, OwnedFrames, Pd};
 
@@ -18,6 +18,8 @@ pub const PORTS: u32 = 0x1_0000;
 /// A range of ports that a domain holds.
 pub struct PortNode {
     pd: Option<Counted<Pd>>,
+    /// Identity of the domain that holds it; the kernel's is [`KERNEL_SPACE`].
+    space: u64,
     base: u32,
     count: u32,
     depth: u32,
@@ -54,12 +56,8 @@ impl PortNode {
         charge: Option<Charge>,
     ) -> PortNode {
         let permissions = AtomicU8::new(permissions);
-        PortNode { pd, base, count, depth, host, guest, permissions, _charge: charge }
-    }
-
-    /// Identity of the domain that holds it; the kernel's is [`KERNEL_SPACE`].
-    fn space(&self) -> u64 {
-        self.pd.as_ref().map_or(KERNEL_SPACE, |pd| pd.identity())
+        let space = pd.as_ref().map_or(KERNEL_SPACE, |pd| pd.identity());
+        PortNode { pd, space, base, count, depth, host, guest, permissions, _charge: charge }
     }
 
     /// Allows or forbids it in its domain's bitmaps.
@@ -71,8 +69,10 @@ impl PortNode {
         }
     }
 
-    fn overlaps(&self, base: u32, count: u32) -> bool {
-        self.base < base.saturating_add(count) && base < self.base.saturating_add(self.count)
+    /// Whether it is of a space and has one of `count` ports; both ranges end at [`PORTS`] at the latest.
+    #[inline(always)]
+    fn is_of(&self, space: u64, base: u32, count: u32) -> bool {
+        self.space == space && self.base < base + count && base < self.base + self.count
     }
 }
 
@@ -100,7 +100,7 @@ impl PortTree {
     pub fn find(&self, space: u64, port: u32) -> Option<(u32, u32, u8)> {
         let mut found = None;
         self.nodes.each(|n| {
-            if n.space() == space && n.overlaps(port, 1) {
+            if n.is_of(space, port, 1) {
                 found = Some((n.base, n.count, n.permissions.load(Relaxed)));
             }
         });
@@ -113,8 +113,11 @@ impl PortTree {
         let end = base.saturating_add(count);
         let mut best: Option<(u32, u32)> = None;
         self.nodes.each(|n| {
+            if n.space != from {
+                return;
+            }
             let (from_port, to_port) = (n.base.max(base).max(after), (n.base + n.count).min(end));
-            if n.space() == from && from_port < to_port && best.is_none_or(|(b, _)| from_port < b) {
+            if from_port < to_port && best.is_none_or(|(b, _)| from_port < b) {
                 best = Some((from_port, to_port - from_port));
             }
         });
@@ -124,7 +127,7 @@ impl PortTree {
     /// Whether a space already holds one of the ports.
     pub fn is_taken(&self, space: u64, base: u32, count: u32) -> bool {
         let mut taken = false;
-        self.nodes.each(|n| taken |= n.space() == space && n.overlaps(base, count));
+        self.nodes.each(|n| taken |= n.is_of(space, base, count));
         taken
     }
 
@@ -132,7 +135,7 @@ impl PortTree {
     pub fn source(&self, space: u64, port: u32) -> Option<(u32, u8)> {
         let mut found = None;
         self.nodes.each(|n| {
-            if n.space() == space && n.overlaps(port, 1) {
+            if n.is_of(space, port, 1) {
                 found = Some((n.depth, n.permissions.load(Relaxed)));
             }
         });
@@ -145,7 +148,7 @@ impl PortTree {
         let (base, mut behind) = (child.base, false);
         let _ = self.nodes.insert_before(child, |n| {
             let here = behind;
-            behind |= n.space() == space && n.overlaps(base, 1);
+            behind |= n.is_of(space, base, 1);
             here
         });
     }
@@ -167,7 +170,7 @@ impl PortTree {
                 under = None;
             }
             let below = under.is_some();
-            let own = n.space() == space && n.overlaps(base, count);
+            let own = n.is_of(space, base, count);
             if own && under.is_none() {
                 under = Some(n.depth);
             }
@@ -207,22 +210,23 @@ impl PortMaps {
         host: bool,
         guest: bool,
     ) -> Result<Option<u64>, Oom> {
-        if guest && self.guest.is_none() {
-            let bits = OwnedFrames::new(pool, account, 1)?;
-            for page in 0..2 {
-                bits.page_at(page).fill(u64::MAX);
-            }
-            self.guest = Some(bits);
-        }
+        let bitmap = |order: u8| {
+            let bits = OwnedFrames::new(pool, account, order, Site::PortMap)?;
+            (0..1 << order).for_each(|page| bits.page_at(page).fill(u64::MAX));
+            Ok(bits)
+        };
+        // SVM's map is 12 KiB: the third frame answers for accesses that run over the last port.
+        let order = if arch::guest_vendor() == arch::GuestVendor::Svm { 2 } else { 1 };
+        // All memory first: a refusal leaves nothing behind.
+        let for_guest = if guest && self.guest.is_none() { Some(bitmap(order)?) } else { None };
         if !host || self.host.is_some() {
+            self.guest = self.guest.take().or(for_guest);
             return Ok(None);
         }
-        let bits = OwnedFrames::new(pool, account, 1)?;
-        let table = || OwnedFrames::new(pool, account, 0);
+        let bits = bitmap(1)?;
+        let table = || OwnedFrames::new(pool, account, 0, Site::PortMap);
         let tables = [table()?, table()?, table()?];
-        for page in 0..2 {
-            bits.page_at(page).fill(u64::MAX);
-        }
+        self.guest = self.guest.take().or(for_guest);
         let [top, middle, last] = &tables;
         let first = bits.frame();
         last.page().set_word(0, first.address() | ENTRY);
@@ -261,9 +265,9 @@ impl PortMaps {
         }
     }
 
-    /// The two frames of the guest bitmap.
-    pub fn guest_frames(&self) -> Option<[Frame; 2]> {
-        self.guest.as_ref().map(|bits| [bits.frame(), bits.frame().plus(1)])
+    /// The first frame of the guest bitmap, 0 if there is none.
+    pub fn guest_frame(&self) -> Frame {
+        self.guest.as_ref().map_or(Frame(0), OwnedFrames::frame)
     }
 }
 

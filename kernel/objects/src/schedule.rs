@@ -335,6 +335,9 @@ impl Cpu {
     /// Takes some of what others left: ready contexts, dead ones. The rest waits for the next pass.
     pub fn take_inbox(&mut self) {
         let Some(mine) = self.kernel.remotes.get(self.id) else { return };
+        if !self.inbox_has_more && !mine.has_work() {
+            return;
+        }
         let mut work = if core::mem::take(&mut self.inbox_has_more) {
             core::mem::take(&mut self.inbox)
         } else {

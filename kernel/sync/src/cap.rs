@@ -20,6 +20,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize};
 
 use logic::Oom;
 
+use crate::door::{self, Site};
 use crate::slab::Header;
 use crate::{AnyCounted, AnyRef, Guard, Pool, Token};
 
@@ -125,46 +126,107 @@ impl CapSpace {
         (selector < SELECTORS).then_some((selector, 0))
     }
 
-    /// The slot of a selector, making its tables where missing. `pay` is asked before each frame is taken.
+    /// Takes the tables that a selector lacks, without hanging them up yet: all of them or none. `pay` is asked before
+    /// each; what it granted before a refusal is the caller's to take back.
+    #[inline]
+    pub fn prepare(
+        &self,
+        selector: u64,
+        pay: impl FnMut() -> Result<(), Oom>,
+    ) -> Result<NewTables<'_>, Oom> {
+        let mut tables = NewTables { space: self, selector, pages: [None; LEVELS] };
+        if self.slot(selector).is_none() {
+            tables.take(pay)?;
+        }
+        Ok(tables)
+    }
+
+    /// The slot of a selector, its tables made where missing.
     pub fn ensure(
         &self,
         selector: u64,
-        mut pay: impl FnMut() -> Result<(), Oom>,
+        pay: impl FnMut() -> Result<(), Oom>,
     ) -> Result<&CapSlot, Oom> {
-        let table = self.grow(self.root.get((selector >> 24) as usize).ok_or(Oom)?, &mut pay)?;
-        let table = self.grow(&table.0[(selector >> 15) as usize & 511], &mut pay)?;
-        let leaf = self.grow(&table.0[(selector >> 6) as usize & 511], &mut pay)?;
-        Ok(&leaf.0[selector as usize & 63])
+        self.prepare(selector, pay)?.hang().ok_or(Oom)
+    }
+}
+
+/// Levels of tables under the root, the leaf included.
+const LEVELS: usize = 3;
+
+/// Tables for a selector that do not hang in its space yet; those that never will go back when dropped.
+#[must_use]
+pub struct NewTables<'a> {
+    space: &'a CapSpace,
+    selector: u64,
+    pages: [Option<NonNull<u8>>; LEVELS],
+}
+
+impl<'a> NewTables<'a> {
+    #[cold]
+    fn take(&mut self, mut pay: impl FnMut() -> Result<(), Oom>) -> Result<(), Oom> {
+        let (space, selector) = (self.space, self.selector);
+        let door = space.root.get((selector >> 24) as usize).ok_or(Oom)?;
+        let middle = follow(door).map(|table| follow(&table.0[(selector >> 15) as usize & 511]));
+        let missing = match middle {
+            None => LEVELS,
+            Some(None) => LEVELS - 1,
+            Some(Some(_)) => 1,
+        };
+        for page in self.pages.iter_mut().take(missing) {
+            pay()?;
+            door::pass(Site::CapTable)?;
+            *page = Some(space.pool.alloc_raw(0, Site::CapTable)?);
+        }
+        Ok(())
     }
 
-    fn grow<'a, T>(
-        &'a self,
-        door: &'a AtomicPtr<T>,
-        pay: &mut impl FnMut() -> Result<(), Oom>,
-    ) -> Result<&'a T, Oom> {
-        if let Some(there) = follow(door) {
-            return Ok(there);
+    /// How many pages wait.
+    pub fn count(&self) -> usize {
+        self.pages.iter().flatten().count()
+    }
+
+    /// Hangs the tables up; the slot. `None` only for a selector that does not exist.
+    #[inline]
+    pub fn hang(&mut self) -> Option<&'a CapSlot> {
+        if let Some(slot) = self.space.slot(self.selector) {
+            return Some(slot);
         }
-        pay()?;
-        let fresh = self.pool.alloc_raw(0)?.cast::<T>();
-        match door.compare_exchange(null_mut(), fresh.as_ptr(), AcqRel, Acquire) {
-            Ok(_) => {
-                self.pages.fetch_add(1, Relaxed);
-                // SAFETY: a zeroed page is a valid table or leaf (null pointers, empty slots).
-                Ok(unsafe { fresh.as_ref() })
-            }
-            Err(winner) => {
-                self.pool.free_raw(fresh.cast(), 0);
-                // SAFETY: published by whoever won, never freed before the space.
-                NonNull::new(winner).map(|w| unsafe { w.as_ref() }).ok_or(Oom)
-            }
+        let (space, selector) = (self.space, self.selector);
+        let table = self.door(space.root.get((selector >> 24) as usize)?)?;
+        let table = self.door(&table.0[(selector >> 15) as usize & 511])?;
+        let leaf = self.door(&table.0[(selector >> 6) as usize & 511])?;
+        Some(&leaf.0[selector as usize & 63])
+    }
+
+    /// What hangs at a door: what was there, or one of our pages.
+    fn door<T>(&mut self, door: &'a AtomicPtr<T>) -> Option<&'a T> {
+        if let Some(there) = follow(door) {
+            return Some(there);
+        }
+        let mine = self.pages.iter_mut().find(|page| page.is_some())?;
+        let fresh = (*mine)?.cast::<T>();
+        // Should another CPU be faster, its table serves, and ours goes back.
+        if door.compare_exchange(null_mut(), fresh.as_ptr(), AcqRel, Acquire).is_ok() {
+            *mine = None;
+            self.space.pages.fetch_add(1, Relaxed);
+        }
+        follow(door)
+    }
+}
+
+impl Drop for NewTables<'_> {
+    fn drop(&mut self) {
+        for page in self.pages.into_iter().flatten() {
+            self.space.pool.free_raw(page, 0);
         }
     }
 }
 
 #[inline(always)]
 fn follow<T>(door: &AtomicPtr<T>) -> Option<&T> {
-    // SAFETY: tables are published once and live as long as their space, which `door` is part of.
+    // SAFETY: tables are published once, zeroed (a valid table or leaf: null pointers, empty slots), and live as long
+    // as their space, which `door` is part of.
     unsafe { door.load(Acquire).as_ref() }
 }
 

@@ -17,6 +17,7 @@
 
 mod cap;
 mod cell;
+pub mod door;
 mod list;
 mod lock;
 mod once;
@@ -27,8 +28,9 @@ mod slab;
 #[cfg(test)]
 mod tests;
 
-pub use cap::{CapSlot, CapSpace, Capability, Creator, Removed, SELECTORS, Tree};
+pub use cap::{CapSlot, CapSpace, Capability, Creator, NewTables, Removed, SELECTORS, Tree};
 pub use cell::{CpuCell, CpuKey};
+pub use door::Site;
 pub use list::List;
 pub use lock::{Guard, SpinLock};
 pub use once::Once;

@@ -114,15 +114,30 @@ impl SharedPage {
 
     /// Writes zero to every word.
     pub fn clear(&self) {
-        for word in &self.0 {
+        self.fill(0);
+    }
+
+    /// Writes zero to the first `count` words.
+    pub fn clear_words(&self, count: usize) {
+        let words = self.0.get(..count.min(WORDS)).unwrap_or_default();
+        let (blocks, rest) = words.as_chunks::<8>();
+        for words in blocks {
+            for word in words {
+                word.store(0, Relaxed);
+            }
+        }
+        for word in rest {
             word.store(0, Relaxed);
         }
     }
 
     /// Writes `value` to every word.
     pub fn fill(&self, value: u64) {
-        for word in &self.0 {
-            word.store(value, Relaxed);
+        // Many at a time: hardly more than one instruction for a word.
+        for words in self.0.as_chunks::<32>().0 {
+            for word in words {
+                word.store(value, Relaxed);
+            }
         }
     }
 

@@ -12,6 +12,7 @@ use logic::addr::Frame;
 use logic::frames::Buddy;
 use logic::page_table::{Table, TableMemory};
 
+use crate::door::{self, Site};
 use crate::{SharedPage, SpinLock};
 
 const PAGE: usize = 4096;
@@ -24,6 +25,9 @@ pub struct Pool {
     /// Index of a page that belongs to nobody; see [`Pool::page`].
     nowhere: usize,
     buddy: SpinLock<Buddy<'static>>,
+    /// What each frame in use is for, by number, plus one.
+    #[cfg(not(target_os = "none"))]
+    uses: Box<[core::sync::atomic::AtomicU8]>,
 }
 
 // SAFETY: the pool hands out disjoint frames under its lock; `base` is never written after creation.
@@ -54,7 +58,15 @@ impl Pool {
         let mut buddy = Buddy::new(first, count, metadata);
         let (from, to) = (first.plus(own as u64), first.plus(count as u64));
         buddy.release(from..to).map_err(|_| Oom)?;
-        Ok(Pool { base, first: first.0, count: count as u64, nowhere, buddy: SpinLock::new(buddy) })
+        Ok(Pool {
+            base,
+            first: first.0,
+            count: count as u64,
+            nowhere,
+            buddy: SpinLock::new(buddy),
+            #[cfg(not(target_os = "none"))]
+            uses: (0..count).map(|_| 0.into()).collect(),
+        })
     }
 
     /// A pool over memory of the host that is never given back, for tests; `first` is what its frames count from.
@@ -97,22 +109,57 @@ impl Pool {
         core::ptr::from_ref(self.page(frame)) as u64
     }
 
-    /// 2^`order` frames with whatever they held.
-    pub fn alloc(&self, order: u8) -> Result<Frame, Oom> {
-        self.buddy.lock().alloc(order)
+    /// 2^`order` frames with whatever they held. All memory of the kernel comes through here.
+    pub fn alloc(&self, order: u8, site: Site) -> Result<Frame, Oom> {
+        door::pass(site)?;
+        self.take(order, site)
+    }
+
+    /// As `alloc`, for who has passed the door already.
+    fn take(&self, order: u8, site: Site) -> Result<Frame, Oom> {
+        let frame = self.buddy.lock().alloc(order)?;
+        self.note(frame, order, site as u8 + 1);
+        Ok(frame)
     }
 
     /// 2^`order` frames of zeros.
-    pub fn alloc_zeroed(&self, order: u8) -> Result<Frame, Oom> {
-        let frame = self.alloc(order)?;
+    pub fn alloc_zeroed(&self, order: u8, site: Site) -> Result<Frame, Oom> {
+        let frame = self.alloc(order, site)?;
+        self.scrub(frame, order);
+        Ok(frame)
+    }
+
+    fn scrub(&self, frame: Frame, order: u8) {
         for i in 0..1 << order {
             self.page(Frame(frame.0 + i)).clear();
         }
-        Ok(frame)
+    }
+
+    #[cfg(target_os = "none")]
+    #[inline(always)]
+    fn note(&self, _frame: Frame, _order: u8, _what: u8) {}
+
+    #[cfg(not(target_os = "none"))]
+    fn note(&self, frame: Frame, order: u8, what: u8) {
+        let first = frame.0.wrapping_sub(self.first) as usize;
+        for used in self.uses.iter().skip(first).take(1 << order) {
+            used.store(what, core::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    /// How many frames are in use for something; tests compare it with what they find.
+    #[cfg(not(target_os = "none"))]
+    pub fn frames_of(&self, site: Site) -> usize {
+        let what = site as u8 + 1;
+        let is = |used: &&core::sync::atomic::AtomicU8| {
+            used.load(core::sync::atomic::Ordering::Relaxed) == what
+        };
+        self.uses.iter().filter(is).count()
     }
 
     /// Gives frames back. Nonsense (not allocated, wrong order) is refused by the buddy and changes nothing.
     pub fn free(&self, frame: Frame, order: u8) {
+        self.note(frame, order, 0);
         let refused = self.buddy.lock().free(frame, order).is_err();
         debug_assert!(!refused, "freed a frame that was not allocated so");
     }
@@ -123,8 +170,10 @@ impl Pool {
     }
 
     /// Raw memory for this crate's typed pages.
-    pub(crate) fn alloc_raw(&self, order: u8) -> Result<NonNull<u8>, Oom> {
-        let frame = self.alloc_zeroed(order)?;
+    /// Whoever calls has passed the door.
+    pub(crate) fn alloc_raw(&self, order: u8, site: Site) -> Result<NonNull<u8>, Oom> {
+        let frame = self.take(order, site)?;
+        self.scrub(frame, order);
         Ok(NonNull::from(self.page(frame)).cast())
     }
 
@@ -161,7 +210,7 @@ impl TableMemory for Pool {
     }
 
     fn allocate(&self) -> Result<Frame, Oom> {
-        self.alloc_zeroed(0)
+        self.alloc_zeroed(0, Site::PageTable)
     }
 
     fn release(&self, frame: Frame) {

@@ -13,7 +13,7 @@
 
 use core::ptr::null_mut;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
-use core::sync::atomic::{AtomicPtr, AtomicU64, fence};
+use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, fence};
 
 use crate::slab::Header;
 use crate::{MAX_CPUS, SpinLock};
@@ -31,6 +31,8 @@ pub struct Rcu {
     batch: SpinLock<Batch>,
     /// The epoch that the batch waits for, 0 while there is none.
     waits_for: AtomicU64,
+    /// No CPU with this number or a higher one has ever joined.
+    present: AtomicUsize,
     cpus: [CpuEpoch; MAX_CPUS],
 }
 
@@ -67,6 +69,7 @@ impl Rcu {
             pending: AtomicPtr::new(null_mut()),
             batch: SpinLock::new(Batch { dead: null_mut(), target: 0 }),
             waits_for: AtomicU64::new(0),
+            present: AtomicUsize::new(0),
             cpus: [const { CpuEpoch(AtomicU64::new(AWAY)) }; MAX_CPUS],
         }
     }
@@ -75,6 +78,10 @@ impl Rcu {
     /// CPU while it is present answers `None`.
     pub fn join(&self, cpu: usize) -> Option<Token> {
         let mine = self.cpus.get(cpu)?;
+        // Before the epoch is read: who begins a batch either finds this CPU or is found by it.
+        if self.present.load(SeqCst) <= cpu {
+            self.present.fetch_max(cpu + 1, SeqCst);
+        }
         let now = self.epoch.load(SeqCst);
         mine.0.compare_exchange(AWAY, now, SeqCst, SeqCst).ok()?;
         fence(SeqCst);
@@ -116,7 +123,7 @@ impl Rcu {
             fence(SeqCst);
         }
         let target = batch.target;
-        if self.cpus.iter().any(|cpu| cpu.0.load(Acquire) < target) {
+        if !self.has_passed(target) {
             return Collected::Waiting;
         }
         for _ in 0..budget {
@@ -149,7 +156,7 @@ impl Rcu {
 
     /// Whether every CPU has passed a quiescent state since `begin` returned `target`.
     pub fn has_passed(&self, target: u64) -> bool {
-        self.cpus.iter().all(|cpu| cpu.0.load(Acquire) >= target)
+        self.present().all(|(_, cpu)| cpu.0.load(Acquire) >= target)
     }
 
     /// The epoch that the present batch waits for; 0 if there is none.
@@ -159,8 +166,15 @@ impl Rcu {
 
     /// The CPUs that have not yet come as far as `target`.
     pub fn laggards(&self, target: u64) -> impl Iterator<Item = usize> + '_ {
-        (0..MAX_CPUS)
-            .filter(move |&cpu| self.cpus.get(cpu).is_some_and(|c| c.0.load(Acquire) < target))
+        self.present()
+            .filter(move |(_, cpu)| cpu.0.load(Acquire) < target)
+            .map(|(number, _)| number)
+    }
+
+    /// The CPUs that have ever joined, and perhaps some between them that have not.
+    #[inline(always)]
+    fn present(&self) -> impl Iterator<Item = (usize, &CpuEpoch)> {
+        self.cpus.iter().enumerate().take(self.present.load(SeqCst))
     }
 
     /// Hands a node whose count reached zero over.

@@ -19,6 +19,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, fence};
 
 use logic::Oom;
 
+use crate::door::{self, Site};
 use crate::{Pool, Rcu, SpinLock, Token};
 
 /// What every node starts with. 32-byte aligned: a capability slot keeps permissions in the low bits.
@@ -97,6 +98,7 @@ struct Base {
     free: SpinLock<Free>,
     size: usize,
     order: u8,
+    site: Site,
     drop_value: unsafe fn(*mut Header),
     dismantle: Option<unsafe fn(*mut Header) -> bool>,
 }
@@ -127,7 +129,7 @@ pub struct Slab<T: 'static> {
 
 impl<T: Send + Sync + 'static> Slab<T> {
     /// An empty slab over `pool`; dead objects wait in `rcu`.
-    pub const fn new(pool: &'static Pool, rcu: &'static Rcu) -> Self {
+    pub const fn new(pool: &'static Pool, rcu: &'static Rcu, site: Site) -> Self {
         let size = size_of::<Node<T>>();
         // Small objects share a frame; large ones get as many frames as one of them needs.
         let order = {
@@ -145,6 +147,7 @@ impl<T: Send + Sync + 'static> Slab<T> {
                 free: SpinLock::new(Free { head: null_mut(), live: 0 }),
                 size,
                 order,
+                site,
                 drop_value: drop_value::<T>,
                 dismantle: None,
             },
@@ -164,9 +167,10 @@ impl<T: Send + Sync + 'static> Slab<T> {
 
     /// Memory for one object, so that the part of a call that writes cannot fail.
     pub fn reserve(&'static self) -> Result<Reserved<T>, Oom> {
+        door::pass(self.base.site)?;
         let mut free = self.base.free.lock();
         if free.head.is_null() {
-            let memory = self.base.pool.alloc_raw(self.base.order)?;
+            let memory = self.base.pool.alloc_raw(self.base.order, self.base.site)?;
             let fit = (4096usize << self.base.order) / size_of::<Node<T>>();
             for i in 0..fit {
                 // SAFETY: the fresh memory holds `fit` nodes of this size, aligned since sizes are multiples of 32.
@@ -282,6 +286,13 @@ impl<T: 'static> Counted<T> {
     /// A borrowed reference, as long as this one and the token last.
     #[inline(always)]
     pub fn borrow<'t>(&'t self) -> Ref<'t, T> {
+        Ref { node: self.node, life: PhantomData }
+    }
+
+    /// A borrowed reference that outlasts this one: were the last count dropped now, the node would stay until the
+    /// token is gone.
+    #[inline(always)]
+    pub fn under<'t>(&self, _token: &'t Token) -> Ref<'t, T> {
         Ref { node: self.node, life: PhantomData }
     }
 

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use logic::addr::Frame;
 
 use crate::{
-    CapSpace, Collected, Counted, CpuKey, Creator, List, Pool, Rcu, Removed, SharedPage, Slab,
-    Token, Tree,
+    CapSpace, Collected, Counted, CpuKey, Creator, List, Pool, Rcu, Removed, SharedPage, Site,
+    Slab, Token, Tree,
 };
 
 fn pool(frames: usize) -> &'static Pool {
@@ -42,7 +42,7 @@ struct World {
 
 fn world() -> World {
     let (pool, rcu) = (pool(256), rcu());
-    let slab = Box::leak(Box::new(Slab::new(pool, rcu)));
+    let slab = Box::leak(Box::new(Slab::new(pool, rcu, Site::Boot)));
     let ends = Box::leak(Box::new(AtomicUsize::new(0)));
     World { pool, rcu, slab, ends, token: rcu.join(0).unwrap() }
 }
@@ -123,7 +123,7 @@ fn a_borrowed_reference_cannot_revive_the_dead() {
 #[test]
 fn types_are_told_apart() {
     let w = world();
-    let numbers: &'static Slab<u64> = Box::leak(Box::new(Slab::new(w.pool, w.rcu)));
+    let numbers: &'static Slab<u64> = Box::leak(Box::new(Slab::new(w.pool, w.rcu, Site::Boot)));
     let seven = numbers.reserve().unwrap().fill(7).erase();
     assert!(seven.borrow().downcast::<Noisy>().is_none());
     assert_eq!(*seven.borrow().downcast::<u64>().unwrap(), 7);
@@ -154,7 +154,7 @@ fn lists_own_their_elements_and_refuse_strangers() {
 #[test]
 fn list_order_against_a_deque() {
     let w = world();
-    let numbers: &'static Slab<u64> = Box::leak(Box::new(Slab::new(w.pool, w.rcu)));
+    let numbers: &'static Slab<u64> = Box::leak(Box::new(Slab::new(w.pool, w.rcu, Site::Boot)));
     let mut list = List::<u64, 2>::new();
     let mut model = std::collections::VecDeque::new();
     let mut held = Vec::new();
@@ -330,7 +330,7 @@ impl crate::Dismantle for Large {
 fn a_large_object_ends_in_portions() {
     let mut w = world();
     let slab: &'static Slab<Large> =
-        Box::leak(Box::new(Slab::<Large>::new(w.pool, w.rcu).in_portions()));
+        Box::leak(Box::new(Slab::<Large>::new(w.pool, w.rcu, Site::Boot).in_portions()));
     drop(slab.reserve().unwrap().fill(Large(5)));
     assert_ne!(w.rcu.collect(8), crate::Collected::Nothing);
     w.rcu.quiesce(&mut w.token);
@@ -359,7 +359,7 @@ fn cells_open_for_their_own_cpu_only() {
 fn an_object_can_hold_itself() {
     let w = world();
     let slab: &'static Slab<crate::CpuCell<Option<Counted<Noisy>>>> =
-        Box::leak(Box::new(Slab::new(w.pool, w.rcu)));
+        Box::leak(Box::new(Slab::new(w.pool, w.rcu, Site::Boot)));
     let mut key = CpuKey::machine().next().unwrap();
     let cell = slab.reserve().unwrap().fill(key.cell(0, None));
     let noisy = w.make();

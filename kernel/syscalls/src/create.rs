@@ -3,27 +3,21 @@
 use abi::args::{CreateEc, CreateKp, CreatePd, CreatePt, CreateSc, CreateSm, CreateVcpu};
 use abi::cap::{EC_ALL, EC_PT, EC_SC, KP_CT, PT_ALL, SC_CT, SM_ALL, USER_TOP, VCPU_CT};
 use abi::{CrdKind, Selector, Status};
-use logic::addr::{PAGE_BITS, PAGE_SIZE};
-use objects::{Cpu, Ec, Kind, Kp, Pd, Trust};
-use sync::{AnyCounted, CapSlot, Token};
+use logic::addr::PAGE_BITS;
+use objects::{Cpu, Ec, Kind, Kp, NewSlot, Pd, Trust};
+use sync::{AnyCounted, Token};
 
-use crate::authority::{caller, domain, free_selector, held};
+use crate::authority::{caller_ref, domain, domain_ref, free_selector, held};
 use crate::{Outcome, Status::Success, Words, oom, revoke, transfer};
 
-/// The slot for a new capability, made if its table is missing: the last thing that can fail.
-fn slot(pd: &Pd, selector: Selector) -> Result<&CapSlot, Status> {
-    pd.objects.ensure(selector, || pd.account.take(PAGE_SIZE)).map_err(oom)
+/// The slot for a new capability, and the tables it lacks: nothing is changed yet.
+fn new_slot(pd: &Pd, selector: Selector) -> Result<NewSlot<'_>, Status> {
+    pd.new_slot(selector).map_err(oom)
 }
 
 /// Fills a slot that was found free. Should another CPU have been faster, the new object just goes again.
-fn place(
-    pd: &Pd,
-    slot: &CapSlot,
-    selector: Selector,
-    object: AnyCounted,
-    permissions: u8,
-) -> Outcome {
-    match slot.create(object, permissions, &pd.objects, selector) {
+fn place(slot: NewSlot<'_>, object: AnyCounted, permissions: u8) -> Outcome {
+    match slot.fill(object, permissions) {
         Ok(()) => Ok(Success.into()),
         Err(_) => Err(Status::BadCap),
     }
@@ -33,10 +27,10 @@ fn place(
 /// else can name the domain until then.
 pub fn create_pd(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let CreatePd { sel, passthrough, parent, crd } = CreatePd::decode(words);
-    let (parent, permissions) = domain(cpu, token, parent)?;
-    let own = caller(cpu)?;
+    let (parent, permissions) = domain_ref(cpu, token, parent)?;
+    let own = caller_ref(cpu, token)?;
     free_selector(&own, sel)?;
-    let slot = slot(&own, sel)?;
+    let slot = new_slot(&own, sel)?;
     let passthrough = passthrough && parent.trust.passthrough;
     let trust = Trust { privileged: false, passthrough };
     let begun = cpu.state().and_then(|state| state.making.take());
@@ -56,7 +50,7 @@ pub fn create_pd(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
             state.cursor = 0;
         }
     }
-    place(&own, slot, sel, pd.erase(), permissions)
+    place(slot, pd.erase(), permissions)
 }
 
 /// 3: an execution context.
@@ -69,17 +63,18 @@ pub fn create_ec(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     if args.utcb >= USER_TOP || args.reserved != 0 {
         return Err(Status::BadPar);
     }
-    let own = caller(cpu)?;
+    let own = caller_ref(cpu, token)?;
     free_selector(&own, args.sel)?;
-    let slot = slot(&own, args.sel)?;
+    let slot = new_slot(&own, args.sel)?;
     let kind = if args.global { Kind::Global } else { Kind::Local };
-    let viewer = if args.utcb_in_caller { own.clone() } else { pd.clone() };
-    let mapping = (args.utcb != 0).then_some((viewer, args.utcb >> PAGE_BITS));
+    let viewer = if args.utcb_in_caller { own.hold() } else { Some(pd.clone()) };
+    let page = args.utcb >> PAGE_BITS;
+    let mapping = viewer.filter(|_| page != 0).map(|viewer| (viewer, page));
     let account = pd.account.clone();
     let on = usize::from(args.cpu);
     let ec =
         cpu.make_ec(&account, pd, kind, on, args.event_base, args.stack, mapping).map_err(oom)?;
-    let done = place(&own, slot, args.sel, ec.clone().erase(), EC_ALL)?;
+    let done = place(slot, ec.clone().erase(), EC_ALL)?;
     cpu.settle_ec(&ec);
     Ok(done)
 }
@@ -87,7 +82,7 @@ pub fn create_ec(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
 /// 4: a scheduling context; its thread is ready at once.
 pub fn create_sc(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let CreateSc { sel, owner, ec, priority, quantum_us } = CreateSc::decode(words);
-    let (owner, _) = domain(cpu, token, owner)?;
+    let (owner, _) = domain_ref(cpu, token, owner)?;
     let ec = held::<Ec>(cpu, token, ec, EC_SC)?;
     if ec.kind != Kind::Global {
         return Err(Status::BadCap);
@@ -95,11 +90,11 @@ pub fn create_sc(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     if priority == 0 || priority > abi::cap::PRIORITY_MAX || quantum_us == 0 {
         return Err(Status::BadPar);
     }
-    let own = caller(cpu)?;
+    let own = caller_ref(cpu, token)?;
     free_selector(&own, sel)?;
-    let slot = slot(&own, sel)?;
+    let slot = new_slot(&own, sel)?;
     let sc = cpu.make_sc(&owner.account, ec, priority, quantum_us).map_err(oom)?;
-    let done = place(&own, slot, sel, sc.clone().erase(), SC_CT)?;
+    let done = place(slot, sc.clone().erase(), SC_CT)?;
     cpu.start(sc);
     Ok(done)
 }
@@ -107,38 +102,38 @@ pub fn create_sc(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
 /// 5: a portal into a local context.
 pub fn create_pt(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let CreatePt { sel, owner, ec, mtd, entry } = CreatePt::decode(words);
-    let (owner, _) = domain(cpu, token, owner)?;
+    let (owner, _) = domain_ref(cpu, token, owner)?;
     let ec = held::<Ec>(cpu, token, ec, EC_PT)?;
     if ec.kind != Kind::Local {
         return Err(Status::BadCap);
     }
-    let own = caller(cpu)?;
+    let own = caller_ref(cpu, token)?;
     free_selector(&own, sel)?;
-    let slot = slot(&own, sel)?;
+    let slot = new_slot(&own, sel)?;
     let pt = cpu.kernel.make_pt(&owner.account, ec, mtd, entry).map_err(oom)?;
-    place(&own, slot, sel, pt.erase(), PT_ALL)
+    place(slot, pt.erase(), PT_ALL)
 }
 
 /// 6: a semaphore.
 pub fn create_sm(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let CreateSm { sel, owner, count } = CreateSm::decode(words);
-    let (owner, _) = domain(cpu, token, owner)?;
-    let own = caller(cpu)?;
+    let (owner, _) = domain_ref(cpu, token, owner)?;
+    let own = caller_ref(cpu, token)?;
     free_selector(&own, sel)?;
-    let slot = slot(&own, sel)?;
+    let slot = new_slot(&own, sel)?;
     let sm = cpu.kernel.make_sm(&owner.account, count).map_err(oom)?;
-    place(&own, slot, sel, sm.erase(), SM_ALL)
+    place(slot, sm.erase(), SM_ALL)
 }
 
 /// 16: a kernel page.
 pub fn create_kp(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let CreateKp { sel, owner } = CreateKp::decode(words);
-    let (owner, _) = domain(cpu, token, owner)?;
-    let own = caller(cpu)?;
+    let (owner, _) = domain_ref(cpu, token, owner)?;
+    let own = caller_ref(cpu, token)?;
     free_selector(&own, sel)?;
-    let slot = slot(&own, sel)?;
+    let slot = new_slot(&own, sel)?;
     let kp = cpu.kernel.make_kp(&owner.account).map_err(oom)?;
-    place(&own, slot, sel, kp.erase(), KP_CT)
+    place(slot, kp.erase(), KP_CT)
 }
 
 /// 19: a virtual CPU, in the object space of its domain.
@@ -155,8 +150,8 @@ pub fn create_vcpu(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     if !objects::machine::can_run_guests() {
         return Err(Status::BadFtr);
     }
-    let slot = slot(&pd, args.sel)?;
+    let slot = new_slot(&pd, args.sel)?;
     let on = usize::from(args.cpu);
     let vcpu = cpu.make_vcpu(&pd.account, on, pd.clone(), state, vlapic, fpu).map_err(oom)?;
-    place(&pd, slot, args.sel, vcpu.erase(), VCPU_CT)
+    place(slot, vcpu.erase(), VCPU_CT)
 }

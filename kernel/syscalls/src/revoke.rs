@@ -5,22 +5,27 @@ use abi::cap::ALL;
 use abi::{CrdKind, Status};
 use logic::addr::{is_user_block, units};
 use objects::{Cpu, EFFORT, Effort, Pd, Resume, Target};
-use sync::{Counted, SELECTORS, Token};
+use sync::{SELECTORS, Token};
 
-use crate::authority::{caller, domain};
+use crate::authority::{caller_ref, domain_ref};
 use crate::{Outcome, Verdict, Words};
 
 /// Table entries visited in one step.
 const BUDGET: u64 = 256;
 /// The cursor of a call that only waits for the dead.
 const END: u64 = 1 << 50;
+/// Orders of ranges that are revoked from both tables in one step.
+const SMALL: u8 = 6;
+/// Ranges of so many ports are revoked in one step.
+const NODES: u32 = 8;
 /// Where the cursor says that the guest table is being cleared.
 const GUEST_PART: u64 = 1 << 40;
 
 /// 7.
 pub fn revoke(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let Revoke { own, remote, crd, pd } = Revoke::decode(words);
-    let pd = if remote { domain(cpu, token, pd)?.0 } else { caller(cpu)? };
+    let pd =
+        if remote { domain_ref(cpu, token, pd)?.0.get() } else { caller_ref(cpu, token)?.get() };
     let cursor = cpu.state().map_or(0, |state| state.cursor);
     if cpu.has_dying() {
         // The loop takes the dead apart; what they hold may be part of what is revoked here.
@@ -32,18 +37,22 @@ pub fn revoke(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
             if !is_user_block(crd.base(), crd.order()) {
                 return Err(Status::BadPar);
             }
-            memory(cpu, &pd, crd.base(), crd.order(), cursor)?
+            memory(cpu, pd, crd.base(), crd.order(), cursor)?
         }
         CrdKind::Port => {
             let first = crd.base() & !(units(crd.order()) - 1);
             let (first, count) =
                 (first.min(1 << 16) as u32, units(crd.order()).min(1 << 16) as u32);
             let mut tree = cpu.kernel.ports.lock();
-            let more = tree.revoke(pd.identity(), first, count, crd.perms(), own).is_some();
-            more.then_some(0)
+            // One node in a step; in a small range the few that can be there.
+            let mut left = if count <= NODES { NODES + 1 } else { 1 };
+            while left > 0 && tree.revoke(pd.identity(), first, count, crd.perms(), own).is_some() {
+                left -= 1;
+            }
+            (left == 0).then_some(0)
         }
         CrdKind::Object => {
-            objects(cpu, token, &pd, crd.base(), crd.order(), crd.perms(), own, cursor)
+            objects(cpu, token, pd, crd.base(), crd.order(), crd.perms(), own, cursor)
         }
     };
     // What died by this is taken apart before the call returns.
@@ -69,24 +78,28 @@ pub fn again(cpu: &mut Cpu, next: Option<u64>) -> Outcome {
 
 fn memory(
     cpu: &mut Cpu,
-    pd: &Counted<Pd>,
+    pd: &Pd,
     page: u64,
     order: u8,
     cursor: u64,
 ) -> Result<Option<u64>, Status> {
-    let (target, base) =
-        if cursor < GUEST_PART { (Target::Host, 0) } else { (Target::Guest, GUEST_PART) };
+    let host = cursor < GUEST_PART;
+    let (target, base) = if host { (Target::Host, 0) } else { (Target::Guest, GUEST_PART) };
     let mut at = cursor - base;
     let progress = pd.memory.unmap(target, page, order, &mut at, BUDGET);
     cpu.settle(pd.identity(), &progress);
     if progress.oom {
         return Err(Status::Oom);
     }
-    Ok(match (progress.done, target) {
-        (false, _) => Some(base + at),
-        (true, Target::Host) => Some(GUEST_PART),
-        (true, Target::Guest) => None,
-    })
+    if !progress.done {
+        return Ok(Some(base + at));
+    }
+    let guest_too = host && pd.memory.has_guest_root();
+    if guest_too && order <= SMALL {
+        // One table entry or a few: not worth a step of its own.
+        return memory(cpu, pd, page, order, GUEST_PART);
+    }
+    Ok(guest_too.then_some(GUEST_PART))
 }
 
 #[allow(clippy::too_many_arguments, reason = "the arguments of revoke")]

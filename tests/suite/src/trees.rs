@@ -39,7 +39,9 @@ pub fn run(world: &mut World) {
     END.store(false, Ordering::Relaxed);
     let spinner = thread::spawn(there, 1, || {
         // Without a pause: emulators take one for idleness.
-        while !END.load(Ordering::Relaxed) {}
+        while !END.load(Ordering::Relaxed) {
+            core::hint::black_box(&END);
+        }
     });
     sleep_us(20_000);
     world.tally.holds("a thread spins there", spinner.is_ok());

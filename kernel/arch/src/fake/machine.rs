@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::vec::Vec;
 
 use logic::addr::Frame;
-use sync::{Pool, SharedPage};
+use sync::{Pool, SharedPage, Site};
 
 use crate::{Event, GuestEvent, GuestVendor, MAX_CPUS, Thread, vector};
 
@@ -344,7 +344,9 @@ pub(super) fn page(frame: Frame) -> &'static SharedPage {
                 state.spare = Pool::leaked(Frame(0), SPARE_FRAMES).ok();
             }
             let spare = state.spare;
-            let made = || spare.and_then(|spare| spare.alloc_zeroed(0).ok()).unwrap_or_default();
+            let made = || {
+                spare.and_then(|spare| spare.alloc_zeroed(0, Site::Boot).ok()).unwrap_or_default()
+            };
             (spare, *state.physical.entry(frame.0).or_insert_with(made))
         }
     });

@@ -120,6 +120,11 @@ pub fn fpu_order() -> u8 {
     with(|state| state.fpu_order)
 }
 
+/// Fills an area that may hold anything with the registers' initial state.
+pub fn fpu_fresh(area: &SharedPage) {
+    fpu_init(area);
+}
+
 /// Fills an area with the registers' initial state (abi.md 11.8).
 pub fn fpu_init(area: &SharedPage) {
     area.clear();

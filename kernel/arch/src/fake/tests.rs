@@ -1,8 +1,9 @@
 //! The fake machine keeps its promises to the tests above it.
 
 use super::*;
-use crate::{Event, ExitKind, GuestEnv, GuestEvent, GuestVendor, Thread, vector};
+use crate::{Event, ExitKind, GuestEnv, GuestEvent, GuestPlace, GuestVendor, Thread, vector};
 use logic::addr::Frame;
+use sync::Site;
 
 fn thread(rip: u64) -> Thread {
     let mut thread = Thread::default();
@@ -54,7 +55,7 @@ fn interrupts_come_before_programs_and_on_their_cpu() {
 #[test]
 fn registers_of_the_fpu_travel_through_areas() {
     let pool = Machine::install(2, 16);
-    let [first, second] = [(); 2].map(|()| pool.page(pool.alloc_zeroed(0).unwrap()));
+    let [first, second] = [(); 2].map(|()| pool.page(pool.alloc_zeroed(0, Site::Boot).unwrap()));
     fpu_init(first);
     first.set_word(20, 77);
     fpu_restore(first).unwrap();
@@ -95,7 +96,7 @@ fn memory_types_and_physical_pages() {
 fn guests_follow_their_scripts() {
     let pool = Machine::install(1, 16);
     Machine::set_vendor(GuestVendor::Vmx);
-    let page = pool.page(pool.alloc_zeroed(0).unwrap());
+    let page = pool.page(pool.alloc_zeroed(0, Site::Boot).unwrap());
     let mut guest = Guest::new(pool).unwrap();
     page.write_u64(0x30, 0x1234);
     guest.load(pool, page, Default::default());
@@ -103,20 +104,19 @@ fn guests_follow_their_scripts() {
         words[6] += 2;
         GuestEvent::Exit(10)
     });
+    let place = GuestPlace { table: Frame(0), vlapic: Frame(0), apic_access: Frame(0) };
     let mut env = GuestEnv {
         pool,
-        table: Frame(0),
+        place: &place,
         tag: 1,
         flush_tag: true,
-        ports: None,
-        vlapic: Frame(0),
-        apic_access: Frame(0),
+        ports: Frame(0),
         fpu: page,
         host_deadline: None,
         pending_poke: false,
     };
     assert_eq!(guest.enter(&env), GuestEvent::Exit(10));
-    guest.store(pool, page, 10);
+    guest.store(pool, page, 10, abi::Mtd(!0));
     assert_eq!((page.read_u64(0x30), page.read_u32(0x298)), (0x1236, 10));
     assert_eq!(guest.enter(&env), GuestEvent::Exit(12));
     env.pending_poke = true;

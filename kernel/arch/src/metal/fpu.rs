@@ -4,6 +4,7 @@
 //! (Intel SDM vol. 1, 13.4), or FXSAVE's where there is no XSAVE.
 
 use core::arch::asm;
+use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 use sync::SharedPage;
 
@@ -14,12 +15,30 @@ use crate::x86::feature::Features;
 const CONTROL: (usize, u16) = (0, 0x37f);
 const MXCSR: (usize, u32) = (24, 0x1f80);
 
+/// What [`fpu_order`] found; [`UNKNOWN`] before.
+static ORDER: AtomicU8 = AtomicU8::new(UNKNOWN);
+const UNKNOWN: u8 = 0xff;
+
 /// How many frames a state needs, as an order of the pool: 0 on all CPUs whose state the kernel enables
 /// (x87 to AVX-512 is 2688 bytes).
 #[must_use]
 pub fn fpu_order() -> u8 {
+    let known = ORDER.load(Relaxed);
+    if known != UNKNOWN {
+        return known;
+    }
+    // Dozens of CPUID: once, when the first thread is made and all CPUs have said what they can.
     let frames = u64::from(cpu::xstate_bytes()).div_ceil(4096);
-    logic::addr::order_for(frames)
+    let order = logic::addr::order_for(frames);
+    ORDER.store(order, Relaxed);
+    order
+}
+
+/// Makes a page that may hold anything the initial state: what XRSTOR or FXRSTOR reads of it in that state is the
+/// legacy area and the header behind it (Intel SDM vol. 1, 13.4).
+pub fn fpu_fresh(page: &SharedPage) {
+    page.clear_words((512 + 64) / 8);
+    fpu_init(page);
 }
 
 /// Makes a zeroed page the initial state.

@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 use abi::Mtd;
 use logic::Oom;
 use logic::addr::Frame;
-use sync::{Pool, SharedPage};
+use sync::{Pool, SharedPage, Site};
 
 use super::guest_switch;
 use super::svm::{self, Svm};
@@ -48,6 +48,7 @@ pub(super) fn place() -> &'static Place {
 }
 
 /// Which virtualization all CPUs have; final once every CPU went through [`guest_enable_cpu`].
+#[inline]
 pub fn guest_vendor() -> GuestVendor {
     if REFUSED.load(Relaxed) != 0 {
         return GuestVendor::None;
@@ -103,7 +104,8 @@ pub(super) fn keep(place: &AtomicU64, pool: &Pool, order: u8) -> Result<Frame, &
     if known != 0 {
         return Ok(Frame(known));
     }
-    let frame = pool.alloc_zeroed(order).map_err(|Oom| "no memory for the CPU's areas")?;
+    let frame =
+        pool.alloc_zeroed(order, Site::Boot).map_err(|Oom| "no memory for the CPU's areas")?;
     place.store(frame.0, Relaxed);
     Ok(frame)
 }
@@ -180,13 +182,10 @@ impl Guest {
         }
     }
 
-    /// Tells the monitor everything (abi.md 11.1): the end of a run.
-    pub fn store(&mut self, pool: &Pool, page: &SharedPage, reason: u32) {
-        self.store_groups(pool, page, reason, self.software.all_groups());
-    }
-
-    /// Tells the monitor the groups of `wanted` alone.
-    pub fn store_groups(&mut self, pool: &Pool, page: &SharedPage, reason: u32, wanted: Mtd) {
+    /// Tells the monitor the groups of `wanted`, as far as an exit tells them (abi.md 11.1): the end of a run.
+    #[inline]
+    pub fn store(&mut self, pool: &Pool, page: &SharedPage, reason: u32, wanted: Mtd) {
+        let wanted = wanted & self.software.all_groups();
         self.software.store(page, wanted, reason, now());
         match &mut self.back {
             Back::Vmx(vmx) => vmx.store(&mut self.software, page, wanted, reason),

@@ -3,13 +3,17 @@
 //! There is no mapping tree for memory: the destination gets what the source has at this moment.
 //! The source is always a host table, or the identity map of physical memory (abi.md 6.5).
 
-use super::{ENTRIES, Entry, INDEX_BITS, ROOT_LEVEL, Rights, Table, index, size, walk};
+use super::{ENTRIES, Entry, INDEX_BITS, ROOT_LEVEL, Rights, Table};
 use super::{Flush, Format, HostFormat, TableMemory, Target, Tree, Writer};
+use super::{index, size, table_of, walk, write_leaf};
 use crate::Oom;
 use crate::addr::{Frame, PAGE_BITS, USER_TOP, units};
 
 /// Page numbers from here on are never touched by delegation.
 const USER_PAGES: u64 = USER_TOP >> PAGE_BITS;
+
+/// Order of a leaf of level 1.
+const LARGE: u8 = INDEX_BITS as u8;
 
 /// How a bounded step of a long operation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,12 +52,18 @@ pub fn copy<D: Format>(
     cursor: &mut u64,
     budget: u64,
 ) -> Result<Step, Oom> {
-    if order == 0 && page < USER_PAGES {
-        let copied = copy_page::<D>(mem, source, source_page, tree, page, rights, attributes);
-        if let Some(flush) = copied {
-            *cursor = 1;
-            return Ok(Step { done: true, flush });
-        }
+    let copied = if page >= USER_PAGES {
+        None
+    } else if order == 0 {
+        copy_page::<D>(mem, source, source_page, tree, page, rights, attributes)
+    } else if order == LARGE && tree.largest_leaf > 0 {
+        copy_large_page::<D>(mem, source, source_page, tree, page, rights, attributes)
+    } else {
+        None
+    };
+    if let Some(flush) = copied {
+        *cursor = units(order);
+        return Ok(Step { done: true, flush });
     }
     copy_window::<D>(
         mem,
@@ -81,30 +91,34 @@ fn copy_page<D: Format>(
     rights: Rights,
     attributes: &mut dyn FnMut(Frame, u8) -> Option<u64>,
 ) -> Option<Flush> {
-    let from = lowest_table::<HostFormat>(mem, source, source_page)?;
+    let from = table_of::<HostFormat, 0>(mem, source, source_page)?;
     let host = mem.table(from).read(index(source_page, 0));
     let bits = attributes(HostFormat::frame(host), 0).unwrap_or(0);
     let new = D::delegated(host, rights, bits);
-    let to = mem.table(lowest_table::<D>(mem, tree.root, page)?);
-    let old = to.read(index(page, 0));
-    if old == new {
-        return Some(Flush::None);
-    }
-    to.write(index(page, 0), new);
-    Some(if D::is_present(old) { Flush::Needed } else { Flush::None })
+    let to = mem.table(table_of::<D, 0>(mem, tree.root, page)?);
+    Some(write_leaf::<D>(to, index(page, 0), new))
 }
 
-/// The table of level 0 that a page lies in, if there is one.
-#[inline(always)]
-fn lowest_table<F: Format>(mem: &impl TableMemory, root: Frame, page: u64) -> Option<Frame> {
-    let mut table = root;
-    for level in (1..=ROOT_LEVEL).rev() {
-        match F::parse(mem.table(table).read(index(page, level)), level) {
-            Entry::Table(next) => table = next,
-            _ => return None,
-        }
+/// The same for one leaf of level 1 that becomes one.
+#[inline(never)]
+fn copy_large_page<D: Format>(
+    mem: &impl TableMemory,
+    source: Frame,
+    source_page: u64,
+    tree: Tree,
+    page: u64,
+    rights: Rights,
+    attributes: &mut dyn FnMut(Frame, u8) -> Option<u64>,
+) -> Option<Flush> {
+    let from = table_of::<HostFormat, 1>(mem, source, source_page)?;
+    let host = HostFormat::parse(mem.table(from).read(index(source_page, 1)), 1);
+    let (frame, rights) = delegatable(host, rights)?;
+    let new = D::leaf(1, frame, rights, attributes(frame, LARGE)?);
+    let to = mem.table(table_of::<D, 1>(mem, tree.root, page)?);
+    if D::below(to.read(index(page, 1))).is_some() {
+        return None;
     }
-    Some(table)
+    Some(write_leaf::<D>(to, index(page, 1), new))
 }
 
 /// The general case of [`copy`].
@@ -196,6 +210,14 @@ pub fn clear<D: Format>(
     cursor: &mut u64,
     budget: u64,
 ) -> Result<Step, Oom> {
+    if order == 0
+        && let Some(table) = table_of::<D, 0>(mem, tree.root, page)
+    {
+        // The most frequent case in a straight line.
+        let flush = write_leaf::<D>(mem.table(table), index(page, 0), 0);
+        *cursor = 1;
+        return Ok(Step { done: true, flush });
+    }
     let end = units(order);
     let mut writer = Writer::<D, _>::new(mem, tree, budget);
     while *cursor < end {

@@ -183,7 +183,7 @@ fn a_kernel_page_revoked_while_a_vcpu_uses_it_is_not_reused() {
     });
     let state = world.pool.page(frames[0]);
     let mut taken = Vec::new();
-    while let Ok(frame) = world.pool.alloc_zeroed(0) {
+    while let Ok(frame) = world.pool.alloc_zeroed(0, sync::Site::Boot) {
         assert!(!frames.contains(&frame), "{frame:?} was free while the vCPU had it");
         taken.push(frame);
     }
@@ -193,7 +193,7 @@ fn a_kernel_page_revoked_while_a_vcpu_uses_it_is_not_reused() {
     world.must(revoke(84, 0));
     world.settle();
     let mut left = frames.to_vec();
-    while let Ok(frame) = world.pool.alloc_zeroed(0) {
+    while let Ok(frame) = world.pool.alloc_zeroed(0, sync::Site::Boot) {
         left.retain(|one| *one != frame);
     }
     assert!(left.is_empty(), "they come back with the vCPU");

@@ -5,6 +5,8 @@ mod basics;
 #[cfg(test)]
 mod exceptions;
 #[cfg(test)]
+mod faults;
+#[cfg(test)]
 mod ipc;
 #[cfg(test)]
 mod known_failures;
@@ -16,5 +18,7 @@ mod memory;
 mod random;
 #[cfg(test)]
 mod steps;
+#[cfg(test)]
+mod told;
 #[cfg(test)]
 mod world;

@@ -15,7 +15,7 @@ use abi::utcb::offset;
 use abi::{Mtd, Selector, Status};
 use arch::{Event, Machine, Registers, Thread, vector};
 use objects::{Cpu, Ec, Kernel, Pd, RootParts};
-use sync::{AnyCounted, Counted, CpuKey, Pool, Rcu, SharedPage, Token};
+use sync::{AnyCounted, Counted, CpuKey, Pool, Rcu, SharedPage, Site, Token};
 
 /// The kernel's loop does not return, and tests take it round by round.
 const _: fn(Cpu, Token) -> ! = run::run_loop;
@@ -112,7 +112,7 @@ impl World {
     pub fn new(cpus: usize, frames: usize) -> Self {
         let pool = Machine::install(cpus, frames);
         let rcu: &'static Rcu = Box::leak(Box::new(Rcu::new()));
-        let hip = pool.alloc_zeroed(0).expect("the HIP");
+        let hip = pool.alloc_zeroed(0, Site::Boot).expect("the HIP");
         let (first, count) = pool.range();
         let own = first.0..first.0 + count;
         let kernel: &'static Kernel =
@@ -331,7 +331,7 @@ fn serve(seats: &Seats) {
 }
 
 fn name(pd: &Pd, selector: Selector, object: AnyCounted, permissions: u8) {
-    let slot = pd.objects.ensure(selector, || pd.account.take(4096)).expect("a slot");
+    let slot = pd.slot(selector).expect("a slot");
     let done = slot.create(object, permissions, &pd.objects, selector);
     assert!(done.is_ok(), "selector {selector} was free");
 }
