@@ -33,6 +33,7 @@ mod semaphore;
 mod start;
 mod tally;
 mod transfer;
+mod trees;
 mod vcpu;
 mod world;
 
@@ -63,6 +64,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("domain", domain::run),
     ("vcpu", vcpu::run),
     ("isolation", isolation::run),
+    ("trees", trees::run),
     ("by_call", by_call::run),
     ("fuzz", fuzz::run),
     ("exhaustion", exhaustion::run),

@@ -151,7 +151,7 @@ static ENDED: Mutex<Option<Result<ExitReason, Status>>> = Mutex::new(None);
 
 /// A thread on `cpu` that runs a guest which spins with interrupts off; the selector of the
 /// virtual processor. The guest's page is where [`guest`] left it.
-fn spinning(cpu: u16) -> Result<Selector, Status> {
+pub fn spinning(cpu: u16) -> Result<Selector, Status> {
     let mut vcpu = Vcpu::new(cpu)?;
     let sel = vcpu.selector();
     *ENDED.lock() = None;
@@ -166,7 +166,7 @@ fn spinning(cpu: u16) -> Result<Selector, Status> {
 }
 
 /// Waits for the end of the run.
-fn ended() -> Option<Result<ExitReason, Status>> {
+pub fn ended() -> Option<Result<ExitReason, Status>> {
     (0..50).find_map(|_| {
         sleep_us(10_000);
         ENDED.lock().take()
