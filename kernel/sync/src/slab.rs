@@ -490,6 +490,11 @@ impl<'t> AnyRef<'t> {
             .then_some(Ref { node: self.node, life: PhantomData })
     }
 
+    /// Whether both name one object.
+    pub fn is(self, other: AnyRef<'_>) -> bool {
+        self.node == other.node
+    }
+
     /// A reference that persists; `None` if the object's last count is already gone.
     pub fn hold(self) -> Option<AnyCounted> {
         hold(self.node).then_some(AnyCounted { node: self.node })

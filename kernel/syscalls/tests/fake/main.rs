@@ -19,4 +19,6 @@ mod random;
 #[cfg(test)]
 mod steps;
 #[cfg(test)]
+mod storm;
+#[cfg(test)]
 mod world;
