@@ -14,7 +14,7 @@ mod machine;
 mod tests;
 
 pub use create::{CreateEc, CreateKp, CreatePd, CreatePt, CreateSc, CreateSm, CreateVcpu};
-pub use ctrl::{EcCtrl, KpCtrl, PdCtrl, PtCtrl, Revoke, ScCtrl, SmCtrl, VcpuCtrl};
+pub use ctrl::{EcCtrl, KpCtrl, PdCtrl, PtCtrl, Revoke, ScCtrl, SmCtrl, VcpuCtrl, VcpuRunExt};
 pub use ipc::{CallPortal, Reply};
 pub use machine::{AssignPci, IrqCtrl, MachineCtrl};
 

@@ -57,6 +57,9 @@ fn needs_care(cpu: &mut Cpu) -> bool {
 /// Settles what others left, what died, what waits to be freed, and who runs next.
 #[cold]
 fn take_care(cpu: &mut Cpu, token: &Token) {
+    if let Some(vector) = cpu.pending_interrupt.take() {
+        on_interrupt(cpu, vector);
+    }
     cpu.serve_flush();
     cpu.take_inbox();
     if cpu.has_dying() {
@@ -156,9 +159,6 @@ fn guest(cpu: &mut Cpu) {
         GuestStop::Interrupt(vector) => on_interrupt(cpu, vector),
         GuestStop::Timer => cpu.on_timer(),
         GuestStop::Over | GuestStop::Again => {}
-    }
-    if let Some(vector) = cpu.pending_interrupt.take() {
-        on_interrupt(cpu, vector);
     }
 }
 

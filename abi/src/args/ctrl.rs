@@ -316,3 +316,48 @@ impl VcpuCtrl {
         }
     }
 }
+
+/// `vcpu_run_ext`, ours: run a virtual processor and say what to tell at its exit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VcpuRunExt {
+    /// The virtual processor.
+    pub vcpu: Selector,
+    /// Which fields of its state page to load.
+    pub load: Mtd,
+    /// Which groups to write there at the exit, of those that an exit writes.
+    pub tell: Mtd,
+    /// Load the extended words as well.
+    pub load_extended: bool,
+    /// Write them as well.
+    pub tell_extended: bool,
+    /// Bits 11:10 of the first word; the kernel takes 0 only.
+    pub reserved: u8,
+}
+
+impl VcpuRunExt {
+    const LOAD_EXTENDED: u8 = 1 << 0;
+    const TELL_EXTENDED: u8 = 1 << 1;
+
+    /// As registers.
+    #[must_use]
+    pub const fn encode(&self) -> Words {
+        let load = if self.load_extended { Self::LOAD_EXTENDED } else { 0 };
+        let tell = if self.tell_extended { Self::TELL_EXTENDED } else { 0 };
+        let flags = load | tell | (self.reserved & 3) << 2;
+        [Call::VcpuRunExt.word(flags, self.vcpu), self.load.0 as u64, self.tell.0 as u64, 0, 0]
+    }
+
+    /// From registers.
+    #[must_use]
+    pub const fn decode(words: Words) -> Self {
+        let flags = call::flags(words[0]);
+        Self {
+            vcpu: call::value(words[0]),
+            load: Mtd((words[1] & 0xffff_ffff) as u32),
+            tell: Mtd((words[2] & 0xffff_ffff) as u32),
+            load_extended: flags & Self::LOAD_EXTENDED != 0,
+            tell_extended: flags & Self::TELL_EXTENDED != 0,
+            reserved: flags >> 2,
+        }
+    }
+}

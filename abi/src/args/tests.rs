@@ -45,6 +45,7 @@ stable! {
     irq_ctrl: IrqCtrl, Call::IrqCtrl;
     create_vcpu: CreateVcpu, Call::CreateVcpu;
     vcpu_ctrl: VcpuCtrl, Call::VcpuCtrl;
+    vcpu_run_ext: VcpuRunExt, Call::VcpuRunExt;
 }
 
 #[test]

@@ -16,23 +16,30 @@ pub enum GuestVendor {
     Svm = 2,
 }
 
-/// What a guest needs from its surroundings for one entry. Everything may change between entries.
-pub struct GuestEnv<'a> {
-    /// Where frames become pages.
-    pub pool: &'a Pool,
+/// Frames that a guest uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GuestPlace {
     /// Root of the guest space: an EPT on VMX, a nested page table on SVM.
     pub table: Frame,
-    /// Tag of the guest's translations, 1 to [`crate::guest_tags`]; ignored if that is 0.
-    pub tag: u16,
-    /// Forget all translations under this tag first: the guest space changed or the tag is new here.
-    pub flush_tag: bool,
-    /// The two pages of the guest's port permissions (bit set: exits), if it has any. SVM uses them only
-    /// if they are neighbours and the next frame is all ones, because its map is one piece of 12 KiB.
-    pub ports: Option<[Frame; 2]>,
     /// The virtual APIC page.
     pub vlapic: Frame,
     /// The APIC access page.
     pub apic_access: Frame,
+}
+
+/// What a guest needs from its surroundings for one entry. All may change between entries.
+pub struct GuestEnv<'a> {
+    /// Where frames become pages.
+    pub pool: &'a Pool,
+    /// Frames that change only together with the tag.
+    pub place: &'a GuestPlace,
+    /// Tag of the guest's translations, 1 to [`crate::guest_tags`]; ignored if that is 0.
+    pub tag: u16,
+    /// Forget all translations under this tag first: the guest space changed or the tag is new here.
+    pub flush_tag: bool,
+    /// The first of two neighbouring frames with the guest's port permissions (bit set: exits); 0 for
+    /// none. On SVM, whose map is one piece of 12 KiB, the next frame must be all ones.
+    pub ports: Frame,
     /// The guest's FPU state in the standard XSAVE format.
     pub fpu: &'a SharedPage,
     /// When this CPU must be back in the kernel, in TSC ticks.

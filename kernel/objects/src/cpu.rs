@@ -33,7 +33,7 @@ pub struct Cpu {
     pub reschedule: bool,
     /// Lending steps since somebody last made progress.
     pub helped: u32,
-    /// A host interrupt that came together with a guest's last exit, not yet settled.
+    /// A host interrupt that ended guest time, not yet settled; `reschedule` is set with it, so that the loop looks.
     pub pending_interrupt: Option<u8>,
     pub(crate) queue: RunQueue,
     pub(crate) deadlines: List<Sc, 1>,
@@ -55,8 +55,38 @@ pub struct Cpu {
     pub waiting_since: u64,
     /// Kernel entries until a running CPU looks after garbage again.
     patience: u8,
-    tag: u16,
-    tag_round: u64,
+    /// Tags for guests' translations.
+    pub(crate) tags: Tags,
+}
+
+/// Hands out this CPU's tags for guests' translations. When all were given a new round begins, and every
+/// tag of an older one is void: its holder takes another and flushes before it enters.
+pub(crate) struct Tags {
+    last: u16,
+    round: u64,
+}
+
+impl Tags {
+    const fn new() -> Self {
+        Self { last: 0, round: 1 }
+    }
+
+    /// The present round.
+    #[inline(always)]
+    pub const fn round(&self) -> u64 {
+        self.round
+    }
+
+    /// A tag and its round.
+    #[cold]
+    pub fn next(&mut self) -> (u16, u64) {
+        if self.last >= arch::guest_tags() {
+            self.last = 0;
+            self.round += 1;
+        }
+        self.last += 1;
+        (self.last, self.round)
+    }
 }
 
 /// Kernel entries between two looks at garbage.
@@ -96,8 +126,7 @@ impl Cpu {
             hurried: 0,
             waiting_since: 0,
             patience: 0,
-            tag: 0,
-            tag_round: 1,
+            tags: Tags::new(),
         }
     }
 
@@ -146,7 +175,14 @@ impl Cpu {
 
     /// Ends an operation on `memory` of the domain `identity`: flushes where stale translations may be, then lets the
     /// released table pages go.
+    #[inline(always)]
     pub fn settle(&mut self, identity: u64, progress: &Progress) {
+        if progress.flush.is_needed() | (progress.released != 0) {
+            self.settle_now(identity, progress);
+        }
+    }
+
+    fn settle_now(&mut self, identity: u64, progress: &Progress) {
         if progress.flush.is_needed() {
             self.shoot_down(identity);
         }
@@ -261,21 +297,6 @@ impl Cpu {
     #[inline(always)]
     pub fn has_garbage(&self) -> bool {
         self.limbo.waiting | self.limbo.open != 0 || self.kernel.rcu.has_dead()
-    }
-
-    /// A tag for a guest's translations on this CPU, and its round; a tag of an older round is void.
-    pub fn new_tag(&mut self) -> (u16, u64) {
-        if self.tag >= arch::guest_tags() {
-            self.tag = 0;
-            self.tag_round += 1;
-        }
-        self.tag += 1;
-        (self.tag, self.tag_round)
-    }
-
-    /// The present round of tags.
-    pub fn tag_round(&self) -> u64 {
-        self.tag_round
     }
 
     /// Unmaps the page of an object from a domain, for ever or until it is mapped again.

@@ -9,6 +9,8 @@ use crate::{Account, Charge};
 /// 2^order frames, freed and paid back when dropped.
 pub struct OwnedFrames {
     pool: &'static Pool,
+    /// The first page, so that nobody computes its place on a hot path.
+    page: &'static SharedPage,
     frame: Frame,
     order: u8,
     _charge: Charge,
@@ -38,7 +40,7 @@ impl OwnedFrames {
     ) -> Result<OwnedFrames, Oom> {
         let charge = Account::charge(account, PAGE_SIZE << order)?;
         let frame = pool.alloc(order, site)?;
-        Ok(OwnedFrames { pool, frame, order, _charge: charge })
+        Ok(OwnedFrames { pool, page: pool.page(frame), frame, order, _charge: charge })
     }
 
     /// The first frame.
@@ -50,7 +52,7 @@ impl OwnedFrames {
     /// The first page.
     #[inline(always)]
     pub fn page(&self) -> &'static SharedPage {
-        self.pool.page(self.frame)
+        self.page
     }
 
     /// The page number `index` (0 if there are not so many).

@@ -1,10 +1,10 @@
 //! Running a guest on this CPU until something concerns its monitor.
 
-use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+use core::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
 
 use abi::{Mtd, Status, exit};
 use arch::{GuestEnv, GuestEvent};
-use sync::Counted;
+use sync::Ref;
 
 use crate::{Cpu, Resume, Vcpu};
 
@@ -21,9 +21,33 @@ pub enum GuestStop {
     Again,
 }
 
+/// What a run call asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct RunOrder {
+    /// Groups loaded from the state page before the first entry.
+    pub load: Mtd,
+    /// Groups told at the exit, as far as an exit tells them.
+    pub tell: Mtd,
+    /// The extended words of the state page are loaded.
+    pub load_extended: bool,
+    /// They are told.
+    pub tell_extended: bool,
+}
+
+impl RunOrder {
+    /// Version 10's: everything comes back, the extended words stay as they are.
+    #[must_use]
+    pub const fn version10(load: Mtd) -> Self {
+        Self { load, tell: Mtd(!0), load_extended: false, tell_extended: false }
+    }
+}
+
 impl Cpu {
-    /// Starts a run call of the current thread: loads what the monitor marked, then the loop enters the guest.
-    pub fn begin_run(&mut self, vcpu: Counted<Vcpu>, mtd: Mtd) -> Status {
+    /// A run call of the current thread: loads what the monitor marked and enters the guest at once.
+    ///
+    /// If the first exit is the monitor's the run is over, and nobody had to hold the vCPU. Otherwise the thread's
+    /// `resume` says that it goes on, and a host interrupt waits in `pending_interrupt` for the loop.
+    pub fn begin_run(&mut self, vcpu: Ref<'_, Vcpu>, order: RunOrder) -> Status {
         if vcpu.cpu() != self.id {
             return Status::BadCpu;
         }
@@ -33,107 +57,145 @@ impl Cpu {
             return Status::Busy;
         }
         let Some(guest) = state.guest.as_mut() else { return Status::BadCap };
-        guest.load(self.kernel.pool, page, mtd);
+        guest.load(self.kernel.pool, page, order.load);
+        if order.load_extended {
+            guest.load_extended(self.kernel.pool, page);
+        }
         state.busy = true;
-        if let Some(state) = self.state() {
-            state.resume = Resume::Guest(vcpu);
+        state.tell = order.tell;
+        state.tell_extended = order.tell_extended;
+        match self.guest_time(&vcpu) {
+            GuestStop::Over => {}
+            stop => self.run_on(vcpu, stop),
         }
         Status::Success
     }
 
+    /// The run goes on through the loop.
+    #[cold]
+    fn run_on(&mut self, vcpu: Ref<'_, Vcpu>, stop: GuestStop) {
+        match stop {
+            GuestStop::Interrupt(vector) => {
+                self.pending_interrupt = Some(vector);
+                self.reschedule = true;
+            }
+            GuestStop::Timer => self.on_timer(),
+            GuestStop::Over | GuestStop::Again => {}
+        }
+        match vcpu.hold() {
+            Some(held) => {
+                if let Some(state) = self.state() {
+                    state.resume = Resume::Guest(held);
+                }
+            }
+            None => {
+                self.end_run(&vcpu, Status::BadCap);
+            }
+        }
+    }
+
     /// One stretch of guest time for the current thread, whose `resume` is [`Resume::Guest`].
     pub fn run_guest(&mut self) -> GuestStop {
-        let deadline = self.next_deadline();
-        let kernel = self.kernel;
         let Some(state) = self.state() else { return GuestStop::Over };
         let Resume::Guest(vcpu) = core::mem::replace(&mut state.resume, Resume::User) else {
             return GuestStop::Over;
         };
-        if vcpu.is_dead() {
-            return self.end_run(&vcpu, Status::BadCap);
-        }
-        let Ok(table) = vcpu.pd.memory.guest_root() else {
-            return self.end_run(&vcpu, Status::Oom);
-        };
-        let Some(mine) = kernel.remotes.get(self.id) else { return GuestStop::Over };
-        mine.guest_space.store(vcpu.pd.identity(), SeqCst);
-        let generation = vcpu.pd.memory.generation();
-        let tag = self.tag_round();
-        let fresh = match vcpu.cell.open(&mut self.key) {
-            Some(state) if state.tag != 0 && state.tag_round == tag => None,
-            _ => Some(self.new_tag()),
-        };
-        let Some(inner) = vcpu.cell.open(&mut self.key) else { return GuestStop::Over };
-        if let Some((tag, round)) = fresh {
-            (inner.tag, inner.tag_round) = (tag, round);
-        }
-        let flush_tag = fresh.is_some() || inner.generation != generation;
-        inner.generation = generation;
-        let tag = inner.tag;
-        let Some(guest) = inner.guest.as_mut() else {
-            mine.guest_space.store(0, SeqCst);
-            return self.end_run(&vcpu, Status::BadCap);
-        };
-        let access = vcpu.pd.access_page.lock().as_ref().map(|page| page.frame());
-        let env = GuestEnv {
-            pool: kernel.pool,
-            table,
-            tag,
-            flush_tag,
-            ports: vcpu.pd.ports.lock().guest_frames(),
-            vlapic: vcpu.vlapic.frame(),
-            apic_access: access.unwrap_or_default(),
-            fpu: vcpu.fpu.page(),
-            host_deadline: deadline,
-            pending_poke: vcpu.poked.load(Relaxed),
-        };
-        // The monitor's FPU registers give way to the guest's (`enter` loads and saves those).
-        if let Some(current) = &self.current {
-            arch::fpu_save(current.fpu());
-        }
-        let event = guest.enter(&env);
-        if let Some(current) = &self.current {
-            let _ = arch::fpu_restore(current.fpu());
-        }
-        mine.guest_space.store(0, SeqCst);
-        let poked = vcpu.poked.load(Relaxed);
-        let stop = match event {
-            GuestEvent::Interrupt(vector) => GuestStop::Interrupt(vector),
-            GuestEvent::HostTimer => GuestStop::Timer,
-            GuestEvent::Nothing => GuestStop::Again,
-            GuestEvent::Exit(reason) => {
-                vcpu.poked.store(false, Relaxed);
-                return self.finish_run(&vcpu, reason);
-            }
-        };
-        if poked {
-            // Host interrupts are settled first: they are as good a moment to see the poke.
-            if let GuestStop::Interrupt(vector) = stop {
-                self.pending_interrupt = Some(vector);
-            }
-            vcpu.poked.store(false, Relaxed);
-            return self.finish_run(&vcpu, exit::POKED);
-        }
-        if let Some(state) = self.state() {
+        let stop = self.guest_time(&vcpu);
+        if stop != GuestStop::Over
+            && let Some(state) = self.state()
+        {
             state.resume = Resume::Guest(vcpu);
         }
         stop
     }
 
-    fn finish_run(&mut self, vcpu: &Counted<Vcpu>, reason: u32) -> GuestStop {
-        let pool = self.kernel.pool;
-        if let Some(inner) = vcpu.cell.open(&mut self.key)
-            && let Some(guest) = inner.guest.as_mut()
-        {
-            guest.store(pool, vcpu.state.page(), reason);
+    /// One stretch of guest time; the vCPU is busy with the current thread's run.
+    #[inline(always)]
+    fn guest_time(&mut self, vcpu: &Vcpu) -> GuestStop {
+        let host_deadline = self.next_deadline();
+        let kernel = self.kernel;
+        let Some(mine) = kernel.remotes.get(self.id) else { return GuestStop::Over };
+        let Some(inner) = vcpu.cell.open(&mut self.key) else { return GuestStop::Over };
+        let (false, Some(guest)) = (vcpu.is_dead(), inner.guest.as_mut()) else {
+            return self.end_run(vcpu, Status::BadCap);
+        };
+        // Whoever changes guest mappings from here on finds this CPU; earlier changes are in the generation.
+        mine.guest_space.store(vcpu.pd.identity(), SeqCst);
+        let generation = vcpu.pd.memory.generation();
+        let mut flush_tag = inner.generation != generation;
+        inner.generation = generation;
+        if inner.tag_round != self.tags.round() {
+            (inner.tag, inner.tag_round) = self.tags.next();
+            flush_tag = true;
         }
-        self.end_run(vcpu, Status::Success)
+        let env = GuestEnv {
+            pool: kernel.pool,
+            place: &vcpu.place,
+            tag: inner.tag,
+            flush_tag,
+            ports: vcpu.pd.guest_ports(),
+            fpu: vcpu.fpu.page(),
+            host_deadline,
+            pending_poke: vcpu.poked.load(Relaxed),
+        };
+        // The monitor's FPU registers give way to the guest's (`enter` loads and saves those).
+        let monitor = self.current.as_ref().map(|current| current.fpu());
+        if let Some(monitor) = monitor {
+            arch::fpu_save(monitor);
+        }
+        let event = guest.enter(&env);
+        if let Some(monitor) = monitor {
+            let _ = arch::fpu_restore(monitor);
+        }
+        mine.guest_space.store(0, Release);
+        let reason = match event {
+            GuestEvent::Exit(reason) => reason,
+            event => match self.stop(vcpu, event) {
+                Some(stop) => return stop,
+                None => exit::POKED,
+            },
+        };
+        vcpu.poked.store(false, Relaxed);
+        let Some(inner) = vcpu.cell.open(&mut self.key) else { return GuestStop::Over };
+        inner.busy = false;
+        if let Some(guest) = inner.guest.as_mut() {
+            guest.store(kernel.pool, vcpu.state.page(), reason, inner.tell);
+            if inner.tell_extended {
+                guest.store_extended(kernel.pool, vcpu.state.page());
+            }
+        }
+        self.answer_run(Status::Success)
     }
 
-    fn end_run(&mut self, vcpu: &Counted<Vcpu>, status: Status) -> GuestStop {
+    /// Guest time ended, but not the run; unless the vCPU was poked meanwhile.
+    #[cold]
+    fn stop(&mut self, vcpu: &Vcpu, event: GuestEvent) -> Option<GuestStop> {
+        let stop = match event {
+            GuestEvent::Interrupt(vector) => GuestStop::Interrupt(vector),
+            GuestEvent::HostTimer => GuestStop::Timer,
+            GuestEvent::Nothing | GuestEvent::Exit(_) => GuestStop::Again,
+        };
+        if !vcpu.poked.load(Relaxed) {
+            return Some(stop);
+        }
+        // Host interrupts are settled first: they are as good a moment to see the poke.
+        if let GuestStop::Interrupt(vector) = stop {
+            self.pending_interrupt = Some(vector);
+            self.reschedule = true;
+        }
+        None
+    }
+
+    #[cold]
+    fn end_run(&mut self, vcpu: &Vcpu, status: Status) -> GuestStop {
         if let Some(inner) = vcpu.cell.open(&mut self.key) {
             inner.busy = false;
         }
+        self.answer_run(status)
+    }
+
+    #[inline(always)]
+    fn answer_run(&mut self, status: Status) -> GuestStop {
         if let Some(state) = self.state() {
             state.resume = Resume::User;
             state.thread.registers.rdi = status as u64;

@@ -19,11 +19,13 @@ impl Kp {
     }
 
     /// Its contents.
+    #[inline(always)]
     pub fn page(&self) -> &'static SharedPage {
         self.frames.page()
     }
 
     /// Its frame.
+    #[inline(always)]
     pub fn frame(&self) -> logic::addr::Frame {
         self.frames.frame()
     }

@@ -43,7 +43,7 @@ pub use chain::{Help, Reply};
 pub use cpu::Cpu;
 pub use ec::{Attention, Ec, EcState, Item, Kind, Moving, Resume, USER_FLAGS};
 pub use frames::OwnedFrames;
-pub use guest::GuestStop;
+pub use guest::{GuestStop, RunOrder};
 pub use irq::{IrqTable, VectorUse};
 pub use kill::{EFFORT, Effort};
 pub use kp::Kp;

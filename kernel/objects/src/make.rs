@@ -178,17 +178,17 @@ impl Cpu {
         let place = kernel.vcpus.reserve()?;
         let access = pd.spare_access_page(kernel.pool)?;
         let guest = arch::Guest::new(kernel.pool)?;
-        // The last thing that can fail.
-        if let Err(none) = pd.memory.guest_root() {
+        // The last thing that can fail; the access page is there by then.
+        let place_of = |table| pd.keep_access_page(access).map(|page| (table, page));
+        let Some((table, apic_access)) = pd.memory.guest_root().ok().and_then(place_of) else {
             guest.free(kernel.pool);
-            return Err(none);
-        }
-        pd.keep_access_page(access);
+            return Err(Oom);
+        };
         arch::fpu_init(fpu.page());
-        let inner =
-            VcpuState { guest: Some(guest), busy: false, tag: 0, tag_round: 0, generation: 0 };
-        let cell = self.key.cell(cpu, inner);
-        Ok(place.fill(Vcpu::new(pd, state, vlapic, fpu, cell, [charge, blocks])))
+        let cell = self.key.cell(cpu, VcpuState::new(guest));
+        let charges = [charge, blocks];
+        let frames = arch::GuestPlace { table, vlapic: vlapic.frame(), apic_access };
+        Ok(place.fill(Vcpu::new(pd, state, vlapic, fpu, frames, cell, charges)))
     }
 
     /// The first domain, thread and time of the machine, on this CPU.

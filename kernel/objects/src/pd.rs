@@ -1,9 +1,9 @@
 //! Protection domains: three spaces and an account.
 
-use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use logic::Oom;
-use logic::addr::PAGE_SIZE;
+use logic::addr::{Frame, PAGE_SIZE};
 use sync::{
     AnyCounted, CapSlot, CapSpace, Counted, Dismantle, List, NewTables, Pool, Site, SpinLock,
 };
@@ -36,6 +36,8 @@ pub struct Pd {
     pub ecs: SpinLock<List<Ec, 1>>,
     /// The page behind the guest's local APIC, made when first asked for.
     pub access_page: SpinLock<Option<OwnedFrames>>,
+    /// First frame of the guest's port bitmap, 0 for none: what a guest entry reads without the lock.
+    guest_ports: AtomicU64,
     dead: AtomicBool,
     /// How far its selectors have been taken apart at the end.
     dismantled: u64,
@@ -57,6 +59,7 @@ impl Pd {
             trust,
             ecs: SpinLock::new(List::new()),
             access_page: SpinLock::new(None),
+            guest_ports: AtomicU64::new(0),
             dead: AtomicBool::new(false),
             dismantled: 0,
             account,
@@ -68,6 +71,25 @@ impl Pd {
     #[inline(always)]
     pub fn identity(&self) -> u64 {
         self.objects.identity()
+    }
+
+    /// Makes the port bitmaps that a grant needs; the root entry for the host's if that is new.
+    pub fn prepare_ports(
+        &self,
+        pool: &'static Pool,
+        host: bool,
+        guest: bool,
+    ) -> Result<Option<u64>, Oom> {
+        let mut maps = self.ports.lock();
+        let fresh = maps.prepare(pool, &self.account, host, guest)?;
+        self.guest_ports.store(maps.guest_frame().0, Relaxed);
+        Ok(fresh)
+    }
+
+    /// The first frame of the guest's port bitmap, 0 until it is made; it stays while the domain does.
+    #[inline(always)]
+    pub fn guest_ports(&self) -> Frame {
+        Frame(self.guest_ports.load(Relaxed))
     }
 
     /// Pays for and takes the tables that a selector lacks; nothing changes until [`NewSlot::fill`].
@@ -94,12 +116,13 @@ impl Pd {
         OwnedFrames::new(pool, &self.account, 0, Site::AccessPage).map(Some)
     }
 
-    /// Keeps such a page, unless the domain has one by now.
-    pub fn keep_access_page(&self, spare: Option<OwnedFrames>) {
+    /// Keeps such a page, unless the domain has one by now; the frame of the one it has.
+    pub fn keep_access_page(&self, spare: Option<OwnedFrames>) -> Option<Frame> {
         let mut page = self.access_page.lock();
         if page.is_none() {
             *page = spare;
         }
+        page.as_ref().map(OwnedFrames::frame)
     }
 
     /// Marks it dead; whether it was alive.
@@ -108,6 +131,7 @@ impl Pd {
     }
 
     /// Whether its creator's capability is gone.
+    #[inline(always)]
     pub fn is_dead(&self) -> bool {
         self.dead.load(Relaxed)
     }

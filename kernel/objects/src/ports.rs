@@ -207,18 +207,20 @@ impl PortMaps {
         host: bool,
         guest: bool,
     ) -> Result<Option<u64>, Oom> {
-        let bitmap = || {
-            let bits = OwnedFrames::new(pool, account, 1, Site::PortMap)?;
-            (0..2).for_each(|page| bits.page_at(page).fill(u64::MAX));
+        let bitmap = |order: u8| {
+            let bits = OwnedFrames::new(pool, account, order, Site::PortMap)?;
+            (0..1 << order).for_each(|page| bits.page_at(page).fill(u64::MAX));
             Ok(bits)
         };
+        // SVM's map is 12 KiB: the third frame answers for accesses that run over the last port.
+        let order = if arch::guest_vendor() == arch::GuestVendor::Svm { 2 } else { 1 };
         // All memory first: a refusal leaves nothing behind.
-        let for_guest = if guest && self.guest.is_none() { Some(bitmap()?) } else { None };
+        let for_guest = if guest && self.guest.is_none() { Some(bitmap(order)?) } else { None };
         if !host || self.host.is_some() {
             self.guest = self.guest.take().or(for_guest);
             return Ok(None);
         }
-        let bits = bitmap()?;
+        let bits = bitmap(1)?;
         let table = || OwnedFrames::new(pool, account, 0, Site::PortMap);
         let tables = [table()?, table()?, table()?];
         self.guest = self.guest.take().or(for_guest);
@@ -260,9 +262,9 @@ impl PortMaps {
         }
     }
 
-    /// The two frames of the guest bitmap.
-    pub fn guest_frames(&self) -> Option<[Frame; 2]> {
-        self.guest.as_ref().map(|bits| [bits.frame(), bits.frame().plus(1)])
+    /// The first frame of the guest bitmap, 0 if there is none.
+    pub fn guest_frame(&self) -> Frame {
+        self.guest.as_ref().map_or(Frame(0), OwnedFrames::frame)
     }
 }
 

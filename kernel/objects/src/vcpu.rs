@@ -2,7 +2,8 @@
 
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use arch::Guest;
+use abi::Mtd;
+use arch::{Guest, GuestPlace};
 use sync::{Counted, CpuCell};
 
 use crate::{Charge, Kp, Pd};
@@ -17,6 +18,8 @@ pub struct Vcpu {
     pub vlapic: Counted<Kp>,
     /// FPU registers in XSAVE format.
     pub fpu: Counted<Kp>,
+    /// Its guest table, virtual-APIC page and the page behind its local APIC; they stay while its domain does.
+    pub place: GuestPlace,
     /// Somebody poked it.
     pub poked: AtomicBool,
     /// What its CPU alone knows.
@@ -37,6 +40,25 @@ pub struct VcpuState {
     pub tag_round: u64,
     /// The guest-mapping generation it saw last.
     pub generation: u64,
+    /// What the present run tells its monitor.
+    pub tell: Mtd,
+    /// It tells the extended words, too.
+    pub tell_extended: bool,
+}
+
+impl VcpuState {
+    /// Never ran.
+    pub fn new(guest: Guest) -> VcpuState {
+        VcpuState {
+            guest: Some(guest),
+            busy: false,
+            tag: 0,
+            tag_round: 0,
+            generation: 0,
+            tell: Mtd::NONE,
+            tell_extended: false,
+        }
+    }
 }
 
 impl Vcpu {
@@ -46,6 +68,7 @@ impl Vcpu {
         state: Counted<Kp>,
         vlapic: Counted<Kp>,
         fpu: Counted<Kp>,
+        place: GuestPlace,
         cell: CpuCell<VcpuState>,
         charges: [Charge; 2],
     ) -> Vcpu {
@@ -54,6 +77,7 @@ impl Vcpu {
             state,
             vlapic,
             fpu,
+            place,
             poked: AtomicBool::new(false),
             cell,
             dead: AtomicBool::new(false),

@@ -289,6 +289,13 @@ impl<T: 'static> Counted<T> {
         Ref { node: self.node, life: PhantomData }
     }
 
+    /// A borrowed reference that outlasts this one: were the last count dropped now, the node would stay until the
+    /// token is gone.
+    #[inline(always)]
+    pub fn under<'t>(&self, _token: &'t Token) -> Ref<'t, T> {
+        Ref { node: self.node, life: PhantomData }
+    }
+
     /// Moves the reference into a place inside its own object (an idle thread keeps itself), or gives it back.
     #[inline(always)]
     pub fn park<'a>(

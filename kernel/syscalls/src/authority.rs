@@ -35,15 +35,32 @@ pub fn caller(cpu: &Cpu) -> Result<Counted<Pd>, Status> {
     cpu.current.as_ref().map(|current| current.pd.clone()).ok_or(Status::BadCap)
 }
 
-/// The domain behind a selector with the right to act for it, and the permissions of the capability used.
-pub fn domain(cpu: &Cpu, token: &Token, selector: Selector) -> Result<(Counted<Pd>, u8), Status> {
+/// The calling domain, for as long as this kernel entry lasts.
+#[inline(always)]
+pub fn caller_ref<'t>(cpu: &Cpu, token: &'t Token) -> Result<Ref<'t, Pd>, Status> {
+    cpu.current.as_ref().map(|current| current.pd.under(token)).ok_or(Status::BadCap)
+}
+
+/// As [`domain`], for as long as this kernel entry lasts.
+#[inline(always)]
+pub fn domain_ref<'t>(
+    cpu: &Cpu,
+    token: &'t Token,
+    selector: Selector,
+) -> Result<(Ref<'t, Pd>, u8), Status> {
     let current = cpu.current.as_ref().ok_or(Status::BadCap)?;
     let cap = current.pd.objects.lookup(selector, token).ok_or(Status::BadCap)?;
     let pd = cap.object.downcast::<Pd>().ok_or(Status::BadCap)?;
-    if cap.permissions & abi::cap::PD_CREATE == 0 || pd.get().is_dead() {
+    if cap.permissions & abi::cap::PD_CREATE == 0 || pd.is_dead() {
         return Err(Status::BadCap);
     }
-    Ok((pd.hold().ok_or(Status::BadCap)?, cap.permissions))
+    Ok((pd, cap.permissions))
+}
+
+/// The domain behind a selector with the right to act for it, and the permissions of the capability used.
+pub fn domain(cpu: &Cpu, token: &Token, selector: Selector) -> Result<(Counted<Pd>, u8), Status> {
+    let (pd, permissions) = domain_ref(cpu, token, selector)?;
+    Ok((pd.hold().ok_or(Status::BadCap)?, permissions))
 }
 
 /// Refuses a selector that is in use or does not exist, for a new capability.

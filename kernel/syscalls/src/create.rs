@@ -7,7 +7,7 @@ use logic::addr::PAGE_BITS;
 use objects::{Cpu, Ec, Kind, Kp, NewSlot, Pd, Trust};
 use sync::{AnyCounted, Token};
 
-use crate::authority::{caller, domain, free_selector, held};
+use crate::authority::{caller_ref, domain, domain_ref, free_selector, held};
 use crate::{Outcome, Status::Success, Words, oom, revoke, transfer};
 
 /// The slot for a new capability, and the tables it lacks: nothing is changed yet.
@@ -27,8 +27,8 @@ fn place(slot: NewSlot<'_>, object: AnyCounted, permissions: u8) -> Outcome {
 /// else can name the domain until then.
 pub fn create_pd(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let CreatePd { sel, passthrough, parent, crd } = CreatePd::decode(words);
-    let (parent, permissions) = domain(cpu, token, parent)?;
-    let own = caller(cpu)?;
+    let (parent, permissions) = domain_ref(cpu, token, parent)?;
+    let own = caller_ref(cpu, token)?;
     free_selector(&own, sel)?;
     let slot = new_slot(&own, sel)?;
     let passthrough = passthrough && parent.trust.passthrough;
@@ -63,12 +63,13 @@ pub fn create_ec(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     if args.utcb >= USER_TOP || args.reserved != 0 {
         return Err(Status::BadPar);
     }
-    let own = caller(cpu)?;
+    let own = caller_ref(cpu, token)?;
     free_selector(&own, args.sel)?;
     let slot = new_slot(&own, args.sel)?;
     let kind = if args.global { Kind::Global } else { Kind::Local };
-    let viewer = if args.utcb_in_caller { own.clone() } else { pd.clone() };
-    let mapping = (args.utcb != 0).then_some((viewer, args.utcb >> PAGE_BITS));
+    let viewer = if args.utcb_in_caller { own.hold() } else { Some(pd.clone()) };
+    let page = args.utcb >> PAGE_BITS;
+    let mapping = viewer.filter(|_| page != 0).map(|viewer| (viewer, page));
     let account = pd.account.clone();
     let on = usize::from(args.cpu);
     let ec =
@@ -81,7 +82,7 @@ pub fn create_ec(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
 /// 4: a scheduling context; its thread is ready at once.
 pub fn create_sc(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let CreateSc { sel, owner, ec, priority, quantum_us } = CreateSc::decode(words);
-    let (owner, _) = domain(cpu, token, owner)?;
+    let (owner, _) = domain_ref(cpu, token, owner)?;
     let ec = held::<Ec>(cpu, token, ec, EC_SC)?;
     if ec.kind != Kind::Global {
         return Err(Status::BadCap);
@@ -89,7 +90,7 @@ pub fn create_sc(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     if priority == 0 || priority > abi::cap::PRIORITY_MAX || quantum_us == 0 {
         return Err(Status::BadPar);
     }
-    let own = caller(cpu)?;
+    let own = caller_ref(cpu, token)?;
     free_selector(&own, sel)?;
     let slot = new_slot(&own, sel)?;
     let sc = cpu.make_sc(&owner.account, ec, priority, quantum_us).map_err(oom)?;
@@ -101,12 +102,12 @@ pub fn create_sc(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
 /// 5: a portal into a local context.
 pub fn create_pt(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let CreatePt { sel, owner, ec, mtd, entry } = CreatePt::decode(words);
-    let (owner, _) = domain(cpu, token, owner)?;
+    let (owner, _) = domain_ref(cpu, token, owner)?;
     let ec = held::<Ec>(cpu, token, ec, EC_PT)?;
     if ec.kind != Kind::Local {
         return Err(Status::BadCap);
     }
-    let own = caller(cpu)?;
+    let own = caller_ref(cpu, token)?;
     free_selector(&own, sel)?;
     let slot = new_slot(&own, sel)?;
     let pt = cpu.kernel.make_pt(&owner.account, ec, mtd, entry).map_err(oom)?;
@@ -116,8 +117,8 @@ pub fn create_pt(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
 /// 6: a semaphore.
 pub fn create_sm(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let CreateSm { sel, owner, count } = CreateSm::decode(words);
-    let (owner, _) = domain(cpu, token, owner)?;
-    let own = caller(cpu)?;
+    let (owner, _) = domain_ref(cpu, token, owner)?;
+    let own = caller_ref(cpu, token)?;
     free_selector(&own, sel)?;
     let slot = new_slot(&own, sel)?;
     let sm = cpu.kernel.make_sm(&owner.account, count).map_err(oom)?;
@@ -127,8 +128,8 @@ pub fn create_sm(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
 /// 16: a kernel page.
 pub fn create_kp(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let CreateKp { sel, owner } = CreateKp::decode(words);
-    let (owner, _) = domain(cpu, token, owner)?;
-    let own = caller(cpu)?;
+    let (owner, _) = domain_ref(cpu, token, owner)?;
+    let own = caller_ref(cpu, token)?;
     free_selector(&own, sel)?;
     let slot = new_slot(&own, sel)?;
     let kp = cpu.kernel.make_kp(&owner.account).map_err(oom)?;

@@ -7,7 +7,7 @@ use logic::page_table::Rights;
 use objects::Cpu;
 use sync::Token;
 
-use crate::authority::{caller, domain};
+use crate::authority::{caller_ref, domain_ref};
 use crate::transfer::{Giver, Step, item};
 use crate::{Outcome, Verdict, Words, oom, revoke};
 
@@ -15,13 +15,13 @@ use crate::{Outcome, Verdict, Words, oom, revoke};
 pub fn pd_ctrl(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     match PdCtrl::decode(words) {
         PdCtrl::Lookup { crd } => lookup(cpu, token, crd),
-        PdCtrl::MapAccessPage { crd } => map_access_page(cpu, crd),
+        PdCtrl::MapAccessPage { crd } => map_access_page(cpu, token, crd),
         PdCtrl::Delegate { source, destination, crd, meta, window } => {
-            let (from, _) = domain(cpu, token, source)?;
-            let (to, _) = domain(cpu, token, destination)?;
-            let giver = Giver { pd: &from, privileged: from.trust.privileged };
+            let from = domain_ref(cpu, token, source)?.0.get();
+            let (to, _) = domain_ref(cpu, token, destination)?;
+            let giver = Giver { pd: from, privileged: from.trust.privileged };
             let mut cursor = cpu.state().map_or(0, |state| state.cursor);
-            let step = item(cpu, token, &giver, &to, crd, meta, (window, window), &mut cursor);
+            let step = item(cpu, token, &giver, to, crd, meta, (window, window), &mut cursor);
             let (crd, flags) = match step {
                 Ok(Step::More) => return revoke::again(cpu, Some(cursor)),
                 Ok(Step::Done { crd, flags }) => (crd, flags),
@@ -33,12 +33,12 @@ pub fn pd_ctrl(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
             }
             revoke::again(cpu, None)
         }
-        PdCtrl::MsrAccess { write, msr, value } => msr_access(cpu, write, msr, value),
+        PdCtrl::MsrAccess { write, msr, value } => msr_access(cpu, token, write, msr, value),
     }
 }
 
 fn lookup(cpu: &mut Cpu, token: &Token, crd: Crd) -> Outcome {
-    let own = caller(cpu)?;
+    let own = caller_ref(cpu, token)?;
     let found = match crd.kind() {
         CrdKind::Object => own
             .objects
@@ -59,12 +59,12 @@ fn lookup(cpu: &mut Cpu, token: &Token, crd: Crd) -> Outcome {
     Ok(Status::Success.into())
 }
 
-fn map_access_page(cpu: &mut Cpu, crd: Crd) -> Outcome {
+fn map_access_page(cpu: &mut Cpu, token: &Token, crd: Crd) -> Outcome {
     let fits = crd.kind() == CrdKind::Memory && crd.perms() == 3 && crd.order() == 0;
     if !fits || !is_user_block(crd.base(), 0) {
         return Err(Status::BadPar);
     }
-    let own = caller(cpu)?;
+    let own = caller_ref(cpu, token)?;
     let spare = own.spare_access_page(cpu.kernel.pool).map_err(oom)?;
     let progress = {
         let mut page = own.access_page.lock();
@@ -92,8 +92,8 @@ fn is_read_only(msr: u32) -> bool {
     matches!(msr, 0x3a | 0x200..=0x26f | 0x277 | 0x2ff)
 }
 
-fn msr_access(cpu: &mut Cpu, write: bool, msr: u32, value: u64) -> Outcome {
-    if !caller(cpu)?.trust.passthrough {
+fn msr_access(cpu: &mut Cpu, token: &Token, write: bool, msr: u32, value: u64) -> Outcome {
+    if !caller_ref(cpu, token)?.trust.passthrough {
         return Err(Status::BadCap);
     }
     if is_private(msr) || write && is_read_only(msr) {

@@ -90,7 +90,7 @@ fn step(
     let giver = Giver { pd: &from.pd, privileged: from.pd.trust.privileged };
     let (send, meta) = (Crd(now.send), ItemMeta(now.meta));
     let windows = (Crd(now.translate), Crd(now.delegate));
-    let result = item(cpu, token, &giver, &to.pd, send, meta, windows, &mut now.cursor);
+    let result = item(cpu, token, &giver, to.pd.borrow(), send, meta, windows, &mut now.cursor);
     let (crd, flags) = match result {
         Ok(Step::More) => {
             moving.item = Some(now);

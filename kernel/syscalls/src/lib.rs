@@ -106,7 +106,8 @@ fn dispatch(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
         Call::VcpuCtrl => vcpu::vcpu_ctrl(cpu, token, words),
         Call::QuotaGive => quota::quota_give(cpu, token, words),
         Call::QuotaRead => quota::quota_read(cpu, token, words),
-        Call::VcpuRunExt | Call::GuestSpace | Call::Statistics | Call::Log => Err(Status::BadHyp),
+        Call::VcpuRunExt => vcpu::vcpu_run_ext(cpu, token, words),
+        Call::GuestSpace | Call::Statistics | Call::Log => Err(Status::BadHyp),
     }
 }
 

@@ -5,9 +5,9 @@ use abi::cap::ALL;
 use abi::{CrdKind, Status};
 use logic::addr::{is_user_block, units};
 use objects::{Cpu, EFFORT, Effort, Pd, Resume, Target};
-use sync::{Counted, SELECTORS, Token};
+use sync::{SELECTORS, Token};
 
-use crate::authority::{caller, domain};
+use crate::authority::{caller_ref, domain_ref};
 use crate::{Outcome, Verdict, Words};
 
 /// Table entries visited in one step.
@@ -16,7 +16,7 @@ const BUDGET: u64 = 256;
 const END: u64 = 1 << 50;
 /// Orders of ranges that are revoked from both tables in one step.
 const SMALL: u8 = 6;
-/// Port nodes taken back in one step.
+/// Ranges of so many ports are revoked in one step.
 const NODES: u32 = 8;
 /// Where the cursor says that the guest table is being cleared.
 const GUEST_PART: u64 = 1 << 40;
@@ -24,7 +24,8 @@ const GUEST_PART: u64 = 1 << 40;
 /// 7.
 pub fn revoke(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let Revoke { own, remote, crd, pd } = Revoke::decode(words);
-    let pd = if remote { domain(cpu, token, pd)?.0 } else { caller(cpu)? };
+    let pd =
+        if remote { domain_ref(cpu, token, pd)?.0.get() } else { caller_ref(cpu, token)?.get() };
     let cursor = cpu.state().map_or(0, |state| state.cursor);
     if cpu.has_dying() {
         // The loop takes the dead apart; what they hold may be part of what is revoked here.
@@ -36,22 +37,22 @@ pub fn revoke(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
             if !is_user_block(crd.base(), crd.order()) {
                 return Err(Status::BadPar);
             }
-            memory(cpu, &pd, crd.base(), crd.order(), cursor)?
+            memory(cpu, pd, crd.base(), crd.order(), cursor)?
         }
         CrdKind::Port => {
             let first = crd.base() & !(units(crd.order()) - 1);
             let (first, count) =
                 (first.min(1 << 16) as u32, units(crd.order()).min(1 << 16) as u32);
             let mut tree = cpu.kernel.ports.lock();
-            // Most revokes find one node: the last round, which finds none, belongs to the same step.
-            let mut left = NODES;
+            // One node in a step; in a small range the few that can be there.
+            let mut left = if count <= NODES { NODES + 1 } else { 1 };
             while left > 0 && tree.revoke(pd.identity(), first, count, crd.perms(), own).is_some() {
                 left -= 1;
             }
             (left == 0).then_some(0)
         }
         CrdKind::Object => {
-            objects(cpu, token, &pd, crd.base(), crd.order(), crd.perms(), own, cursor)
+            objects(cpu, token, pd, crd.base(), crd.order(), crd.perms(), own, cursor)
         }
     };
     // What died by this is taken apart before the call returns.
@@ -77,7 +78,7 @@ pub fn again(cpu: &mut Cpu, next: Option<u64>) -> Outcome {
 
 fn memory(
     cpu: &mut Cpu,
-    pd: &Counted<Pd>,
+    pd: &Pd,
     page: u64,
     order: u8,
     cursor: u64,

@@ -6,7 +6,7 @@ use logic::addr::{is_user_block, units};
 use logic::delegation::{Transfer, window};
 use logic::page_table::Rights;
 use objects::{Cpu, Memory, Pd, PortNode, Target};
-use sync::{Counted, SELECTORS, Token, Tree};
+use sync::{Ref, SELECTORS, Token, Tree};
 
 use crate::oom;
 
@@ -26,7 +26,7 @@ const GUEST_PART: u64 = 1 << 40;
 /// Who gives: a domain, or (for the first domain only) the kernel itself.
 pub struct Giver<'a> {
     /// The giving domain.
-    pub pd: &'a Counted<Pd>,
+    pub pd: &'a Pd,
     /// It may name the kernel as source.
     pub privileged: bool,
 }
@@ -50,7 +50,7 @@ pub fn item(
     cpu: &mut Cpu,
     token: &Token,
     giver: &Giver<'_>,
-    to: &Counted<Pd>,
+    to: Ref<'_, Pd>,
     send: Crd,
     meta: ItemMeta,
     windows: (Crd, Crd),
@@ -65,11 +65,11 @@ pub fn item(
     match meta.kind() {
         ItemKind::Invalid => return Ok(Step::Done { crd: Crd::NULL, flags }),
         ItemKind::Translate => {
-            let crd = translate(cpu, token, giver.pd, to, send, translate_window);
+            let crd = translate(cpu, token, giver.pd, to.get(), send, translate_window);
             return Ok(Step::Done { crd, flags });
         }
         ItemKind::TranslateElseDelegate if *cursor == 0 => {
-            let crd = translate(cpu, token, giver.pd, to, send, translate_window);
+            let crd = translate(cpu, token, giver.pd, to.get(), send, translate_window);
             if !crd.is_null() {
                 return Ok(Step::Done { crd, flags });
             }
@@ -84,11 +84,11 @@ pub fn item(
     };
     let kernel = giver.privileged && meta.contains(ItemMeta::FROM_KERNEL);
     let crd = match what.kind {
-        CrdKind::Memory => match memory(cpu, giver.pd, kernel, to, what, meta, cursor)? {
+        CrdKind::Memory => match memory(cpu, giver.pd, kernel, to.get(), what, meta, cursor)? {
             Some(crd) => crd,
             None => return Ok(Step::More),
         },
-        CrdKind::Object => match objects(giver.pd, to, what, token, cursor)? {
+        CrdKind::Object => match objects(giver.pd, to.get(), what, token, cursor)? {
             Some(crd) => crd,
             None => return Ok(Step::More),
         },
@@ -103,9 +103,9 @@ pub fn item(
 
 fn memory(
     cpu: &mut Cpu,
-    from: &Counted<Pd>,
+    from: &Pd,
     kernel: bool,
-    to: &Counted<Pd>,
+    to: &Pd,
     what: Transfer,
     meta: ItemMeta,
     cursor: &mut u64,
@@ -211,9 +211,9 @@ pub fn first_objects(
 /// One step: prepares the receiver's bitmaps, or gives one of the giver's ranges.
 fn ports(
     cpu: &mut Cpu,
-    from: &Counted<Pd>,
+    from: &Pd,
     kernel: bool,
-    to: &Counted<Pd>,
+    to: Ref<'_, Pd>,
     what: Transfer,
     meta: ItemMeta,
     cursor: &mut u64,
@@ -227,13 +227,17 @@ fn ports(
     let Some((first, length)) = next else {
         return Ok(Some(if *cursor & GIVEN != 0 { what.result() } else { Crd::NULL }));
     };
-    let fresh = to.ports.lock().prepare(cpu.kernel.pool, &to.account, host, guest).map_err(oom)?;
+    let fresh = to.prepare_ports(cpu.kernel.pool, host, guest).map_err(oom)?;
     if let Some(entry) = fresh {
-        cpu.hang_ports(to, entry);
+        cpu.hang_ports(&to, entry);
     } else if grant(cpu.kernel, to, (giver, first, length), what.perms, (host, guest))? {
         *cursor = GIVEN | u64::from(first + length);
     } else {
         *cursor = *cursor & GIVEN | u64::from(first + length);
+    }
+    if fresh.is_none() && first + length >= base + count {
+        // Nothing can be left behind the range's end.
+        return Ok(Some(if *cursor & GIVEN != 0 { what.result() } else { Crd::NULL }));
     }
     *cursor |= BEGUN;
     Ok(None)
@@ -242,7 +246,7 @@ fn ports(
 /// Gives a part of one node of `giver`; whether there was anything to give.
 fn grant(
     kernel: &'static objects::Kernel,
-    to: &Counted<Pd>,
+    to: Ref<'_, Pd>,
     (giver, first, length): (u64, u32, u32),
     most: u8,
     (host, guest): (bool, bool),
@@ -256,21 +260,14 @@ fn grant(
     let bytes = kernel.port_nodes.object_bytes() as u64;
     let charge = objects::Account::charge(&to.account, bytes).map_err(oom)?;
     let place = kernel.port_nodes.reserve().map_err(oom)?;
-    let pd = Some(to.clone());
+    let pd = Some(to.hold().ok_or(Status::BadCap)?);
     let node = PortNode::new(pd, first, length, depth + 1, host, guest, permissions, Some(charge));
     tree.insert(giver, place.fill(node));
     Ok(true)
 }
 
 /// The receiver's own name for what the item means, or null (abi.md 6.3).
-fn translate(
-    cpu: &Cpu,
-    token: &Token,
-    from: &Counted<Pd>,
-    to: &Counted<Pd>,
-    send: Crd,
-    receive: Crd,
-) -> Crd {
+fn translate(cpu: &Cpu, token: &Token, from: &Pd, to: &Pd, send: Crd, receive: Crd) -> Crd {
     if send.kind() != receive.kind() {
         return Crd::NULL;
     }
@@ -281,7 +278,11 @@ fn translate(
             let Some(tree) = Tree::lock(slot, token) else { return Crd::NULL };
             let permissions = tree.permissions();
             match tree.find_in(&to.objects) {
-                Some(base) if from.same(to) && base == send.base() && inside(base) => send,
+                Some(base)
+                    if from.identity() == to.identity() && base == send.base() && inside(base) =>
+                {
+                    send
+                }
                 Some(base) if inside(base) => Crd::objects(base, 0, permissions),
                 _ => Crd::NULL,
             }

@@ -1,10 +1,10 @@
-//! vcpu_ctrl: run and poke (abi.md 11).
+//! vcpu_ctrl: run and poke (abi.md 11); our vcpu_run_ext.
 
 use abi::Status;
-use abi::args::VcpuCtrl;
+use abi::args::{VcpuCtrl, VcpuRunExt};
 use abi::cap::VCPU_CT;
-use objects::{Cpu, Vcpu};
-use sync::Token;
+use objects::{Cpu, RunOrder, Vcpu};
+use sync::{Ref, Token};
 
 use crate::authority::object;
 use crate::{Outcome, Verdict, Words};
@@ -13,11 +13,8 @@ use crate::{Outcome, Verdict, Words};
 pub fn vcpu_ctrl(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     match VcpuCtrl::decode(words) {
         VcpuCtrl::Run { vcpu, mtd } => {
-            let vcpu = object::<Vcpu>(cpu, token, vcpu, VCPU_CT)?.hold().ok_or(Status::BadCap)?;
-            match cpu.begin_run(vcpu, mtd) {
-                Status::Success => Ok(Verdict::Done),
-                refused => Err(refused),
-            }
+            let vcpu = object::<Vcpu>(cpu, token, vcpu, VCPU_CT)?;
+            run(cpu, vcpu, RunOrder::version10(mtd))
         }
         VcpuCtrl::Poke { vcpu } => {
             let vcpu = object::<Vcpu>(cpu, token, vcpu, VCPU_CT)?;
@@ -25,5 +22,25 @@ pub fn vcpu_ctrl(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
             Ok(Status::Success.into())
         }
         VcpuCtrl::Unknown(_) => Err(Status::BadPar),
+    }
+}
+
+/// 66: a run that says what it wants to be told.
+pub fn vcpu_run_ext(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
+    let VcpuRunExt { vcpu, load, tell, load_extended, tell_extended, reserved } =
+        VcpuRunExt::decode(words);
+    if reserved != 0 {
+        return Err(Status::BadPar);
+    }
+    let vcpu = object::<Vcpu>(cpu, token, vcpu, VCPU_CT)?;
+    run(cpu, vcpu, RunOrder { load, tell, load_extended, tell_extended })
+}
+
+/// The status is in the thread's RDI when the run is over, which may be much later.
+#[inline(always)]
+fn run(cpu: &mut Cpu, vcpu: Ref<'_, Vcpu>, order: RunOrder) -> Outcome {
+    match cpu.begin_run(vcpu, order) {
+        Status::Success => Ok(Verdict::Done),
+        refused => Err(refused),
     }
 }

@@ -3,7 +3,7 @@
 //! A domain whose limit is 0 gets `OOM` from whatever it is charged for.
 
 use crate::world::{EC, NOTHING, PD, World, thread_args};
-use abi::args::{CreateEc, CreatePt, CreateSc, CreateVcpu, MachineCtrl};
+use abi::args::{CreateEc, CreatePt, CreateSc, CreateVcpu, MachineCtrl, VcpuRunExt};
 use abi::cap::MEM_RW;
 use abi::crd::ItemMeta;
 use abi::hip::{FLAG_SVM, FLAG_VMX};
@@ -45,6 +45,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("irq_ctrl", irq_ctrl),
     ("create_vcpu", create_vcpu),
     ("vcpu_ctrl", vcpu_ctrl),
+    ("vcpu_run_ext", vcpu_run_ext),
     ("quota_give", quota_give),
     ("quota_read", quota_read),
 ];
@@ -229,6 +230,20 @@ fn vcpu_ctrl(world: &mut World, _: Selector) {
     let copy = selectors::allocate();
     let _ = calls::delegate(PD, PD, item, Crd::objects(copy, 0, 0x1f));
     world.tally.equal("vcpu_ctrl of a domain", calls::poke_vcpu(copy), CAP);
+}
+
+fn vcpu_run_ext(world: &mut World, _: Selector) {
+    let order = VcpuRunExt {
+        vcpu: NOTHING,
+        load: Mtd::NONE,
+        tell: Mtd::NONE,
+        load_extended: false,
+        tell_extended: false,
+        reserved: 0,
+    };
+    world.tally.ours("run_ext of nothing", calls::run_vcpu_ext(&order), CAP);
+    let wrong = VcpuRunExt { reserved: 1, ..order };
+    world.tally.ours("run_ext with a wrong flag", calls::run_vcpu_ext(&wrong), PAR);
 }
 
 fn quota_give(world: &mut World, poor: Selector) {

@@ -1,5 +1,6 @@
 //! Virtual processors: refusals, first entry, a few exits.
 
+use crate::tally::Tally;
 use crate::world::{NOTHING, PD, World};
 use abi::TypedItem;
 use abi::cap::MEM_RWX;
@@ -109,12 +110,39 @@ fn guest(world: &mut World) {
     tally.equal("memory there", give(0x2000), Ok(()));
     tally.equal("lets it go on", step(&mut vcpu, 0x108), Ok(ExitReason::Vmcall));
     tally.equal("vmcall at its place", vcpu.state().rip, 0x10b);
+    if world.boot.hip.ours().is_some() {
+        told(tally, &mut vcpu);
+    }
     tally.equal("poke", vcpu.poke(), Ok(()));
     tally.equal("a poked one exits", step(&mut vcpu, 0x10e), Ok(ExitReason::Poked));
     vcpu.state().tsc_timeout = 10_000_000;
     vcpu.state().rip = 0x10e;
     let exit = vcpu.run(Mtd::RIP_LEN | Mtd::STA | Mtd::TSC_TIMEOUT);
     tally.equal("its time runs out", exit, Ok(ExitReason::PreemptionTimer));
+}
+
+/// Runs of ours: only what was asked for is told, and the extended words.
+fn told(tally: &mut Tally, vcpu: &mut Vcpu) {
+    let state = vcpu.state();
+    (state.rip, state.rax, state.rcx) = (0x100, 0x7777, 0x5555);
+    state.extended.dr = [0x1000, 0x2000, 0x3000, 0x4000];
+    state.extended.raw_exit = 0;
+    let tell = Mtd::RIP_LEN | Mtd::RFLAGS;
+    let exit = vcpu.run_telling(Mtd::RIP_LEN | Mtd::STA, tell, false);
+    tally.equal("run_ext exits", exit, Ok(ExitReason::Cpuid));
+    let state = vcpu.state();
+    let got = (state.rip, state.rax, state.rcx, state.mtd);
+    tally.equal("and tells what it was asked", got, (0x103, 0x7777, 0x5555, u64::from(tell.0)));
+    tally.equal("no extended words", state.extended.raw_exit, 0);
+    state.rip = 0x105;
+    let exit = vcpu.run_telling(Mtd::RIP_LEN | Mtd::STA, Mtd::ACDB, true);
+    tally.equal("run_ext with extended words exits", exit, Ok(ExitReason::Hlt));
+    let state = vcpu.state();
+    tally.equal("rip was not told", state.rip, 0x105);
+    tally.equal("rax is the guest's", state.rax & 0xffff, 0x1234);
+    let dr = state.extended.dr;
+    tally.equal("debug registers", dr, [0x1000, 0x2000, 0x3000, 0x4000]);
+    tally.holds("raw exit code", matches!(state.extended.raw_exit, 12 | 0x78));
 }
 
 /// How the run of a spinning guest ended.

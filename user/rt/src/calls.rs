@@ -8,7 +8,7 @@ use crate::stub::syscall;
 use abi::args::{
     AssignPci, CallPortal, CreateEc, CreateKp, CreatePd, CreatePt, CreateSc, CreateSm, CreateVcpu,
     EcCtrl, IrqCtrl, KpCtrl, MachineCtrl, PdCtrl, PtCtrl, Reply, Revoke, ScCtrl, SmCtrl, VcpuCtrl,
-    Words,
+    VcpuRunExt, Words,
 };
 use abi::crd::ItemMeta;
 use abi::{Call, Crd, Mtd, Selector, Status, TypedItem};
@@ -307,6 +307,14 @@ pub fn run_vcpu(vcpu: Selector, mtd: Mtd) -> Result<(), Status> {
 /// See `docs/spec/vcpu_ctrl.md`.
 pub fn poke_vcpu(vcpu: Selector) -> Result<(), Status> {
     act(VcpuCtrl::Poke { vcpu }.encode())
+}
+
+/// Ours: runs a virtual processor until it exits, and says what to tell then.
+///
+/// # Errors
+/// See `docs/spec/vcpu_run_ext.md`.
+pub fn run_vcpu_ext(args: &VcpuRunExt) -> Result<(), Status> {
+    act(args.encode())
 }
 
 /// Ours: limits the kernel memory of a domain to so many bytes.

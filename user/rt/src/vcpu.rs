@@ -3,7 +3,7 @@
 use crate::memory::{Window, reserve_page};
 use crate::start::own_pd;
 use crate::{calls, selectors};
-use abi::args::CreateVcpu;
+use abi::args::{CreateVcpu, VcpuRunExt};
 use abi::cap::MEM_RW;
 use abi::exit::ExitReason;
 use abi::utcb::StatePage;
@@ -76,6 +76,28 @@ impl Vcpu {
     /// What `vcpu_ctrl` refuses.
     pub fn run(&mut self, mtd: Mtd) -> Result<ExitReason, Status> {
         calls::run_vcpu(self.sel, mtd)?;
+        Ok(ExitReason::from_word(self.state().exit_reason))
+    }
+
+    /// Ours: as [`Self::run`], but only the groups of `tell` are written at the exit; the others keep
+    /// what was in the page. With `extended` the extended words are loaded and written, too.
+    ///
+    /// # Errors
+    /// What `vcpu_run_ext` refuses.
+    pub fn run_telling(
+        &mut self,
+        load: Mtd,
+        tell: Mtd,
+        extended: bool,
+    ) -> Result<ExitReason, Status> {
+        calls::run_vcpu_ext(&VcpuRunExt {
+            vcpu: self.sel,
+            load,
+            tell,
+            load_extended: extended,
+            tell_extended: extended,
+            reserved: 0,
+        })?;
         Ok(ExitReason::from_word(self.state().exit_reason))
     }
 

@@ -13,8 +13,13 @@ use crate::{GuestEnv, GuestEvent, GuestVendor};
 
 /// First and last word of the state page that hold architectural state (abi.md 7.1).
 const STATE: core::ops::RangeInclusive<usize> = 4..=83;
+/// First and last word of our own additions, bytes 0x2a0 to 0x3ff.
+const EXTENDED: core::ops::RangeInclusive<usize> = 84..=127;
 /// Offset of the exit reason.
 const EXIT_REASON: usize = 0x298;
+/// Groups that the fake tells by choice, as words of the page; the others it always tells.
+const GROUPS: [(Mtd, core::ops::RangeInclusive<usize>); 4] =
+    [(Mtd::RIP_LEN, 5..=6), (Mtd::RFLAGS, 7..=7), (Mtd::ACDB, 11..=14), (Mtd::R8_R15, 19..=26)];
 /// Exit reason of a guest without a script: HLT.
 const HLT: u32 = 12;
 /// Exit reason of a poke (abi.md 11.10).
@@ -80,12 +85,29 @@ impl Guest {
         }
     }
 
-    /// Gives the monitor the state and the exit reason.
-    pub fn store(&mut self, _pool: &Pool, page: &SharedPage, exit_reason: u32) {
+    /// Gives the monitor the groups of `wanted` and the exit reason.
+    pub fn store(&mut self, _pool: &Pool, page: &SharedPage, exit_reason: u32, wanted: Mtd) {
         for index in STATE {
-            page.set_word(index, self.words[index]);
+            let group = GROUPS.iter().find(|(_, words)| words.contains(&index));
+            if group.is_none_or(|(group, _)| wanted.contains(*group)) {
+                page.set_word(index, self.words[index]);
+            }
         }
         page.write_u32(EXIT_REASON, exit_reason);
+    }
+
+    /// Takes the extended words.
+    pub fn load_extended(&mut self, _pool: &Pool, page: &SharedPage) {
+        for index in EXTENDED {
+            self.words[index] = page.word(index);
+        }
+    }
+
+    /// Gives them.
+    pub fn store_extended(&self, _pool: &Pool, page: &SharedPage) {
+        for index in EXTENDED {
+            page.set_word(index, self.words[index]);
+        }
     }
 
     /// Runs the next script; a poked guest comes back at once.

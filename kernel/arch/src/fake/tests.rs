@@ -1,7 +1,7 @@
 //! The fake machine keeps its promises to the tests above it.
 
 use super::*;
-use crate::{Event, ExitKind, GuestEnv, GuestEvent, GuestVendor, Thread, vector};
+use crate::{Event, ExitKind, GuestEnv, GuestEvent, GuestPlace, GuestVendor, Thread, vector};
 use logic::addr::Frame;
 use sync::Site;
 
@@ -104,20 +104,19 @@ fn guests_follow_their_scripts() {
         words[6] += 2;
         GuestEvent::Exit(10)
     });
+    let place = GuestPlace { table: Frame(0), vlapic: Frame(0), apic_access: Frame(0) };
     let mut env = GuestEnv {
         pool,
-        table: Frame(0),
+        place: &place,
         tag: 1,
         flush_tag: true,
-        ports: None,
-        vlapic: Frame(0),
-        apic_access: Frame(0),
+        ports: Frame(0),
         fpu: page,
         host_deadline: None,
         pending_poke: false,
     };
     assert_eq!(guest.enter(&env), GuestEvent::Exit(10));
-    guest.store(pool, page, 10);
+    guest.store(pool, page, 10, abi::Mtd(!0));
     assert_eq!((page.read_u64(0x30), page.read_u32(0x298)), (0x1236, 10));
     assert_eq!(guest.enter(&env), GuestEvent::Exit(12));
     env.pending_poke = true;

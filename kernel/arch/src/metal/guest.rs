@@ -181,13 +181,10 @@ impl Guest {
         }
     }
 
-    /// Tells the monitor everything (abi.md 11.1): the end of a run.
-    pub fn store(&mut self, pool: &Pool, page: &SharedPage, reason: u32) {
-        self.store_groups(pool, page, reason, self.software.all_groups());
-    }
-
-    /// Tells the monitor the groups of `wanted` alone.
-    pub fn store_groups(&mut self, pool: &Pool, page: &SharedPage, reason: u32, wanted: Mtd) {
+    /// Tells the monitor the groups of `wanted`, as far as an exit tells them (abi.md 11.1): the end of a run.
+    #[inline]
+    pub fn store(&mut self, pool: &Pool, page: &SharedPage, reason: u32, wanted: Mtd) {
+        let wanted = wanted & self.software.all_groups();
         self.software.store(page, wanted, reason, now());
         match &mut self.back {
             Back::Vmx(vmx) => vmx.store(&mut self.software, page, wanted, reason),

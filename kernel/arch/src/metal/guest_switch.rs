@@ -10,7 +10,7 @@ use sync::SharedPage;
 
 use super::{bases, cpu_number, fpu_restore, fpu_save, xstate};
 use crate::MAX_CPUS;
-use crate::x86::guest_software::{DR6_RESET, Software, xcr0_is_valid};
+use crate::x86::guest_software::{DR6_RESET, Software};
 
 /// MSRs that the kernel switches by hand.
 mod msr {
@@ -96,15 +96,17 @@ pub struct Duties {
     pub debug: bool,
     /// DR6 as well (VMX).
     pub dr6: bool,
+    /// The guest can execute XSETBV without an exit: not every SVM intercepts it (QEMU 7.2 does not).
+    pub xcr0: bool,
 }
 
 impl Switch {
     /// Loads the guest's side. Refused, with nothing changed, if XCR0 or the FPU page is invalid.
-    #[inline]
+    #[inline(always)]
     pub fn enter(guest: &mut Software, fpu: &SharedPage, duties: Duties) -> Option<Self> {
         let host = host();
         let xcr0 = host.xcr0.load(Relaxed);
-        if !xcr0_is_valid(guest.xcr0, xcr0) || fpu_restore(fpu).is_err() {
+        if !guest.has_valid_xcr0(xcr0) || fpu_restore(fpu).is_err() {
             return None;
         }
         let features = host.features.load(Relaxed);
@@ -136,7 +138,7 @@ impl Switch {
     }
 
     /// Takes the guest's side out and loads the host's.
-    #[inline]
+    #[inline(always)]
     pub fn leave(self, guest: &mut Software, fpu: &SharedPage, duties: Duties) {
         let host = self.host;
         if duties.cr2 {
@@ -168,8 +170,9 @@ impl Switch {
         }
         let xcr0 = host.xcr0.load(Relaxed);
         if features & HAS_XSAVE != 0 {
-            // Not every SVM intercepts XSETBV (QEMU 7.2 does not): the register is the truth.
-            guest.xcr0 = xgetbv();
+            if duties.xcr0 {
+                guest.xcr0 = xgetbv();
+            }
             if guest.xcr0 != xcr0 {
                 xsetbv(xcr0);
             }
@@ -297,10 +300,10 @@ fn xsetbv(value: u64) {
 #[inline(always)]
 fn read_tsc_aux() -> u32 {
     let value: u32;
-    // SAFETY: reads an MSR that exists, as `note_host` found.
+    // SAFETY: RDTSCP exists where the MSR does, as `note_host` found, and is quicker than RDMSR.
     unsafe {
-        asm!("rdmsr", in("ecx") msr::TSC_AUX, out("eax") value, out("edx") _,
-            options(nostack, preserves_flags));
+        asm!("rdtscp", out("ecx") value, out("eax") _, out("edx") _,
+            options(nomem, nostack, preserves_flags));
     }
     value
 }

@@ -160,6 +160,7 @@ impl Svm {
             cr2: false,
             debug: self.debug,
             dr6: false,
+            xcr0: true,
         };
         let Some(switch) = Switch::enter(software, env.fpu, duties) else {
             return GuestEvent::Exit(abi::exit::INVALID_STATE);
@@ -206,7 +207,7 @@ impl Svm {
         }
         self.state.write_controls(block, software, !self.debug);
         let shadow = software.asked.primary & primary::TPR_SHADOW != 0;
-        let tpr = if shadow { env.pool.page(env.vlapic).read_u8(VLAPIC_TPR) >> 4 } else { 0 };
+        let tpr = if shadow { env.pool.page(env.place.vlapic).read_u8(VLAPIC_TPR) >> 4 } else { 0 };
         self.state.write_virtual_interrupt(block, software, tpr);
         let flush = match core::mem::take(&mut self.flush) || env.flush_tag {
             false => 0,
@@ -215,13 +216,13 @@ impl Svm {
         };
         let use_ports = software.asked.primary & primary::IO_BITMAPS != 0;
         let ports = match env.ports {
-            Some([a, b]) if use_ports && b.0 == a.0 + 1 => a.address(),
+            own if use_ports && own != Frame(0) => own.address(),
             _ => NO_PORTS.load(Relaxed) << 12,
         };
         let use_msrs = software.asked.primary & primary::MSR_BITMAPS != 0;
         // The page of ones serves as the map of a guest whose every MSR access exits.
         let msrs = if use_msrs { &MSR_MAP } else { &NO_PORTS }.load(Relaxed) << 12;
-        let root = env.table.address();
+        let root = env.place.table.address();
         if features() & CLEAN_BITS == 0 {
             self.state.forget_clean();
         }
@@ -271,7 +272,7 @@ impl Svm {
             block.write_u64(vmcb::EVENT_INJECTION, 0);
             if software.asked.primary & primary::TPR_SHADOW != 0 {
                 let tpr = block.read_u8(vmcb::VIRTUAL_INTERRUPT) << 4;
-                env.pool.page(env.vlapic).write_u8(VLAPIC_TPR, tpr);
+                env.pool.page(env.place.vlapic).write_u8(VLAPIC_TPR, tpr);
             }
             if self.debug && !guest_switch::breakpoints_armed(block.read_u64(vmcb::DR7)) {
                 self.debug = false;

@@ -8,6 +8,7 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use abi::Mtd;
+use abi::utcb::offset;
 use logic::Oom;
 use logic::addr::Frame;
 use sync::{Pool, SharedPage, Site, SpinLock};
@@ -21,8 +22,8 @@ use crate::x86::guest_software::{GuestRegisters, Software};
 use crate::x86::vmx_controls::{Allowed, Capabilities, MACHINE_CHECK, primary};
 use crate::x86::vmx_fields as field;
 use crate::x86::vmx_nmi;
-use crate::x86::vmx_state::{Vmcs, VmxState};
-use crate::{GuestEnv, GuestEvent};
+use crate::x86::vmx_state::{Mirror, Vmcs, VmxState};
+use crate::{GuestEnv, GuestEvent, GuestPlace};
 
 unsafe extern "C" {
     fn vmx_enter(registers: *mut GuestRegisters, launched: u64, host_rsp: *mut u64) -> u64;
@@ -164,6 +165,36 @@ impl Vmcs for Current {
             asm!("vmwrite {}, {}", in(reg) u64::from(field), in(reg) value, options(nostack));
         }
     }
+
+    #[inline(always)]
+    fn read_segment<const INDEX: usize>(&self, mirror: &mut Mirror) {
+        // SAFETY: VMREADs as in `read`. They store 8 bytes each: selector, limit over its upper half,
+        // base over the limit's; then the two bytes of the access rights between selector and limit.
+        // All of it lies in the 16 bytes of this segment (`Segment`), which are inside the mirror.
+        unsafe {
+            asm!(
+                "mov {field:e}, {selector}",
+                "vmread [{mirror} + {at}], {field}",
+                "mov {field:e}, {limit}",
+                "vmread [{mirror} + {at} + 4], {field}",
+                "mov {field:e}, {base}",
+                "vmread [{mirror} + {at} + 8], {field}",
+                "mov {field:e}, {rights}",
+                "vmread {field}, {field}",
+                "mov [{mirror} + {at} + 2], {field:l}",
+                "shr {field:e}, 12",
+                "mov [{mirror} + {at} + 3], {field:l}",
+                mirror = in(reg) mirror.as_mut_ptr(),
+                field = out(reg) _,
+                at = const offset::ES + 16 * INDEX,
+                selector = const field::GUEST_ES_SELECTOR + 2 * INDEX as u32,
+                limit = const field::GUEST_ES_LIMIT + 2 * INDEX as u32,
+                base = const field::GUEST_ES_BASE + 2 * INDEX as u32,
+                rights = const field::GUEST_ES_RIGHTS + 2 * INDEX as u32,
+                options(nostack),
+            );
+        }
+    }
 }
 
 /// What the preemption timer was armed for.
@@ -172,7 +203,6 @@ enum Armed {
     Monitor,
     Host,
     Poke,
-    Nothing,
 }
 
 /// One VMCS.
@@ -186,8 +216,8 @@ pub struct Vmx {
     event_written: bool,
     controls_stale: bool,
     host_rsp: u64,
-    /// What `write_place` last wrote: table, tag, two port pages, virtual APIC, APIC access, CR3.
-    place: [u64; 7],
+    /// What `write_place` last wrote: tag, first port page, CR3.
+    place: [u64; 3],
     flush: bool,
     /// DR0 to DR3 and DR6 are loaded with each entry; otherwise their first use exits.
     debug: bool,
@@ -214,7 +244,7 @@ impl Vmx {
             event_written: false,
             controls_stale: true,
             host_rsp: 0,
-            place: [u64::MAX; 7],
+            place: [u64::MAX; 3],
             flush: false,
             debug: false,
             instruction_error: 0,
@@ -283,11 +313,7 @@ impl Vmx {
         self.make_current();
         self.write_place(env);
         if self.state.choose_watch(&self.cpu) || self.controls_stale {
-            self.controls_stale = false;
-            let ports = env.ports.is_some();
-            let tagged = env.tag != 0;
-            let mov_dr = !self.debug;
-            self.state.write_controls(&mut Current, &self.cpu, software, ports, tagged, mov_dr);
+            self.write_controls(software, env);
         }
         if software.event.0 & VALID != 0 {
             self.event_written = true;
@@ -296,10 +322,8 @@ impl Vmx {
             self.event_written = false;
             Current.write(field::ENTRY_INTERRUPT_INFO, 0);
         }
-        if env.flush_tag || self.flush {
-            self.flush = false;
-            let ept = ept_pointer(env.table.0);
-            vmx_host::invalidate(&self.cpu, ept, env.tag, env.flush_tag);
+        if env.flush_tag | self.flush {
+            self.forget(env);
         }
         let duties = Duties {
             syscall: true,
@@ -308,6 +332,7 @@ impl Vmx {
             cr2: true,
             debug: self.debug,
             dr6: self.debug,
+            xcr0: false,
         };
         let Some(switch) = Switch::enter(software, env.fpu, duties) else {
             return GuestEvent::Exit(abi::exit::INVALID_STATE);
@@ -331,31 +356,49 @@ impl Vmx {
         self.after(software, armed)
     }
 
-    /// Addresses that change with the vCPU's surroundings.
+    #[cold]
+    #[inline(never)]
+    fn forget(&mut self, env: &GuestEnv) {
+        self.flush = false;
+        let ept = ept_pointer(env.place.table.0);
+        vmx_host::invalidate(&self.cpu, ept, env.tag, env.flush_tag);
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn write_controls(&mut self, software: &Software, env: &GuestEnv) {
+        self.controls_stale = false;
+        let (ports, tagged, mov_dr) = (env.ports != Frame(0), env.tag != 0, !self.debug);
+        self.state.write_controls(&mut Current, &self.cpu, software, ports, tagged, mov_dr);
+    }
+
+    /// Addresses that change with the vCPU's surroundings: all others change with the tag only.
     #[inline(always)]
     fn write_place(&mut self, env: &GuestEnv) {
         let cr3 = vmx_host::read_cr3();
-        // Without ports of its own no bitmap is used; any page will do.
-        let [first, second] = env.ports.unwrap_or_default();
         let tag = u64::from(env.tag);
-        let values = [env.table.0, tag, first.0, second.0, env.vlapic.0, env.apic_access.0, cr3];
-        if self.place != values {
-            self.rewrite_place(values);
+        // Without ports of its own no bitmap is used; any page will do.
+        let ports = env.ports.0;
+        let [old_tag, old_ports, old_cr3] = self.place;
+        if old_tag != tag || old_ports != ports || old_cr3 != cr3 {
+            self.rewrite_place(env, [tag, ports, cr3]);
         }
     }
 
     #[cold]
-    fn rewrite_place(&mut self, values: [u64; 7]) {
+    #[inline(never)]
+    fn rewrite_place(&mut self, env: &GuestEnv, values: [u64; 3]) {
         self.place = values;
         self.controls_stale = true;
-        let [table, tag, first, second, vlapic, apic_access, cr3] = values;
+        let [tag, _, cr3] = values;
+        let GuestPlace { table, vlapic, apic_access } = *env.place;
         for (field, value) in [
-            (field::EPT_POINTER, ept_pointer(table)),
+            (field::EPT_POINTER, ept_pointer(table.0)),
             (field::VPID, tag),
-            (field::IO_BITMAP_A, first << 12),
-            (field::IO_BITMAP_B, second << 12),
-            (field::VIRTUAL_APIC_ADDRESS, vlapic << 12),
-            (field::APIC_ACCESS_ADDRESS, apic_access << 12),
+            (field::IO_BITMAP_A, env.ports.address()),
+            (field::IO_BITMAP_B, env.ports.plus(1).address()),
+            (field::VIRTUAL_APIC_ADDRESS, vlapic.address()),
+            (field::APIC_ACCESS_ADDRESS, apic_access.address()),
             (field::MSR_BITMAP, MSR_BITMAP.load(Relaxed) << 12),
             (field::HOST_CR3, cr3),
         ] {
@@ -366,20 +409,17 @@ impl Vmx {
     /// Arms the preemption timer for the first of the monitor's time-out and the host's deadline.
     #[inline]
     fn arm(&mut self, software: &Software, env: &GuestEnv, start: u64) -> Armed {
-        let shift = self.cpu.timer_shift();
-        let host = env.host_deadline.map_or(u64::MAX, |deadline| deadline.saturating_sub(start));
-        let host = host.min(LOOK_AROUND);
+        let host = env
+            .host_deadline
+            .map_or(LOOK_AROUND, |deadline| deadline.saturating_sub(start).min(LOOK_AROUND));
         let (ticks, armed) = match env.pending_poke {
             true => (0, Armed::Poke),
             false if software.timeout <= host => (software.timeout, Armed::Monitor),
             false => (host, Armed::Host),
         };
-        let units = (ticks >> shift) + u64::from(ticks & ((1 << shift) - 1) != 0);
-        if units > u64::from(u32::MAX) {
-            Current.write(field::PREEMPTION_TIMER, u64::from(u32::MAX));
-            return Armed::Nothing;
-        }
-        Current.write(field::PREEMPTION_TIMER, units);
+        // At most `LOOK_AROUND`, so neither sum nor result overflows.
+        let shift = self.cpu.timer_shift();
+        Current.write(field::PREEMPTION_TIMER, (ticks + (1 << shift) - 1) >> shift);
         armed
     }
 
@@ -420,7 +460,6 @@ impl Vmx {
                 }
                 Armed::Host => GuestEvent::HostTimer,
                 Armed::Poke => GuestEvent::Exit(abi::exit::POKED),
-                Armed::Nothing => GuestEvent::Nothing,
             },
             other => GuestEvent::Exit(other),
         }

@@ -34,6 +34,8 @@ pub struct Software {
     pub cr2: u64,
     /// XCR0; 0 until the monitor gives one, and then no entry is possible.
     pub xcr0: u64,
+    /// The value of XCR0 that was last found valid on this machine.
+    pub valid_xcr0: u64,
     /// SPEC_CTRL.
     pub spec_ctrl: u64,
     /// STAR, LSTAR, FMASK, KERNEL_GS_BASE; values that the MSRs take.
@@ -121,6 +123,16 @@ impl Software {
     /// `now` is the host's TSC.
     #[inline]
     pub fn store(&self, page: &SharedPage, wanted: Mtd, reason: u32, now: u64) {
+        // With a constant set the compiler leaves one straight line of moves.
+        if wanted == Mtd::VCPU_EXIT {
+            self.tell(page, Mtd::VCPU_EXIT, reason, now);
+        } else {
+            self.tell(page, wanted, reason, now);
+        }
+    }
+
+    #[inline(always)]
+    fn tell(&self, page: &SharedPage, wanted: Mtd, reason: u32, now: u64) {
         page.write_u32(offset::EXIT_REASON, reason);
         page.write_u64(offset::ITEMS, abi::utcb::ARCH_WORDS as u64);
         page.write_u64(offset::MTD, u64::from(wanted.0));
@@ -165,6 +177,19 @@ impl Software {
     #[must_use]
     pub fn told_event(&self, reason: u32, exit: (u32, u32)) -> (u32, u32) {
         if reason == abi::exit::POKED { self.event } else { exit }
+    }
+
+    /// Whether its XCR0 may be loaded on a host that has `host`; the answer is remembered.
+    #[inline(always)]
+    pub fn has_valid_xcr0(&mut self, host: u64) -> bool {
+        // 0 is never valid, and nothing else was found valid before.
+        if self.xcr0 != self.valid_xcr0 || self.xcr0 == 0 {
+            if !xcr0_is_valid(self.xcr0, host) {
+                return false;
+            }
+            self.valid_xcr0 = self.xcr0;
+        }
+        true
     }
 
     /// Ticks used by the guest are taken off its time-out.

@@ -22,28 +22,44 @@ pub trait Vmcs {
     fn read(&self, field: u32) -> u64;
     /// VMWRITE.
     fn write(&mut self, field: u32, value: u64);
+    /// VMREAD of the four fields of segment number `INDEX` into the mirror, as the state page has them.
+    ///
+    /// The processor's own way stores each field over the upper half of the one before; this one says
+    /// what must come out.
+    #[inline(always)]
+    fn read_segment<const INDEX: usize>(&self, mirror: &mut Mirror) {
+        let step = 2 * INDEX as u32;
+        let rights = self.read(field::GUEST_ES_RIGHTS + step);
+        let first = self.read(field::GUEST_ES_SELECTOR + step)
+            | (rights & 0xff) << 16
+            | (rights & 0x1_f000) << 12
+            | self.read(field::GUEST_ES_LIMIT + step) << 32;
+        let base = self.read(field::GUEST_ES_BASE + step);
+        let at = offset::ES / 8 + 2 * INDEX;
+        if let Some([one, two]) = mirror.get_mut(at..at + 2) {
+            (*one, *two) = (first, base);
+        }
+    }
 }
 
 /// Words of the state page that the mirror covers.
 const MIRROR_WORDS: usize = offset::EXIT_REASON / 8;
+/// What a VMCS is known to hold, where the state page has it.
+pub type Mirror = [u64; MIRROR_WORDS];
 
 /// Groups that a guest cannot change without an exit.
 const STABLE: Mtd = Mtd(Mtd::SYSENTER.0 | Mtd::TSC.0 | Mtd::EOI.0 | Mtd::TPR.0);
 /// Groups that a guest changes by instructions that can be made to exit. They are rare, and reading
 /// these fields costs twelve VMREADs: so they exit while the fields are known.
-const TABLES: Mtd = Mtd(Mtd::GDTR.0 | Mtd::IDTR.0 | Mtd::LDTR.0 | Mtd::TR.0);
+pub(super) const TABLES: Mtd = Mtd(Mtd::GDTR.0 | Mtd::IDTR.0 | Mtd::LDTR.0 | Mtd::TR.0);
 
 const EFER_SCE: u64 = 1 << 0;
 pub(super) const EFER_LMA: u64 = 1 << 10;
 
-/// Segments as the VMCS and the state page order them, with the group each belongs to.
-const SEGMENTS: [Mtd; 8] =
-    [Mtd::DS_ES, Mtd::CS_SS, Mtd::CS_SS, Mtd::DS_ES, Mtd::FS_GS, Mtd::FS_GS, Mtd::LDTR, Mtd::TR];
-
 /// One VMCS as software knows it.
 #[derive(Clone, Debug)]
 pub struct VmxState {
-    mirror: [u64; MIRROR_WORDS],
+    pub(super) mirror: Mirror,
     pub(super) known: Mtd,
     pub(super) cr0_mask: u64,
     pub(super) cr0_shadow: u64,
@@ -149,10 +165,23 @@ impl VmxState {
         page: &SharedPage,
         mtd: Mtd,
     ) {
-        for (index, group) in SEGMENTS.iter().enumerate() {
-            if mtd.contains(*group) {
-                self.load_segment(vmcs, page, *group, index);
-            }
+        if mtd.contains(Mtd::DS_ES) {
+            self.load_segment::<0>(vmcs, page, Mtd::DS_ES);
+            self.load_segment::<3>(vmcs, page, Mtd::DS_ES);
+        }
+        if mtd.contains(Mtd::CS_SS) {
+            self.load_segment::<1>(vmcs, page, Mtd::CS_SS);
+            self.load_segment::<2>(vmcs, page, Mtd::CS_SS);
+        }
+        if mtd.contains(Mtd::FS_GS) {
+            self.load_segment::<4>(vmcs, page, Mtd::FS_GS);
+            self.load_segment::<5>(vmcs, page, Mtd::FS_GS);
+        }
+        if mtd.contains(Mtd::LDTR) {
+            self.load_segment::<6>(vmcs, page, Mtd::LDTR);
+        }
+        if mtd.contains(Mtd::TR) {
+            self.load_segment::<7>(vmcs, page, Mtd::TR);
         }
         if mtd.contains(Mtd::GDTR) {
             self.load_table(vmcs, page, Mtd::GDTR, offset::GDTR, 0);
@@ -280,7 +309,12 @@ impl VmxState {
     /// The guest has run: what it can change is known no more.
     #[inline(always)]
     pub fn entered(&mut self) {
-        let stable = if self.watched { STABLE.union(TABLES) } else { STABLE };
+        /// General detection: the #DB that it makes comes before the exit of MOV DR, and clears the bit.
+        const GENERAL_DETECT: u64 = 1 << 13;
+        let mut stable = if self.watched { STABLE.union(TABLES) } else { STABLE };
+        if self.primary & primary::MOV_DR != 0 && self.at(offset::DR7) & GENERAL_DETECT == 0 {
+            stable |= Mtd::DR;
+        }
         self.known = self.known & stable;
     }
 
@@ -297,12 +331,23 @@ impl VmxState {
         self.note(offset::INTR_STATE, word);
     }
 
-    fn load_segment(&mut self, vmcs: &mut impl Vmcs, page: &SharedPage, group: Mtd, index: usize) {
-        let at = offset::ES + 16 * index;
+    #[inline(always)]
+    fn load_segment<const INDEX: usize>(
+        &mut self,
+        vmcs: &mut impl Vmcs,
+        page: &SharedPage,
+        group: Mtd,
+    ) {
+        let at = offset::ES + 16 * INDEX;
         let words = [page.read_u64(at), page.read_u64(at + 8)];
-        if self.is_known(group, at, words[0]) && self.is_known(group, at + 8, words[1]) {
-            return;
+        if !self.is_known(group, at, words[0]) || !self.is_known(group, at + 8, words[1]) {
+            self.write_segment(vmcs, INDEX, words);
         }
+    }
+
+    #[inline(never)]
+    fn write_segment(&mut self, vmcs: &mut impl Vmcs, index: usize, words: [u64; 2]) {
+        let at = offset::ES + 16 * index;
         let segment = Segment::decode(words);
         let step = 2 * index as u32;
         vmcs.write(field::GUEST_ES_SELECTOR + step, u64::from(segment.selector));
@@ -314,6 +359,7 @@ impl VmxState {
     }
 
     /// GDTR (`step` 0) or IDTR (2): limit in the upper half of the first word, base in the second.
+    #[inline(always)]
     fn load_table(
         &mut self,
         vmcs: &mut impl Vmcs,
@@ -351,6 +397,7 @@ impl VmxState {
         vmcs.write(field::CR4_MASK, self.cr4_mask);
     }
 
+    #[inline(never)]
     fn write_cr(&mut self, vmcs: &mut impl Vmcs, cpu: &Capabilities, cr0: u64, cr4: u64) {
         self.cr0_shadow = cr0;
         self.cr4_shadow = cr4;
@@ -362,6 +409,7 @@ impl VmxState {
         self.note(offset::CR4, cr4);
     }
 
+    #[inline(never)]
     fn write_efer(&mut self, vmcs: &mut impl Vmcs, cpu: &Capabilities, efer: u64) {
         vmcs.write(field::GUEST_EFER, efer);
         self.note(offset::EFER, efer);
@@ -371,6 +419,7 @@ impl VmxState {
         vmcs.write(field::ENTRY_CONTROLS, u64::from(self.entry_controls));
     }
 
+    #[inline(always)]
     fn put(&mut self, vmcs: &mut impl Vmcs, page: &SharedPage, group: Mtd, at: usize, field: u32) {
         let value = page.read_u64(at);
         if !self.is_known(group, at, value) {
@@ -379,6 +428,7 @@ impl VmxState {
         }
     }
 
+    #[inline(always)]
     fn put_row(
         &mut self,
         vmcs: &mut impl Vmcs,

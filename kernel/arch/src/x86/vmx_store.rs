@@ -11,7 +11,7 @@ use super::event;
 use super::guest_software::Software;
 use super::vmx_controls::{Capabilities, guest_view, secondary};
 use super::vmx_fields as field;
-use super::vmx_state::{COMMON, EFER_LMA, PDPTES, Vmcs, VmxState};
+use super::vmx_state::{COMMON, EFER_LMA, PDPTES, TABLES, Vmcs, VmxState};
 
 const EFER_LME: u64 = 1 << 8;
 const CR0_PG: u64 = 1 << 31;
@@ -39,40 +39,69 @@ impl VmxState {
         wanted: Mtd,
         reason: u32,
     ) {
+        let kind = Kind::of(reason);
+        // After nearly every exit the same groups are known. With both sets constant the compiler makes
+        // one straight line of VMREADs and moves out of the whole way; a test counts the reads.
+        if wanted == Mtd::VCPU_EXIT && self.known & ASKED == USUAL {
+            self.tell_all(vmcs, cpu, page, Mtd::VCPU_EXIT, USUAL, kind);
+        } else {
+            self.tell_all(vmcs, cpu, page, wanted, self.known, kind);
+        }
+        if kind.has(Kind::EVENT | Kind::VECTORED | Kind::POKE) {
+            self.store_event(vmcs, software, page, wanted, reason);
+        } else {
+            self.vectoring = (0, 0);
+            if wanted.contains(Mtd::INJ) {
+                page.write_u64(offset::INTR_INFO, 0);
+                page.write_u64(offset::VECT_INFO, 0);
+            }
+        }
+        self.known |= wanted & !Mtd(Mtd::CTRL.0 | Mtd::VINTR.0 | Mtd::PDPTE.0);
+    }
+
+    /// Everything but events, with `known` as the groups whose words in the mirror are true.
+    #[inline(always)]
+    fn tell_all(
+        &mut self,
+        vmcs: &impl Vmcs,
+        cpu: &Capabilities,
+        page: &SharedPage,
+        wanted: Mtd,
+        known: Mtd,
+        kind: Kind,
+    ) {
         if wanted.contains(Mtd::RIP_LEN) {
             let length =
-                if has_length(reason) { vmcs.read(field::EXIT_INSTRUCTION_LENGTH) } else { 0 };
+                if kind.has(Kind::LENGTH) { vmcs.read(field::EXIT_INSTRUCTION_LENGTH) } else { 0 };
             page.write_u64(offset::INST_LEN, length);
-            self.get(vmcs, page, Mtd::RIP_LEN, offset::RIP, field::GUEST_RIP);
+            let known = known.contains(Mtd::RIP_LEN);
+            self.get(vmcs, page, known, offset::RIP, field::GUEST_RIP);
         }
         if wanted.contains(Mtd::RSP) {
-            self.get(vmcs, page, Mtd::RSP, offset::RSP, field::GUEST_RSP);
+            self.get(vmcs, page, known.contains(Mtd::RSP), offset::RSP, field::GUEST_RSP);
         }
         if wanted.contains(Mtd::RFLAGS) {
-            self.get(vmcs, page, Mtd::RFLAGS, offset::RFLAGS, field::GUEST_RFLAGS);
+            let known = known.contains(Mtd::RFLAGS);
+            self.get(vmcs, page, known, offset::RFLAGS, field::GUEST_RFLAGS);
         }
         if wanted.contains(Mtd::STA) {
             self.store_activity(vmcs, page);
         }
         if wanted.contains(Mtd::QUAL) {
-            let qualified = QUALIFIED.contains(reason);
+            let qualified = kind.has(Kind::QUALIFIED);
             let qual = if qualified { vmcs.read(field::EXIT_QUALIFICATION) } else { 0 };
-            let address = if matches!(reason, 48 | 49) {
-                vmcs.read(field::GUEST_PHYSICAL_ADDRESS)
-            } else {
-                0
-            };
+            let nested = kind.has(Kind::ADDRESS);
+            let address = if nested { vmcs.read(field::GUEST_PHYSICAL_ADDRESS) } else { 0 };
             page.write_u64(offset::QUAL0, qual);
             page.write_u64(offset::QUAL1, address);
         }
-        self.store_event(vmcs, software, page, wanted, reason);
         if wanted.0 & !COMMON.0 & ALL_RARE.0 != 0 {
-            self.store_rare(vmcs, cpu, page, wanted);
+            self.store_rare(vmcs, cpu, page, wanted, known);
         }
-        self.known |= wanted & !Mtd(Mtd::CTRL.0 | Mtd::VINTR.0 | Mtd::PDPTE.0);
     }
 
     /// The event group; and an event interrupted by an exception waits again (abi.md 11.5).
+    #[inline(never)]
     fn store_event(
         &mut self,
         vmcs: &impl Vmcs,
@@ -89,7 +118,7 @@ impl VmxState {
             }
         }
         let mut vectoring = (0, 0);
-        if VECTORED.contains(reason) {
+        if Kind::of(reason).has(Kind::VECTORED) {
             vectoring = self.read_vectoring(vmcs);
         }
         let told = software.told_event(reason, exit);
@@ -104,7 +133,15 @@ impl VmxState {
         self.vectoring = vectoring;
     }
 
-    fn store_rare(&mut self, vmcs: &impl Vmcs, cpu: &Capabilities, page: &SharedPage, wanted: Mtd) {
+    #[inline(always)]
+    fn store_rare(
+        &mut self,
+        vmcs: &impl Vmcs,
+        cpu: &Capabilities,
+        page: &SharedPage,
+        wanted: Mtd,
+        known: Mtd,
+    ) {
         if wanted.contains(Mtd::DS_ES) {
             self.store_segment::<0>(vmcs, page);
             self.store_segment::<3>(vmcs, page);
@@ -117,7 +154,6 @@ impl VmxState {
             self.store_segment::<4>(vmcs, page);
             self.store_segment::<5>(vmcs, page);
         }
-        let known = self.known;
         if wanted.contains(Mtd::LDTR) {
             if known.contains(Mtd::LDTR) {
                 self.tell_pair(page, offset::LDTR);
@@ -147,10 +183,10 @@ impl VmxState {
             }
         }
         if wanted.0 & (Mtd::CR.0 | Mtd::EFER_PAT.0 | Mtd::PDPTE.0) != 0 {
-            self.store_paging(vmcs, page, wanted);
+            self.store_paging(vmcs, page, wanted, known);
         }
         if wanted.contains(Mtd::DR) {
-            self.get(vmcs, page, Mtd::DR, offset::DR7, field::GUEST_DR7);
+            self.get(vmcs, page, known.contains(Mtd::DR), offset::DR7, field::GUEST_DR7);
         }
         if wanted.contains(Mtd::SYSENTER) {
             for word in 0..3 {
@@ -165,7 +201,8 @@ impl VmxState {
         }
     }
 
-    fn store_paging(&mut self, vmcs: &impl Vmcs, page: &SharedPage, wanted: Mtd) {
+    #[inline(always)]
+    fn store_paging(&mut self, vmcs: &impl Vmcs, page: &SharedPage, wanted: Mtd, known: Mtd) {
         let cr0 = guest_view(vmcs.read(field::GUEST_CR0), self.cr0_shadow, self.cr0_mask);
         // LMA is LME and PG, always (Intel SDM vol. 3, 4.1.2): no VMREAD of EFER needed.
         let efer = self.at(offset::EFER);
@@ -185,21 +222,28 @@ impl VmxState {
             self.note(offset::CR4, cr4);
             page.write_u64(offset::CR0, cr0);
             page.write_u64(offset::CR4, cr4);
-            self.get(vmcs, page, Mtd::CR, offset::CR3, field::GUEST_CR3);
+            self.get(vmcs, page, known.contains(Mtd::CR), offset::CR3, field::GUEST_CR3);
         }
         if wanted.contains(Mtd::PDPTE) {
-            let pae = cr0 & CR0_PG != 0 && cr4 & CR4_PAE != 0 && lma == 0;
-            for (i, pdpte) in PDPTES.iter().enumerate() {
-                let at = offset::PDPTE + 8 * i;
-                if pae {
-                    self.get(vmcs, page, Mtd::PDPTE, at, *pdpte);
-                } else {
-                    self.tell(page, at);
+            if cr0 & CR0_PG != 0 && cr4 & CR4_PAE != 0 && lma == 0 {
+                self.store_pdptes(vmcs, page);
+            } else {
+                for word in 0..PDPTES.len() {
+                    self.tell(page, offset::PDPTE + 8 * word);
                 }
             }
         }
     }
 
+    /// Only a guest with PAE paging has them.
+    #[cold]
+    fn store_pdptes(&mut self, vmcs: &impl Vmcs, page: &SharedPage) {
+        for (i, pdpte) in PDPTES.iter().enumerate() {
+            self.get(vmcs, page, false, offset::PDPTE + 8 * i, *pdpte);
+        }
+    }
+
+    #[inline(always)]
     fn store_activity(&mut self, vmcs: &impl Vmcs, page: &SharedPage) {
         let blocking = vmcs.read(field::GUEST_INTERRUPTIBILITY) & 0xffff_ffff;
         // HLT always exits, so only the monitor can have made the guest inactive.
@@ -212,20 +256,8 @@ impl VmxState {
 
     #[inline(always)]
     fn store_segment<const INDEX: usize>(&mut self, vmcs: &impl Vmcs, page: &SharedPage) {
-        let step = 2 * INDEX as u32;
-        // The fields have the width of `Segment`'s, so its words are put together without masks: eight
-        // segments are half of what a full store costs. A test compares with `Segment::encode`.
-        let rights = vmcs.read(field::GUEST_ES_RIGHTS + step);
-        let first = vmcs.read(field::GUEST_ES_SELECTOR + step)
-            | (rights & 0xff) << 16
-            | (rights & 0x1_f000) << 12
-            | vmcs.read(field::GUEST_ES_LIMIT + step) << 32;
-        let base = vmcs.read(field::GUEST_ES_BASE + step);
-        let at = offset::ES + 16 * INDEX;
-        self.note(at, first);
-        self.note(at + 8, base);
-        page.write_u64(at, first);
-        page.write_u64(at + 8, base);
+        vmcs.read_segment::<INDEX>(&mut self.mirror);
+        self.tell_pair(page, offset::ES + 16 * INDEX);
     }
 
     /// Two words that the mirror holds.
@@ -246,18 +278,32 @@ impl VmxState {
     }
 
     #[inline(always)]
-    fn get(&mut self, vmcs: &impl Vmcs, page: &SharedPage, group: Mtd, at: usize, field: u32) {
-        let value = if self.known.contains(group) { self.at(at) } else { vmcs.read(field) };
-        self.note(at, value);
-        page.write_u64(at, value);
+    fn get(&mut self, vmcs: &impl Vmcs, page: &SharedPage, known: bool, at: usize, field: u32) {
+        if !known {
+            self.note(at, vmcs.read(field));
+        }
+        self.tell(page, at);
     }
 
-    /// Writes what the mirror holds: for words that the guest cannot change.
+    /// Writes what the mirror holds.
+    #[inline(always)]
     fn tell(&self, page: &SharedPage, at: usize) {
         page.write_u64(at, self.at(at));
     }
 }
 
+/// Groups of which [`VmxState::store`] asks whether they are known.
+const ASKED: Mtd = Mtd(Mtd::RSP.0
+    | Mtd::RIP_LEN.0
+    | Mtd::RFLAGS.0
+    | Mtd::CR.0
+    | Mtd::DR.0
+    | Mtd::LDTR.0
+    | Mtd::TR.0
+    | Mtd::GDTR.0
+    | Mtd::IDTR.0);
+/// What of it is known when a guest has run: the tables are watched, and debug registers exit.
+const USUAL: Mtd = TABLES.union(Mtd::DR);
 /// Groups that `store_rare` knows.
 const ALL_RARE: Mtd = Mtd(Mtd::DS_ES.0
     | Mtd::FS_GS.0
@@ -273,38 +319,81 @@ const ALL_RARE: Mtd = Mtd(Mtd::DS_ES.0
     | Mtd::EFER_PAT.0
     | Mtd::PDPTE.0
     | Mtd::VINTR.0);
-/// A set of exit reasons below 64.
-struct Reasons(u64);
+/// What an exit of some reason brings along: a set of the bits below.
+#[derive(Clone, Copy)]
+struct Kind(u8);
 
-impl Reasons {
-    const fn of(reasons: &[u32]) -> Self {
-        let mut bits = 0;
-        let mut i = 0;
-        while i < reasons.len() {
-            bits |= 1 << (reasons[i] & 63);
-            i += 1;
+/// The kinds of the reasons below 64: one look instead of a question for each bit.
+static KINDS: [u8; 64] = {
+    let mut kinds = [0; 64];
+    let mut reason = 0;
+    while reason < 64 {
+        kinds[reason] = Kind::hardware(reason as u32);
+        reason += 1;
+    }
+    kinds
+};
+
+impl Kind {
+    /// The instruction length means something (28.2.5).
+    const LENGTH: u8 = 1 << 0;
+    /// It has a qualification (28.2.1).
+    const QUALIFIED: u8 = 1 << 1;
+    /// It has a guest-physical address.
+    const ADDRESS: u8 = 1 << 2;
+    /// It can interrupt the delivery of an event (28.2.4).
+    const VECTORED: u8 = 1 << 3;
+    /// It is an exception.
+    const EVENT: u8 = 1 << 4;
+    /// It is the kernel's own, for a poke.
+    const POKE: u8 = 1 << 5;
+
+    #[inline(always)]
+    fn of(reason: u32) -> Self {
+        match KINDS.get(reason as usize) {
+            Some(kind) => Self(*kind),
+            None => Self::unusual(reason),
         }
-        Self(bits)
     }
 
-    const fn contains(&self, reason: u32) -> bool {
-        // An entry that failed (bit 31) has a qualification as well (27.8).
-        let reason = reason & !abi::exit::ENTRY_FAILURE_BIT;
-        reason < 64 && self.0 >> reason & 1 != 0
+    /// The kernel's own, and entries that failed: those have a qualification as well (27.8).
+    #[cold]
+    fn unusual(reason: u32) -> Self {
+        match reason {
+            abi::exit::POKED => Self(Self::POKE),
+            _ if reason & abi::exit::ENTRY_FAILURE_BIT != 0 => Self(Self::QUALIFIED),
+            _ => Self(0),
+        }
     }
-}
 
-/// Exits with a qualification (28.2.1).
-const QUALIFIED: Reasons = Reasons::of(&[
-    0, 3, 4, 9, 14, 19, 21, 22, 23, 25, 27, 28, 29, 30, 33, 39, 44, 45, 46, 47, 48, 50, 53, 56, 58,
-    62, 63, 64,
-]);
-/// Exits that can interrupt the delivery of an event (28.2.4).
-const VECTORED: Reasons = Reasons::of(&[0, 2, 9, 44, 48, 49, 56, 62]);
+    #[inline(always)]
+    const fn has(self, any: u8) -> bool {
+        self.0 & any != 0
+    }
 
-/// Whether the instruction length means something (28.2.5).
-const fn has_length(reason: u32) -> bool {
-    reason < 64 && !matches!(reason, 1 | 2 | 3 | 4 | 7 | 8 | 33 | 37 | 43 | 45 | 52)
+    const fn hardware(reason: u32) -> u8 {
+        let mut kind = 0;
+        if !matches!(reason, 1 | 2 | 3 | 4 | 7 | 8 | 33 | 37 | 43 | 45 | 52) {
+            kind |= Self::LENGTH;
+        }
+        if matches!(
+            reason,
+            0 | 3 | 4 | 9 | 14 | 19 | 21 | 22 | 23 | 25 | 27..=30 | 33 | 39 | 44..=48 | 50 | 53 | 56
+                | 58 | 62 | 63
+        ) {
+            kind |= Self::QUALIFIED;
+        }
+        if matches!(reason, 48 | 49) {
+            kind |= Self::ADDRESS;
+        }
+        if matches!(reason, 0 | 2 | 9 | 44 | 48 | 49 | 56 | 62) {
+            kind |= Self::VECTORED;
+        }
+        if reason == 0 {
+            kind |= Self::EVENT;
+        }
+        kind
+    }
 }
 
 /// Two 32-bit words as the state page holds them.

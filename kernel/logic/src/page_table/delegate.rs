@@ -11,6 +11,9 @@ use crate::addr::{Frame, PAGE_BITS, USER_TOP, units};
 /// Page numbers from here on are never touched by delegation.
 const USER_PAGES: u64 = USER_TOP >> PAGE_BITS;
 
+/// Order of a leaf of level 1.
+const LARGE: u8 = INDEX_BITS as u8;
+
 /// How a bounded step of a long operation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step {
@@ -48,12 +51,18 @@ pub fn copy<D: Format>(
     cursor: &mut u64,
     budget: u64,
 ) -> Result<Step, Oom> {
-    if order == 0 && page < USER_PAGES {
-        let copied = copy_page::<D>(mem, source, source_page, tree, page, rights, attributes);
-        if let Some(flush) = copied {
-            *cursor = 1;
-            return Ok(Step { done: true, flush });
-        }
+    let copied = if page >= USER_PAGES {
+        None
+    } else if order == 0 {
+        copy_page::<D>(mem, source, source_page, tree, page, rights, attributes)
+    } else if order == LARGE && tree.largest_leaf > 0 {
+        copy_large_page::<D>(mem, source, source_page, tree, page, rights, attributes)
+    } else {
+        None
+    };
+    if let Some(flush) = copied {
+        *cursor = units(order);
+        return Ok(Step { done: true, flush });
     }
     copy_window::<D>(
         mem,
@@ -81,11 +90,11 @@ fn copy_page<D: Format>(
     rights: Rights,
     attributes: &mut dyn FnMut(Frame, u8) -> Option<u64>,
 ) -> Option<Flush> {
-    let from = lowest_table::<HostFormat>(mem, source, source_page)?;
+    let from = table_of::<HostFormat, 0>(mem, source, source_page)?;
     let host = mem.table(from).read(index(source_page, 0));
     let bits = attributes(HostFormat::frame(host), 0).unwrap_or(0);
     let new = D::delegated(host, rights, bits);
-    let to = mem.table(lowest_table::<D>(mem, tree.root, page)?);
+    let to = mem.table(table_of::<D, 0>(mem, tree.root, page)?);
     let old = to.read(index(page, 0));
     if old == new {
         return Some(Flush::None);
@@ -94,15 +103,43 @@ fn copy_page<D: Format>(
     Some(if D::is_present(old) { Flush::Needed } else { Flush::None })
 }
 
-/// The table of level 0 that a page lies in, if there is one.
+/// The same for one leaf of level 1 that becomes one.
+#[inline(never)]
+fn copy_large_page<D: Format>(
+    mem: &impl TableMemory,
+    source: Frame,
+    source_page: u64,
+    tree: Tree,
+    page: u64,
+    rights: Rights,
+    attributes: &mut dyn FnMut(Frame, u8) -> Option<u64>,
+) -> Option<Flush> {
+    let from = table_of::<HostFormat, 1>(mem, source, source_page)?;
+    let host = HostFormat::parse(mem.table(from).read(index(source_page, 1)), 1);
+    let (frame, rights) = delegatable(host, rights)?;
+    let new = D::leaf(1, frame, rights, attributes(frame, LARGE)?);
+    let to = mem.table(table_of::<D, 1>(mem, tree.root, page)?);
+    let old = to.read(index(page, 1));
+    if old == new {
+        return Some(Flush::None);
+    }
+    if D::below(old).is_some() {
+        return None;
+    }
+    to.write(index(page, 1), new);
+    Some(if D::is_present(old) { Flush::Needed } else { Flush::None })
+}
+
+/// The table of level `LEVEL` that a page lies in, if there is one.
 #[inline(always)]
-fn lowest_table<F: Format>(mem: &impl TableMemory, root: Frame, page: u64) -> Option<Frame> {
+fn table_of<F: Format, const LEVEL: u8>(
+    mem: &impl TableMemory,
+    root: Frame,
+    page: u64,
+) -> Option<Frame> {
     let mut table = root;
-    for level in (1..=ROOT_LEVEL).rev() {
-        match F::parse(mem.table(table).read(index(page, level)), level) {
-            Entry::Table(next) => table = next,
-            _ => return None,
-        }
+    for level in (LEVEL + 1..=ROOT_LEVEL).rev() {
+        table = F::below(mem.table(table).read(index(page, level)))?;
     }
     Some(table)
 }
@@ -196,6 +233,19 @@ pub fn clear<D: Format>(
     cursor: &mut u64,
     budget: u64,
 ) -> Result<Step, Oom> {
+    if order == 0
+        && let Some(table) = table_of::<D, 0>(mem, tree.root, page)
+    {
+        // The most frequent case in a straight line.
+        let (table, at) = (mem.table(table), index(page, 0));
+        let old = table.read(at);
+        if old != 0 {
+            table.write(at, 0);
+        }
+        *cursor = 1;
+        let flush = if D::is_present(old) { Flush::Needed } else { Flush::None };
+        return Ok(Step { done: true, flush });
+    }
     let end = units(order);
     let mut writer = Writer::<D, _>::new(mem, tree, budget);
     while *cursor < end {

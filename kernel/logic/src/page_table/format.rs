@@ -98,6 +98,9 @@ pub trait Format {
     /// What an entry at `level` says.
     fn parse(entry: u64, level: u8) -> Entry;
 
+    /// The table that an entry above the lowest level names, if it names one: that part of `parse`.
+    fn below(entry: u64) -> Option<Frame>;
+
     /// Whether the processor may have remembered something about this entry.
     fn is_present(entry: u64) -> bool;
 
@@ -192,6 +195,11 @@ impl Format for HostFormat {
     }
 
     #[inline(always)]
+    fn below(entry: u64) -> Option<Frame> {
+        (entry & (Self::PRESENT | LARGE) == Self::PRESENT).then_some(frame_of(entry, 0))
+    }
+
+    #[inline(always)]
     fn is_present(entry: u64) -> bool {
         entry & Self::PRESENT != 0
     }
@@ -265,6 +273,11 @@ impl Format for EptFormat {
     }
 
     #[inline(always)]
+    fn below(entry: u64) -> Option<Frame> {
+        (entry & Self::RIGHTS != 0 && entry & LARGE == 0).then_some(frame_of(entry, 0))
+    }
+
+    #[inline(always)]
     fn is_present(entry: u64) -> bool {
         entry & Self::RIGHTS != 0
     }
@@ -298,6 +311,15 @@ mod tests {
             assert_eq!((got, rights.bits()), (frame, bits & 7 | 1));
         }
         F::parse(entry, level)
+    }
+
+    /// `below` says of an entry above the lowest level what `parse` says.
+    fn names_the_same_table<F: Format>(entry: u64) {
+        let table = match F::parse(entry, 1) {
+            Entry::Table(table) => Some(table),
+            _ => None,
+        };
+        assert_eq!(F::below(entry), table);
     }
 
     #[test]
@@ -347,6 +369,8 @@ mod tests {
         fn any_word_can_be_parsed(entry: u64, level in 0..4_u8) {
             let _ = HostFormat::parse(entry, level);
             let _ = EptFormat::parse(entry, level);
+            names_the_same_table::<HostFormat>(entry);
+            names_the_same_table::<EptFormat>(entry);
         }
     }
 }

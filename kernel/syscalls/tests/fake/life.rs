@@ -2,7 +2,7 @@
 
 use abi::args::{
     CreateEc, CreateKp, CreatePd, CreatePt, CreateSc, CreateSm, CreateVcpu, IrqCtrl, KpCtrl,
-    PdCtrl, Revoke, VcpuCtrl, Words,
+    PdCtrl, Revoke, VcpuCtrl, VcpuRunExt, Words,
 };
 use abi::cap::ROOT_PD;
 use abi::crd::ItemMeta;
@@ -284,6 +284,58 @@ fn guests_run_and_are_poked() {
     let run = VcpuCtrl::Run { vcpu: 90, mtd: Mtd::NONE }.encode();
     assert_eq!(world.status(run), Status::BadCpu);
     assert_eq!(world.status(CreateVcpu { sel: 91, cpu: 7, ..vcpu }.encode()), Status::BadCpu);
+}
+
+#[test]
+fn a_run_tells_what_it_was_asked_for() {
+    use abi::utcb::{extended_offset, offset};
+    let world = World::new(1, FRAMES);
+    Machine::set_vendor(GuestVendor::Vmx);
+    for kp in [81, 82, 83] {
+        world.must(CreateKp { sel: kp, owner: ROOT_PD }.encode());
+    }
+    let vcpu = CreateVcpu { sel: 84, cpu: 0, parent: ROOT_PD, state: 81, vlapic: 82, fpu: 83 };
+    world.must(vcpu.encode());
+    let state = world.object::<objects::Kp>(81).unwrap().page();
+    let run = VcpuRunExt {
+        vcpu: 84,
+        load: Mtd::RIP_LEN | Mtd::ACDB,
+        tell: Mtd::RIP_LEN,
+        load_extended: false,
+        tell_extended: false,
+        reserved: 0,
+    };
+    let step = || {
+        // The mask holds for the whole run, host interrupts and all.
+        Machine::guest(|_| arch::GuestEvent::Interrupt(arch::vector::RESCHEDULE));
+        Machine::guest(|words| {
+            words[offset::RIP / 8] += 3;
+            words[offset::RAX / 8] += 1;
+            words[extended_offset::DR0 / 8] += 2;
+            arch::GuestEvent::Exit(10)
+        });
+    };
+    state.write_u64(offset::RIP, 0x1000);
+    state.write_u64(offset::RAX, 7);
+    state.write_u64(extended_offset::DR0, 40);
+    step();
+    world.must(run.encode());
+    let told = || {
+        let dr0 = state.read_u64(extended_offset::DR0);
+        (state.read_u64(offset::RIP), state.read_u64(offset::RAX), dr0)
+    };
+    assert_eq!(told(), (0x1003, 7, 40));
+    step();
+    world.must(VcpuRunExt { load_extended: true, tell_extended: true, ..run }.encode());
+    assert_eq!(told(), (0x1006, 7, 42));
+    // Version 10's run tells everything again, but knows no extended words.
+    step();
+    world.must(VcpuCtrl::Run { vcpu: 84, mtd: Mtd::NONE }.encode());
+    assert_eq!(told(), (0x1009, 8, 42));
+    for reserved in 1..4 {
+        assert_eq!(world.status(VcpuRunExt { reserved, ..run }.encode()), Status::BadPar);
+    }
+    assert_eq!(world.status(VcpuRunExt { vcpu: 81, ..run }.encode()), Status::BadCap);
 }
 
 #[test]
