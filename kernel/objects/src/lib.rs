@@ -16,6 +16,8 @@
 #![forbid(unsafe_code)]
 
 mod account;
+#[cfg(not(target_os = "none"))]
+mod audit;
 mod chain;
 mod cpu;
 mod ec;

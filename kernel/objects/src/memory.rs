@@ -8,7 +8,7 @@ use core::cell::Cell;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
 use logic::Oom;
-use logic::addr::{Frame, PAGE_SIZE};
+use logic::addr::{Frame, PAGE_SIZE, is_user_block};
 use logic::page_table::{
     EptFormat, Flush, HostFormat, NestedFormat, Rights, Step, TableMemory, Tree, clear, copy,
     lacking, lookup, map_identity, release_all,
@@ -387,8 +387,11 @@ impl Memory {
         Progress { done, flush, released, oom }
     }
 
-    /// The frame and rights a program sees at a page.
+    /// The frame and rights a program sees at a page; nothing in the kernel's half.
     pub fn lookup(&self, page: u64) -> Option<logic::page_table::Mapping> {
+        if !is_user_block(page, 0) {
+            return None;
+        }
         lookup::<HostFormat>(self.pool, self.root, page)
     }
 

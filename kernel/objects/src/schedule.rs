@@ -69,6 +69,23 @@ impl RunQueue {
         found
     }
 
+    /// What is wrong with the queue of CPU `cpu`, if anything is (host only).
+    #[cfg(not(target_os = "none"))]
+    pub(crate) fn audit(&self, cpu: usize) -> Option<&'static str> {
+        let mut wrong = None;
+        for (priority, list) in self.lists.iter().enumerate() {
+            if list.is_empty() == self.has(priority as u8) {
+                wrong = Some("the mark of a priority lies");
+            }
+            list.each(|sc| {
+                if usize::from(sc.priority) != priority || sc.cpu() != cpu {
+                    wrong = Some("a time in the wrong queue");
+                }
+            });
+        }
+        wrong
+    }
+
     /// The highest priority that somebody is ready at.
     #[inline]
     pub fn highest(&self) -> Option<u8> {

@@ -84,6 +84,14 @@ impl Sm {
         self.queue.lock().waiters.remove(sc)
     }
 
+    /// What is wrong with the queue, if anything is (host only).
+    #[cfg(not(target_os = "none"))]
+    pub fn audit(&self) -> Option<&'static str> {
+        let queue = self.queue.lock();
+        (queue.count != 0 && !queue.waiters.is_empty())
+            .then_some("somebody waits for what is there")
+    }
+
     /// Marks it dead; from now on nobody waits here. Call [`Sm::next_orphan`] until it is `None`.
     pub fn kill(&self) {
         let _queue = self.queue.lock();

@@ -360,6 +360,20 @@ impl CapSlot {
         self.place.load(Relaxed) >> 32
     }
 
+    /// The slot that this one's capability came from: the nearest before it that is less deep (host only). No
+    /// other CPU may change the tree meanwhile.
+    #[cfg(not(target_os = "none"))]
+    pub fn parent(&self, _token: &Token) -> Option<&CapSlot> {
+        let mut slot = self;
+        loop {
+            // SAFETY: linked slots live, and nobody changes the tree.
+            slot = unsafe { slot.previous.load(Relaxed).as_ref() }?;
+            if slot.depth() < self.depth() {
+                return Some(slot);
+            }
+        }
+    }
+
     fn node(&self) -> Option<NonNull<Header>> {
         NonNull::new((self.word.load(Acquire) & !PERMISSIONS) as *mut Header)
     }

@@ -169,6 +169,12 @@ impl Pool {
         self.buddy.lock().free_frames()
     }
 
+    /// How many frames the pool keeps for itself (host only).
+    #[cfg(not(target_os = "none"))]
+    pub fn own_frames(&self) -> usize {
+        self.nowhere + 1
+    }
+
     /// Raw memory for this crate's typed pages.
     /// Whoever calls has passed the door.
     pub(crate) fn alloc_raw(&self, order: u8, site: Site) -> Result<NonNull<u8>, Oom> {

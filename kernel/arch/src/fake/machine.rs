@@ -256,6 +256,11 @@ impl Machine {
         with(|state| state.guests.push_back(Box::new(script)));
     }
 
+    /// Forgets what the next guests were to do.
+    pub fn drop_guests() {
+        with(|state| state.guests.clear());
+    }
+
     /// Gives the machine a kind of virtualization.
     pub fn set_vendor(vendor: GuestVendor) {
         with(|state| state.vendor = vendor);

@@ -403,3 +403,13 @@ fn a_limit_set_late_keeps_the_sums() {
         assert_eq!(used(), before);
     }
 }
+
+/// The address of a device's page is the caller's word: one in the kernel's half must not be walked.
+#[test]
+fn an_msi_of_a_page_in_the_kernels_half_is_no_device() {
+    let world = World::new(1, FRAMES);
+    for device in [0xffff_ffff_ffff_f000, 0x7fff_ffff_f000, 0xffff_ff00_0000_0000] {
+        let msi = IrqCtrl::AssignMsi { vector: 1, cpu: 0, device };
+        assert_eq!(world.status(msi.encode()), Status::BadDev, "{device:#x}");
+    }
+}

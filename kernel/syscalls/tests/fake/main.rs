@@ -19,6 +19,8 @@ mod random;
 #[cfg(test)]
 mod steps;
 #[cfg(test)]
+mod storm;
+#[cfg(test)]
 mod told;
 #[cfg(test)]
 mod trust;

@@ -199,6 +199,13 @@ impl World {
         registers
     }
 
+    /// Looks at a CPU that is not running.
+    pub fn with_cpu<R>(&self, cpu: usize, look: impl FnOnce(&mut Cpu, &Token) -> R) -> R {
+        let mut seats = self.seats.borrow_mut();
+        let (cpu, token) = seats[cpu].as_mut().expect("a CPU");
+        look(cpu, token)
+    }
+
     /// Everything that can be freed is freed.
     pub fn settle(&self) {
         self.steps(SETTLING);
