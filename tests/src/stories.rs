@@ -31,6 +31,8 @@ pub enum Load {
     Root,
     /// A test program as root task: the name of its ELF in `target/hematite`.
     Program(&'static str),
+    /// The same; a second module tells it to do what takes long.
+    LongProgram(&'static str),
     /// Our root task, the monitor and a stock Linux guest.
     Linux,
     /// Our root task, the monitor and the guests of this manifest, which take the same kernel and initrd.
@@ -164,6 +166,8 @@ const LIFE: Story = Story {
         Line::Says("hematite> "),
         Line::Type("guest list"),
         Line::Says("RUNNING"),
+        Line::Type("guest show linux"),
+        Line::Says("KiB of kernel memory"),
         Line::Type("guest pause linux"),
         Line::Says("linux is PAUSED"),
         Line::Type("guest kick linux"),
@@ -252,6 +256,23 @@ pub const STORIES: &[Story] = &[
     Story { name: "suite_qemu_1", ..SUITE },
     Story { name: "suite_qemu_2", cpus: 2, ..SUITE },
     Story { name: "suite_qemu_4", cpus: 4, ..SUITE },
+    // A thousand trees of domains built and torn down, alone and beside other processors.
+    Story {
+        name: "suite_trees_qemu",
+        cpus: 2,
+        tier: Tier::Long,
+        load: Load::LongProgram("suite"),
+        timeout_s: 1500,
+        ..SUITE
+    },
+    Story {
+        name: "suite_trees_bochs",
+        cpus: 2,
+        tier: Tier::Long,
+        load: Load::LongProgram("suite"),
+        timeout_s: 6000,
+        ..SUITE_BOCHS
+    },
     Story { name: "suite_plain_1", cpu_model: "max,-svm", ..SUITE },
     Story { name: "suite_plain_2", cpu_model: "max,-svm", cpus: 2, ..SUITE },
     Story { name: "suite_plain_4", cpu_model: "max,-svm", cpus: 4, ..SUITE },

@@ -233,6 +233,9 @@ fn recipe(story: &Story) -> Result<Recipe> {
     let built = |name: &str| Module::new(name, out.join(format!("{name}.elf")));
     let modules = match story.load {
         Load::Program(name) => vec![Module::new("root", built(name).file)],
+        Load::LongProgram(name) => {
+            vec![Module::new("root", built(name).file), Module::new("long", built(name).file)]
+        }
         Load::Root => vec![built("root"), built("vmm")],
         Load::Small(words) => {
             let cmdline = words.to_string();

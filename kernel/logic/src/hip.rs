@@ -458,6 +458,25 @@ mod tests {
         assert_eq!(added, 16);
     }
 
+    /// Firmware with a long map: every reserved entry stays, and the largest RAM.
+    #[test]
+    fn more_entries_than_the_page_holds_leave_out_the_smallest_ram() {
+        let mut builder = HipBuilder::new(Firmware::default());
+        for number in 0..160 {
+            builder.memory(entry(number * 10_000, 1 + number, 1 + (number % 2) as u32));
+        }
+        builder.memory(KERNEL);
+        let (page, omitted) = finish(builder);
+        assert_eq!((omitted.entries, omitted.refused), (61, 0));
+        let view = HipView::new(&page).unwrap();
+        let kept: Vec<_> = view.memory().collect();
+        assert_eq!(kept.len(), MEMORY_MAX);
+        let reserved = kept.iter().filter(|memory| memory.kind == MemoryKind::Other(2)).count();
+        assert_eq!(reserved, 80, "a program would take a hole for memory");
+        let ram = kept.iter().filter(|memory| memory.kind == MemoryKind::Ram);
+        assert!(ram.clone().all(|memory| memory.size > 2 * 60), "the smallest go first");
+    }
+
     proptest! {
         /// At most 100 entries; none but the smallest RAM is missing; the kernel's is the last.
         #[test]

@@ -99,7 +99,7 @@ impl Cpu {
         caller.resume = resume;
         callee.start(pt);
         arch::exchange(&mut caller.thread, current.fpu(), &mut callee.thread, ec.fpu());
-        enter_space(&mut self.space, self.mine, &ec.pd);
+        enter_space(&mut self.space, &mut self.trust_group, self.mine, &ec.pd);
         let next = callee.parked.take();
         callee.caller = core::mem::replace(&mut self.current, next);
         if ec.has_attention() {
@@ -150,7 +150,7 @@ impl Cpu {
             return Reply::More;
         }
         arch::exchange(&mut mine.thread, current.fpu(), &mut theirs.thread, caller.fpu());
-        enter_space(&mut self.space, self.mine, &caller.pd);
+        enter_space(&mut self.space, &mut self.trust_group, self.mine, &caller.pd);
         if caller.has_attention() {
             self.mine.note_work();
         }

@@ -63,6 +63,10 @@ pub struct Cpu {
     pub waiting_since: u64,
     /// Kernel entries until a running CPU looks after garbage again.
     patience: u8,
+    /// The trust group of the program that ran here last.
+    pub(crate) trust_group: u64,
+    /// The domain whose guest ran here last.
+    pub(crate) guest_owner: u64,
     /// Tags for guests' translations.
     pub(crate) tags: Tags,
 }
@@ -140,6 +144,8 @@ impl Cpu {
             hurried: 0,
             waiting_since: 0,
             patience: 0,
+            trust_group: 0,
+            guest_owner: 0,
             tags: Tags::new(),
         }
     }
@@ -193,7 +199,7 @@ impl Cpu {
         let Some(current) = &self.current else { return };
         // A page the thread cannot reach: its own FPU area, always valid.
         let _ = arch::fpu_restore(current.fpu());
-        enter_space(&mut self.space, self.mine, &current.pd);
+        enter_space(&mut self.space, &mut self.trust_group, self.mine, &current.pd);
         if current.has_attention() {
             self.mine.note_work();
         }
@@ -382,12 +388,18 @@ impl Cpu {
     }
 }
 
-/// Loads the space of `pd` if another one is loaded: `space` is the identity of the loaded one.
+/// Loads the space of `pd` if another one is loaded, and isolates it from the last domain if they do not trust each
+/// other: `space` is the identity of the loaded one, `trust_group` its group.
 #[inline(always)]
-pub(crate) fn enter_space(space: &mut u64, mine: &Remote, pd: &Pd) {
+pub(crate) fn enter_space(space: &mut u64, trust_group: &mut u64, mine: &Remote, pd: &Pd) {
     if pd.identity() != *space {
         *space = pd.identity();
         mine.space.store(*space, SeqCst);
         arch::load_space(pd.memory.root(), None, true);
+        let group = pd.trust_group();
+        if group != *trust_group {
+            *trust_group = group;
+            arch::isolate(arch::Isolate::Domain);
+        }
     }
 }

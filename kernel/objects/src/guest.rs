@@ -138,6 +138,10 @@ impl Cpu {
             host_deadline,
             pending_poke: vcpu.poked.load(Relaxed),
         };
+        if vcpu.pd.identity() != self.guest_owner {
+            self.guest_owner = vcpu.pd.identity();
+            arch::isolate(arch::Isolate::Guest);
+        }
         // The monitor's FPU registers give way to the guest's (`enter` loads and saves those).
         let monitor = self.current.as_ref().map(|current| current.fpu());
         if let Some(monitor) = monitor {

@@ -50,7 +50,7 @@ pub use log::Log;
 pub use make::RootParts;
 pub use memory::{Memory, Progress, Target, Transfer};
 pub use pd::{NewSlot, Pd, Trust};
-pub use ports::{PORTS, PortNode, PortTree};
+pub use ports::{PORTS, PortNode, PortTree, Source};
 pub use pt::Pt;
 pub use remote::{Remote, Work};
 pub use sc::{Sc, ScState};

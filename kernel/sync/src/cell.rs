@@ -77,11 +77,11 @@ impl<T> CpuCell<T> {
     }
 
     /// Two different cells of one CPU at once; `None` if they are the same or of another CPU.
-    #[inline(always)]
     #[expect(
         clippy::mut_from_ref,
-        reason = "the key, borrowed as long as both, is what is exclusive"
+        reason = "the key is borrowed mutably for as long as either result"
     )]
+    #[inline(always)]
     pub fn open_both<'a, 'b, 'k: 'a + 'b>(
         &'a self,
         other: &'b CpuCell<T>,

@@ -23,6 +23,7 @@ mod quota;
 mod revoke;
 mod semaphore;
 mod transfer;
+mod trust;
 mod vcpu;
 
 use abi::{Call, Status};
@@ -88,6 +89,7 @@ pub fn handle(cpu: &mut Cpu, token: &Token, first: u64) {
         Call::VcpuCtrl => serve(cpu, token, vcpu::vcpu_ctrl),
         Call::QuotaGive => serve(cpu, token, quota::quota_give),
         Call::QuotaRead => serve(cpu, token, quota::quota_read),
+        Call::TrustGroup => serve(cpu, token, trust::trust_group),
         Call::VcpuRunExt => serve(cpu, token, vcpu::vcpu_run_ext),
         Call::Statistics => serve(cpu, token, machine::statistics),
         Call::Log => serve(cpu, token, machine::log),

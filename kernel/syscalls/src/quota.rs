@@ -18,13 +18,18 @@ pub fn quota_give(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     Ok(Status::Success.into())
 }
 
-/// 65: sel = a domain. Out RSI = bytes in use, RDX = limit (all ones: none of its own).
+/// 65: sel = a domain. Out RSI = bytes in use, RDX = limit (all ones: none of its own), RAX = frames of kernel
+/// memory that are free, for a holder of the first domain; else as it was.
 pub fn quota_read(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let (pd, _) = domain(cpu, token, call::value(words[0]))?;
     let (used, limit) = pd.account.state();
+    let free = pd.trust.privileged.then(|| cpu.kernel.pool.free_frames() as u64);
     if let Some(state) = cpu.state() {
         state.thread.registers.rsi = used;
         state.thread.registers.rdx = limit;
+        if let Some(free) = free {
+            state.thread.registers.rax = free;
+        }
     }
     Ok(Status::Success.into())
 }

@@ -20,17 +20,20 @@ mod exhaustion;
 mod fuzz;
 mod interrupts;
 mod ipc;
+mod isolation;
 mod kernel_page;
 mod machine;
 mod pairs;
 mod portal;
 mod processors;
+mod registers;
 mod revoke;
 mod schedule;
 mod semaphore;
 mod start;
 mod tally;
 mod transfer;
+mod trees;
 mod vcpu;
 mod world;
 
@@ -60,6 +63,8 @@ const FAMILIES: &[(&str, Family)] = &[
     ("interrupts", interrupts::run),
     ("domain", domain::run),
     ("vcpu", vcpu::run),
+    ("isolation", isolation::run),
+    ("trees", trees::run),
     ("by_call", by_call::run),
     ("fuzz", fuzz::run),
     ("exhaustion", exhaustion::run),

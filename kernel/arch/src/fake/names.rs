@@ -4,7 +4,7 @@ use logic::addr::Frame;
 use sync::SharedPage;
 
 use super::machine::{Deed, page, run_others, run_program, with};
-use crate::{Event, ExitKind, Thread};
+use crate::{Event, ExitKind, Isolate, Thread};
 
 /// Where a domain's port bitmap is mapped: the first page under slot 510 of its root.
 pub const PORT_BITMAP_ADDRESS: u64 = 0xffff_ff00_0000_0000;
@@ -164,6 +164,11 @@ pub fn fpu_restore(area: &SharedPage) -> Result<(), ()> {
         }
     });
     Ok(())
+}
+
+/// Forgets what speculation left.
+pub fn isolate(border: Isolate) {
+    with(|state| state.record(Deed::Isolate(border)));
 }
 
 /// Loads CR3.

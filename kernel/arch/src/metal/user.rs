@@ -11,7 +11,7 @@ use sync::SharedPage;
 
 use super::percpu::{self, INTERRUPT, KERNEL_RSP, THREAD};
 use super::traps::NO_ERROR_PUSHED;
-use super::{apic, bases, cpu, descriptors, fpu};
+use super::{apic, bases, cpu, descriptors, fpu, guest_switch};
 use crate::x86::descriptor::{USER_CS, USER_SS};
 use crate::{Event, ExitKind, Registers, Thread, vector};
 
@@ -126,6 +126,10 @@ fn trap(thread: &mut Thread) -> Option<Event> {
     }
     if number == 13 && descriptors::repair_task() {
         return None;
+    }
+    if number == 1 {
+        // What a thread's single step left there is not the next guest's business.
+        guest_switch::reset_dr6();
     }
     let cr2 = if number == 14 { x86_64::registers::control::Cr2::read_raw() } else { 0 };
     Some(Event::Exception { vector: number, error: thread.registers.error, cr2 })
