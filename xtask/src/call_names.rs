@@ -74,11 +74,13 @@ fn handler(text: &str, variant: &str) -> Option<Handler> {
     let word = format!("Call::{variant}");
     let mut arms = text.lines().filter_map(|line| line.split_once(" => "));
     let (_, does) = arms.find(|(left, _)| left.split('|').any(|name| name.trim() == word))?;
-    if does.contains("BadHyp") {
+    if does.contains("BadHyp") || does.starts_with("no_such_call(") {
         return Some(Handler::Refused);
     }
-    let path = does.split('(').next()?;
-    Some(Handler::Function(path.rsplit("::").next()?.to_string()))
+    // `ipc::call(...)` or `serve(..., create::create_pd)`: the function is what the last path ends with.
+    let (_, name) = does.rsplit_once("::")?;
+    let end = name.find(|c: char| c != '_' && !c.is_alphanumeric()).unwrap_or(name.len());
+    Some(Handler::Function(name.get(..end)?.to_string()))
 }
 
 /// `CreatePd` as `create_pd`.
@@ -121,6 +123,9 @@ mod tests {
         let page = format!("# create_pd\n\nCall 2.\n\n{}\n", SECTIONS.join("\n\n"));
         let check = "(\"create_pd\", create_pd)";
         assert_eq!(tree(arm, &page, check), Vec::<String>::new());
+        let served = "Call::CreatePd => serve(cpu, token, create::create_pd),\n";
+        assert_eq!(tree(served, &page, check), Vec::<String>::new());
+        assert_eq!(tree("Call::CreatePd => no_such_call(cpu),\n", "", ""), Vec::<String>::new());
         let later = "Call::X | Call::CreatePd => Err(Status::BadHyp),\n";
         assert_eq!(tree(later, "", ""), Vec::<String>::new());
         assert!(tree("", &page, check)[0].contains("nothing answers"));

@@ -73,8 +73,8 @@ const USER_FLAGS: u64 = 0x0025_0dd5;
 /// Flags every thread has: interrupts on, and bit 1, which is always set.
 const FIXED_FLAGS: u64 = 0x202;
 
-/// Exceptions that are events as they are: all but general-protection and page faults, a bit each.
-const PLAIN: u32 = !(1 << 13 | 1 << 14);
+/// Exceptions that are events as they are, a bit each: all but debug, general-protection and page faults.
+const PLAIN: u32 = !(1 << 1 | 1 << 13 | 1 << 14);
 
 /// Runs `thread` in user mode until it calls, faults or is interrupted.
 ///
@@ -114,7 +114,7 @@ pub fn run(thread: &mut Thread) -> Event {
     }
 }
 
-/// The event of an interrupt, page fault or general-protection fault, or nothing when the kernel has settled it itself.
+/// The event of an interrupt, or of an exception that is not `PLAIN`, or nothing when the kernel has settled it itself.
 #[inline(never)]
 fn trap(thread: &mut Thread) -> Option<Event> {
     let number = thread.registers.vector as u8;
