@@ -44,6 +44,7 @@ enum hem_call {
     HEM_GUEST_SPACE = 67,
     HEM_STATISTICS = 68,
     HEM_LOG = 69,
+    HEM_TRUST_GROUP = 70,
 };
 
 /* What a call answers, in the low byte of RDI. */

@@ -186,8 +186,21 @@ pub fn io_apics(firmware: &Acpi) -> impl Iterator<Item = u64> {
     list.iter().map(|io_apic| u64::from(io_apic.address))
 }
 
+/// Says what became of the IOMMU: one that is there is not one that is used. The information page has the table of
+/// the one and the flag of the other.
+fn tell_of_iommu(firmware: &Acpi, options: &Options) {
+    match (firmware.dmar, options.iommu) {
+        (Some(table), _) => {
+            log::info!("IOMMU: there (DMAR at {table:#x}), not used: no driver yet")
+        }
+        (None, true) => log::warn!("IOMMU: none found, although the command line asks for it"),
+        (None, false) => {}
+    }
+}
+
 /// Clocks measured, timers chosen, interrupt controllers quiet.
 pub fn start_clocks_and_devices(firmware: &Acpi, options: &Options) {
+    tell_of_iommu(firmware, options);
     arch::start_devices(io_apics(firmware));
     let timer = firmware.fadt.map(|fadt| fadt.registers.timer);
     // Address space 1 is I/O ports (ACPI 6.4, 5.2.3.2).

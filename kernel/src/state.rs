@@ -38,6 +38,7 @@ pub fn make_pool(memory: arch::Taken) {
 /// What a CPU does besides `arch`'s bring-up, while no other one is starting: virtualization.
 pub fn prepare_cpu() {
     static TOLD: AtomicBool = AtomicBool::new(false);
+    arch::note_mitigations();
     if let Some(pool) = POOL.get()
         && let Err(reason) = arch::guest_enable_cpu(pool)
         && !TOLD.swap(true, Relaxed)
@@ -56,6 +57,7 @@ pub fn make_kernel(loader: &BootInfo, firmware: &Acpi, own: Range<u64>) {
     let frames = own.start >> PAGE_BITS..own.end >> PAGE_BITS;
     let cpus = arch::cpu_count();
     KERNEL.make(|| Kernel::new(pool, &RCU, page, cpus, frames, controllers(firmware)));
+    log::info!("between trust groups and guests: {:?}", arch::mitigations());
     let Some(module) = loader.modules().next() else {
         fail(format_args!("the boot loader passed no module: the first one is the root task"))
     };

@@ -166,6 +166,8 @@ const LIFE: Story = Story {
         Line::Says("hematite> "),
         Line::Type("guest list"),
         Line::Says("RUNNING"),
+        Line::Type("guest show linux"),
+        Line::Says("KiB of kernel memory"),
         Line::Type("guest pause linux"),
         Line::Says("linux is PAUSED"),
         Line::Type("guest kick linux"),

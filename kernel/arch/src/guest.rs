@@ -27,6 +27,15 @@ pub struct GuestPlace {
     pub apic_access: Frame,
 }
 
+/// Between whom speculation must carry nothing over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isolate {
+    /// A domain of another trust group runs next.
+    Domain,
+    /// A guest of another domain than the last guest's runs next.
+    Guest,
+}
+
 /// What a guest needs from its surroundings for one entry. All may change between entries.
 pub struct GuestEnv<'a> {
     /// Where frames become pages.

@@ -16,7 +16,7 @@ mod thread;
 pub mod vector;
 pub mod x86;
 
-pub use guest::{GuestEnv, GuestEvent, GuestPlace, GuestVendor};
+pub use guest::{GuestEnv, GuestEvent, GuestPlace, GuestVendor, Isolate};
 pub use thread::{Event, ExitKind, Registers, Thread};
 
 #[cfg(target_os = "none")]

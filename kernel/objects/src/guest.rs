@@ -77,7 +77,7 @@ impl Cpu {
         match stop {
             GuestStop::Interrupt(vector) => {
                 self.pending_interrupt = Some(vector);
-                self.reschedule = true;
+                self.ask_choice();
             }
             GuestStop::Timer => self.on_timer(),
             GuestStop::Over | GuestStop::Again => {}
@@ -138,6 +138,10 @@ impl Cpu {
             host_deadline,
             pending_poke: vcpu.poked.load(Relaxed),
         };
+        if vcpu.pd.identity() != self.guest_owner {
+            self.guest_owner = vcpu.pd.identity();
+            arch::isolate(arch::Isolate::Guest);
+        }
         // The monitor's FPU registers give way to the guest's (`enter` loads and saves those).
         let monitor = self.current.as_ref().map(|current| current.fpu());
         if let Some(monitor) = monitor {
@@ -181,7 +185,7 @@ impl Cpu {
         // Host interrupts are settled first: they are as good a moment to see the poke.
         if let GuestStop::Interrupt(vector) = stop {
             self.pending_interrupt = Some(vector);
-            self.reschedule = true;
+            self.ask_choice();
         }
         None
     }

@@ -38,6 +38,7 @@ pub fn create_pd(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
         Some(pd) => pd,
         None => cpu.kernel.make_pd(&parent.account, trust).map_err(oom)?,
     };
+    pd.set_trust_group(parent.trust_group());
     if crd.kind() == CrdKind::Object {
         let mut cursor = cpu.state().map_or(0, |state| state.cursor);
         if !transfer::first_objects(&own, &pd, crd, token, &mut cursor)? {

@@ -6,7 +6,7 @@ use crate::world::{EC, NOTHING, PD, World, thread_args};
 use abi::args::{CreateEc, CreatePt, CreateSc, CreateVcpu, MachineCtrl, VcpuRunExt};
 use abi::cap::MEM_RW;
 use abi::crd::ItemMeta;
-use abi::hip::{FLAG_SVM, FLAG_VMX};
+use abi::hip::{FLAG_IOMMU, FLAG_SVM, FLAG_VMX};
 use abi::log as told;
 use abi::{Call, PAGE_BITS, TypedItem};
 use alloc::boxed::Box;
@@ -49,6 +49,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("vcpu_run_ext", vcpu_run_ext),
     ("quota_give", quota_give),
     ("quota_read", quota_read),
+    ("trust_group", trust_group),
     ("statistics", statistics),
     ("log", log),
 ];
@@ -207,6 +208,9 @@ fn sm_ctrl(world: &mut World, _: Selector) {
 fn assign_pci(world: &mut World, domain: Selector) {
     let got = calls::assign_pci(domain, 0x5000_0000, 0);
     world.tally.equal("assign_pci of nothing", got, Err(Status::BadDev));
+    // Its table may be there; as long as nothing drives it the flag says so.
+    let in_use = world.boot.hip.flags() & FLAG_IOMMU != 0;
+    world.tally.ours("assign_pci: no IOMMU is in use", in_use, false);
 }
 
 fn machine_ctrl(world: &mut World, _: Selector) {
@@ -320,4 +324,11 @@ fn humble(world: &World, words: abi::args::Words) -> Option<u64> {
     let status = rt::Utcb::current().map(|utcb| utcb.word(0));
     let _ = calls::revoke(Crd::objects(pd, 0, 0x1f));
     called.ok().and(status)
+}
+
+fn trust_group(world: &mut World, other: Selector) {
+    let sm = world.semaphore();
+    world.tally.ours("trust_group of nothing", calls::trust_group(NOTHING, 1), CAP);
+    world.tally.ours("trust_group of a semaphore", calls::trust_group(sm, 1), CAP);
+    world.tally.ours("trust_group", calls::trust_group(other, 1), Ok(()));
 }

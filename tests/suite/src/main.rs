@@ -20,11 +20,13 @@ mod exhaustion;
 mod fuzz;
 mod interrupts;
 mod ipc;
+mod isolation;
 mod kernel_page;
 mod machine;
 mod pairs;
 mod portal;
 mod processors;
+mod registers;
 mod revoke;
 mod schedule;
 mod semaphore;
@@ -61,6 +63,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("interrupts", interrupts::run),
     ("domain", domain::run),
     ("vcpu", vcpu::run),
+    ("isolation", isolation::run),
     ("trees", trees::run),
     ("by_call", by_call::run),
     ("fuzz", fuzz::run),

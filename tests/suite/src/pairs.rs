@@ -28,6 +28,8 @@ enum Needs {
     Ours,
     /// This kernel and guests.
     OursGuests,
+    /// This kernel, guests and another processor.
+    OursGuestsTwoCpus,
 }
 
 impl Needs {
@@ -44,11 +46,14 @@ impl Needs {
             Self::NoGuests => !guests && ours,
             Self::Ours => ours,
             Self::OursGuests => ours && guests,
+            Self::OursGuestsTwoCpus => ours && guests && two,
         }
     }
 }
 
-use Needs::{Guests, GuestsTwoCpus, NoGuests, Nothing, Ours, OursGuests, TwoCpus};
+use Needs::{
+    Guests, GuestsTwoCpus, NoGuests, Nothing, Ours, OursGuests, OursGuestsTwoCpus, TwoCpus,
+};
 
 /// The answers of each call that need nothing, and those that need something. A status that stands nowhere here
 /// cannot come, because no page of docs/spec names it for the call, or for the reason in [`NEVER`].
@@ -83,6 +88,17 @@ const TABLE: &[(Call, &[Status], &[(Status, Needs)])] = &[
     ),
     (Call::QuotaGive, &[], &[(Success, Ours), (BadCap, Ours), (BadPar, Ours)]),
     (Call::QuotaRead, &[], &[(Success, Ours), (BadCap, Ours)]),
+    (
+        Call::VcpuRunExt,
+        &[],
+        &[
+            (Success, OursGuests),
+            (BadCap, Ours),
+            (BadPar, Ours),
+            (Busy, OursGuests),
+            (BadCpu, OursGuestsTwoCpus),
+        ],
+    ),
     (Call::Statistics, &[], &[(Success, Ours), (BadCap, Ours), (BadCpu, Ours), (BadPar, Ours)]),
     (Call::Log, &[], &[(Success, Ours), (BadCap, Ours), (BadPar, Ours)]),
 ];

@@ -3,6 +3,7 @@
 use crate::tally::Tally;
 use crate::world::{NOTHING, PD, World};
 use abi::TypedItem;
+use abi::args::VcpuRunExt;
 use abi::cap::MEM_RWX;
 use abi::crd::ItemMeta;
 use abi::exit::ExitReason;
@@ -182,6 +183,7 @@ fn busy(world: &mut World) {
     };
     tally.holds("it spins", ENDED.lock().is_none());
     tally.equal("run of a running one", calls::run_vcpu(vcpu, Mtd::NONE), Err(Status::Busy));
+    tally.ours("run_ext of a running one", calls::run_vcpu_ext(&plain(vcpu)), Err(Status::Busy));
     tally.equal("poke of a preempted one", calls::poke_vcpu(vcpu), Ok(()));
     tally.equal("ends its run", ended(), Some(Ok(ExitReason::Poked)));
 }
@@ -200,8 +202,16 @@ fn elsewhere(world: &mut World) {
     };
     tally.holds("it spins there", ENDED.lock().is_none());
     tally.equal("run from another cpu", calls::run_vcpu(vcpu, Mtd::NONE), Err(Status::BadCpu));
+    let ours = calls::run_vcpu_ext(&plain(vcpu));
+    tally.ours("run_ext from another cpu", ours, Err(Status::BadCpu));
     tally.equal("poke from another cpu", calls::poke_vcpu(vcpu), Ok(()));
     tally.equal("ends the run there", ended(), Some(Ok(ExitReason::Poked)));
+}
+
+/// A run that loads nothing and is told nothing.
+fn plain(vcpu: Selector) -> VcpuRunExt {
+    let (load_extended, tell_extended) = (false, false);
+    VcpuRunExt { vcpu, load: Mtd::NONE, tell: Mtd::NONE, load_extended, tell_extended, reserved: 0 }
 }
 
 /// The state of a processor in real mode at 0x100.

@@ -209,6 +209,11 @@ impl Cell {
         built
     }
 
+    /// Kernel memory that the monitor uses, and its limit, in bytes; `None` while there is none to ask.
+    pub fn kernel_memory(&self) -> Option<(u64, u64)> {
+        rt::calls::quota_read(self.seat.pd).ok().filter(|_| self.alive)
+    }
+
     /// Takes the domain apart and gives its memory back, clean.
     fn tear_down(&mut self, maker: &mut Maker<'_>) {
         self.loaded = false;
@@ -230,6 +235,14 @@ impl Cell {
     }
 }
 
+/// Kernel memory that a monitor may use, in bytes: for itself; for each processor's control blocks, pages and threads;
+/// and for the page tables of the guest's memory, twice (monitor and guest) in the smallest pages.
+fn quota(guest: &Guest) -> u64 {
+    const MONITOR: u64 = 4 << 20;
+    const PROCESSOR: u64 = 512 << 10;
+    MONITOR + u64::from(guest.vcpus) * PROCESSOR + 2 * guest.memory / (PAGE_SIZE / 8)
+}
+
 impl Maker<'_> {
     /// A domain with memory, monitor and seat, in which nothing runs yet.
     fn build(
@@ -244,6 +257,10 @@ impl Maker<'_> {
         let order = self.control(guest)?;
         let pd = seat.pd;
         rt::calls::create_pd(pd, own_pd(), Crd::null()).map_err(refused)?;
+        // Kernels without our block know no quota; there the domain draws on ours.
+        if self.boot.hip.ours().is_some() {
+            rt::calls::quota_give(pd, quota(guest)).map_err(refused)?;
+        }
         let entry = loader::load(self.pool, taken, pd, bytes);
         loader::unmap(&file);
         let entry = entry.map_err(|why| format!("vmm: {why}"))?;

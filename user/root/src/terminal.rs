@@ -189,6 +189,9 @@ impl Terminal<'_> {
         say(out, &line(guest));
         let memory = guest.guest.memory >> 10;
         say(out, &format!("  {} vCPUs, {memory} KiB of memory", guest.guest.vcpus));
+        if let Some((used, limit)) = guest.kernel_memory() {
+            say(out, &format!("  {} of {} KiB of kernel memory", used >> 10, limit >> 10));
+        }
         Ok(())
     }
 

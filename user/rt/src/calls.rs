@@ -317,6 +317,14 @@ pub fn run_vcpu_ext(args: &VcpuRunExt) -> Result<(), Status> {
     act(args.encode())
 }
 
+/// Ours: puts a domain into a trust group.
+///
+/// # Errors
+/// See `docs/spec/trust_group.md`.
+pub fn trust_group(pd: Selector, group: u64) -> Result<(), Status> {
+    act([Call::TrustGroup.word(0, pd), group, 0, 0, 0])
+}
+
 /// Ours: limits the kernel memory of a domain to so many bytes.
 ///
 /// # Errors

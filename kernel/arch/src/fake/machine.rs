@@ -8,7 +8,7 @@ use std::vec::Vec;
 use logic::addr::Frame;
 use sync::{Pool, SharedPage, Site};
 
-use crate::{Event, GuestEvent, GuestVendor, MAX_CPUS, Thread, vector};
+use crate::{Event, GuestEvent, GuestVendor, Isolate, MAX_CPUS, Thread, vector};
 
 /// User code at an address: does something to the thread's registers and says how it ended.
 pub type Program = Box<dyn FnMut(&mut Thread) -> Event>;
@@ -68,6 +68,8 @@ pub enum Deed {
         /// Which pin.
         pin: u32,
     },
+    /// Forgot what speculation left.
+    Isolate(Isolate),
     /// Entered a guest.
     EnterGuest {
         /// The tag of its translations.

@@ -4,7 +4,7 @@ use logic::addr::Frame;
 use sync::SharedPage;
 
 use super::machine::{Deed, page, run_others, run_program, with};
-use crate::{Event, ExitKind, Thread};
+use crate::{Event, ExitKind, Isolate, Thread};
 
 /// Where a domain's port bitmap is mapped: the first page under slot 510 of its root.
 pub const PORT_BITMAP_ADDRESS: u64 = 0xffff_ff00_0000_0000;
@@ -43,6 +43,12 @@ pub fn run(thread: &mut Thread) -> Event {
 
 /// Nothing: the fake keeps no part of a thread.
 pub fn park(_thread: &mut Thread) {}
+
+/// Turns from one thread to another: only the FPU registers change.
+pub fn exchange(_from: &mut Thread, from_fpu: &SharedPage, _to: &mut Thread, to_fpu: &SharedPage) {
+    fpu_save(from_fpu);
+    let _ = fpu_restore(to_fpu);
+}
 
 /// A pending interrupt; the CPU does not wait here, the test steps another one.
 pub fn idle() -> Option<u8> {
@@ -158,6 +164,11 @@ pub fn fpu_restore(area: &SharedPage) -> Result<(), ()> {
         }
     });
     Ok(())
+}
+
+/// Forgets what speculation left.
+pub fn isolate(border: Isolate) {
+    with(|state| state.record(Deed::Isolate(border)));
 }
 
 /// Loads CR3.

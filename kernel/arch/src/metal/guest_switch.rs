@@ -62,8 +62,7 @@ pub fn note_host() {
         features |= HAS_TSC_AUX;
         host.tsc_aux.store(rdmsr(msr::TSC_AUX), Relaxed);
     }
-    let leaves = core::arch::x86_64::__cpuid(0).eax;
-    if leaves >= 7 && core::arch::x86_64::__cpuid_count(7, 0).edx >> 26 & 1 != 0 {
+    if has_spec_ctrl() {
         features |= HAS_SPEC_CTRL;
     }
     // CR4.OSXSAVE: without it there is neither XSETBV nor anything to switch.
@@ -72,6 +71,16 @@ pub fn note_host() {
     }
     host.features.store(features, Relaxed);
     host.xcr0.store(xstate(), Relaxed);
+}
+
+/// Whether the CPU has SPEC_CTRL: Intel says so in leaf 7 (EDX bits 26, 27 and 31), AMD in leaf 0x80000008
+/// (EBX bits 14, 15 and 24). A guest may write it freely, so it is switched wherever it exists.
+fn has_spec_ctrl() -> bool {
+    use core::arch::x86_64::{__cpuid, __cpuid_count};
+    let intel = __cpuid(0).eax >= 7 && __cpuid_count(7, 0).edx & (1 << 26 | 1 << 27 | 1 << 31) != 0;
+    let amd = __cpuid(0x8000_0000).eax >= 0x8000_0008
+        && __cpuid(0x8000_0008).ebx & (1 << 14 | 1 << 15 | 1 << 24) != 0;
+    intel || amd
 }
 
 /// What [`Switch::enter`] changed and [`Switch::leave`] puts back.

@@ -22,6 +22,7 @@ mod fpu;
 mod guest;
 mod guest_switch;
 mod ioapic;
+mod isolate;
 mod layout;
 mod machine;
 mod memory_type;
@@ -55,6 +56,7 @@ pub use guest::{Guest, guest_enable_cpu, guest_secondary_controls, guest_tags, g
 pub use ioapic::{
     ioapic_count, ioapic_id, ioapic_mask, ioapic_pins, ioapic_read, ioapic_registers, ioapic_write,
 };
+pub use isolate::{Mitigations, isolate, mitigations, note_mitigations};
 pub use layout::PORT_BITMAP_ADDRESS;
 pub use machine::{
     Clocks, check_cpu, console_write, early_start, local_apic_address, note_fault, note_killed,
@@ -71,4 +73,4 @@ pub use tables::{
     TablesError, Taken, image_bytes, kernel_root_entries, port_bitmap_entry, port_bitmap_tail,
     port_table_entry, take_over,
 };
-pub use user::{idle, park, run, take_interrupt};
+pub use user::{exchange, idle, park, run, take_interrupt};

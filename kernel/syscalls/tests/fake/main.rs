@@ -21,4 +21,6 @@ mod steps;
 #[cfg(test)]
 mod told;
 #[cfg(test)]
+mod trust;
+#[cfg(test)]
 mod world;
