@@ -26,8 +26,9 @@ const CODE: [u8; 24] = [
     0xe6, 0x80, // out 0x80, al
     0xa1, 0x00, 0x20, // mov ax, [0x2000]
     0x0f, 0x01, 0xc1, // vmcall (vmmcall on AMD)
-    0xeb, 0xfe, // jmp self
-    0, 0, 0, 0, 0, 0, 0, 0,
+    0xf3, 0x90, // pause
+    0xeb, 0xfc, // jmp back to it
+    0, 0, 0, 0, 0, 0,
 ];
 
 /// Where the guest spins.
