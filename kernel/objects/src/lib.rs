@@ -38,7 +38,7 @@ mod sm;
 mod vcpu;
 
 pub use account::{Account, Charge};
-pub use chain::{Help, Reply};
+pub use chain::{Entered, Help, Passed, Reply};
 pub use cpu::Cpu;
 pub use ec::{Attention, Ec, EcState, Item, Kind, Moving, Resume, USER_FLAGS};
 pub use frames::OwnedFrames;
@@ -50,7 +50,7 @@ pub use log::Log;
 pub use make::RootParts;
 pub use memory::{Memory, Progress, Target, Transfer};
 pub use pd::{NewSlot, Pd, Trust};
-pub use ports::{PORTS, PortNode, PortTree};
+pub use ports::{PORTS, PortNode, PortTree, Source};
 pub use pt::Pt;
 pub use remote::{Remote, Work};
 pub use sc::{Sc, ScState};
@@ -103,6 +103,25 @@ pub struct Kernel {
     pub log: Log,
 }
 
+/// An object that capabilities name.
+pub trait Kept: Sized + 'static {
+    /// Where all objects of this kind live.
+    fn slab(kernel: &'static Kernel) -> &'static Slab<Self>;
+}
+
+macro_rules! kept {
+    ($($kind:ty: $slab:ident),*) => {
+        $(impl Kept for $kind {
+            #[inline(always)]
+            fn slab(kernel: &'static Kernel) -> &'static Slab<Self> {
+                &kernel.$slab
+            }
+        })*
+    };
+}
+
+kept!(Pd: pds, Ec: ecs, Sc: scs, Pt: pts, Sm: sms, Kp: kps, Vcpu: vcpus);
+
 impl Kernel {
     /// The shared state over a pool, before any object exists.
     pub fn new(
@@ -134,6 +153,11 @@ impl Kernel {
             controllers,
             log: Log::new(),
         }
+    }
+
+    /// What others may touch of CPU `cpu` (modulo the maximum, which no number exceeds).
+    pub fn remote(&self, cpu: usize) -> &Remote {
+        &self.remotes[cpu % MAX_CPUS]
     }
 
     /// Whether a CPU number names a CPU that runs.

@@ -314,7 +314,8 @@ impl Memory {
         let tree = Tree::new(self.root, 1);
         let tables = Tables::new(self);
         let _lock = self.lock.lock();
-        if tables.stock_up(lacking::<HostFormat>(self.pool, self.root, page)).is_err() {
+        let lacks = lacking::<HostFormat>(self.pool, self.root, page);
+        if lacks != 0 && tables.stock_up(lacks).is_err() {
             return Progress::out_of_memory();
         }
         let done = logic::page_table::map::<HostFormat>(&tables, tree, page, frame, 0, rights, 0);

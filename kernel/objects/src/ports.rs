@@ -76,6 +76,19 @@ impl PortNode {
     }
 }
 
+/// Ports that can be given away, all of one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The first of them.
+    pub first: u32,
+    /// How many.
+    pub count: u32,
+    /// The node's distance from the kernel's.
+    pub depth: u32,
+    /// Its permissions.
+    pub permissions: u8,
+}
+
 /// The space number of the kernel itself, which owns all ports.
 pub const KERNEL_SPACE: u64 = 0;
 
@@ -107,18 +120,19 @@ impl PortTree {
         found
     }
 
-    /// The part of each node of `from` inside the range that can be given to `to`, one after the other: call again
+    /// The part of each node of `from` inside the range that can be given away, one after the other: call again
     /// with the last answer's end as `after` until `None`.
-    pub fn next_source(&self, from: u64, base: u32, count: u32, after: u32) -> Option<(u32, u32)> {
+    pub fn next_source(&self, from: u64, base: u32, count: u32, after: u32) -> Option<Source> {
         let end = base.saturating_add(count);
-        let mut best: Option<(u32, u32)> = None;
+        let mut best: Option<Source> = None;
         self.nodes.each(|n| {
             if n.space != from {
                 return;
             }
-            let (from_port, to_port) = (n.base.max(base).max(after), (n.base + n.count).min(end));
-            if from_port < to_port && best.is_none_or(|(b, _)| from_port < b) {
-                best = Some((from_port, to_port - from_port));
+            let (first, to_port) = (n.base.max(base).max(after), (n.base + n.count).min(end));
+            if first < to_port && best.as_ref().is_none_or(|other| first < other.first) {
+                let (depth, permissions) = (n.depth, n.permissions.load(Relaxed));
+                best = Some(Source { first, count: to_port - first, depth, permissions });
             }
         });
         best
@@ -129,17 +143,6 @@ impl PortTree {
         let mut taken = false;
         self.nodes.each(|n| taken |= n.is_of(space, base, count));
         taken
-    }
-
-    /// Depth and permissions of the node of `space` at a port.
-    pub fn source(&self, space: u64, port: u32) -> Option<(u32, u8)> {
-        let mut found = None;
-        self.nodes.each(|n| {
-            if n.is_of(space, port, 1) {
-                found = Some((n.depth, n.permissions.load(Relaxed)));
-            }
-        });
-        found
     }
 
     /// Puts a child behind the node of `space` at its base port.
@@ -210,6 +213,9 @@ impl PortMaps {
         host: bool,
         guest: bool,
     ) -> Result<Option<u64>, Oom> {
+        if (self.host.is_some() | !host) & (self.guest.is_some() | !guest) {
+            return Ok(None);
+        }
         let bitmap = |order: u8| {
             let bits = OwnedFrames::new(pool, account, order, Site::PortMap)?;
             (0..1 << order).for_each(|page| bits.page_at(page).fill(u64::MAX));

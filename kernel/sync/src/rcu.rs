@@ -13,13 +13,17 @@
 
 use core::ptr::null_mut;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
-use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, fence};
+use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, fence};
 
 use crate::slab::Header;
 use crate::{MAX_CPUS, SpinLock};
 
 /// Epoch of a CPU that holds no token and will fence before it takes one.
 const AWAY: u64 = u64::MAX;
+/// Epoch of a CPU that idles with its token set aside; nobody else can join for it.
+const PAUSED: u64 = u64::MAX - 1;
+
+const _: () = assert!(MAX_CPUS.is_power_of_two(), "quiesce masks CPU numbers");
 
 #[repr(align(64))]
 struct CpuEpoch(AtomicU64);
@@ -31,6 +35,8 @@ pub struct Rcu {
     batch: SpinLock<Batch>,
     /// The epoch that the batch waits for, 0 while there is none.
     waits_for: AtomicU64,
+    /// Whether there is a batch, or something pending: the one word that the loop looks at.
+    busy: AtomicU8,
     /// No CPU with this number or a higher one has ever joined.
     present: AtomicUsize,
     cpus: [CpuEpoch; MAX_CPUS],
@@ -69,6 +75,7 @@ impl Rcu {
             pending: AtomicPtr::new(null_mut()),
             batch: SpinLock::new(Batch { dead: null_mut(), target: 0 }),
             waits_for: AtomicU64::new(0),
+            busy: AtomicU8::new(0),
             present: AtomicUsize::new(0),
             cpus: [const { CpuEpoch(AtomicU64::new(AWAY)) }; MAX_CPUS],
         }
@@ -91,9 +98,9 @@ impl Rcu {
     /// The quiescent state: every borrowed reference is gone (they borrow the token, which is taken by `&mut`).
     #[inline(always)]
     pub fn quiesce(&self, token: &mut Token) {
-        if let Some(mine) = self.cpus.get(token.cpu) {
-            mine.0.store(self.epoch.load(Acquire), Release);
-        }
+        // `join` gave the number, so the mask changes nothing; it spares the way for a number that is too large.
+        let mine = &self.cpus[token.cpu & (MAX_CPUS - 1)];
+        mine.0.store(self.epoch.load(Acquire), Release);
     }
 
     /// Gives the token up, to idle; come back by [`Rcu::join`].
@@ -104,10 +111,27 @@ impl Rcu {
         token.cpu
     }
 
+    /// Is away while `idle` runs, which cannot use the token: no grace period waits for this CPU meanwhile.
+    pub fn away<R>(&self, token: &mut Token, idle: impl FnOnce() -> R) -> R {
+        let mine = &self.cpus[token.cpu & (MAX_CPUS - 1)].0;
+        mine.store(PAUSED, SeqCst);
+        let result = idle();
+        // As in `join`: the fence keeps what follows behind the moment from which others wait for us.
+        mine.store(self.epoch.load(SeqCst), SeqCst);
+        fence(SeqCst);
+        result
+    }
+
     /// Whether anything dead waits to be freed.
     #[inline(always)]
     pub fn has_dead(&self) -> bool {
-        !self.pending.load(Relaxed).is_null() || self.waits_for.load(Relaxed) != 0
+        self.dead() != 0
+    }
+
+    /// Not 0 if anything dead waits to be freed (a number, so that the loop tests several at once).
+    #[inline(always)]
+    pub fn dead(&self) -> u8 {
+        self.busy.load(Relaxed)
     }
 
     /// Frees up to `budget` objects whose time has come, or a portion of a large one, or starts a batch.
@@ -116,6 +140,7 @@ impl Rcu {
         if batch.dead.is_null() {
             batch.dead = self.pending.swap(null_mut(), AcqRel);
             if batch.dead.is_null() {
+                self.rest();
                 return Collected::Nothing;
             }
             batch.target = self.epoch.fetch_add(1, SeqCst) + 1;
@@ -145,6 +170,15 @@ impl Rcu {
             self.waits_for.store(0, Relaxed);
         }
         Collected::More
+    }
+
+    /// There is no batch (the caller holds its lock): nobody need look again until something dies.
+    fn rest(&self) {
+        // The exchange reads what `bury` wrote last, so either its node is seen here, or its word comes after ours.
+        self.busy.swap(0, AcqRel);
+        if !self.pending.load(Acquire).is_null() {
+            self.busy.store(1, Relaxed);
+        }
     }
 
     /// Begins a grace period of the caller's own; ask [`Rcu::has_passed`] with the result.
@@ -184,10 +218,11 @@ impl Rcu {
             // SAFETY: the count is zero, so this call is the node's only owner until the exchange below publishes it.
             unsafe { (*node).set_dead_next(head) };
             match self.pending.compare_exchange_weak(head, node, Release, Relaxed) {
-                Ok(_) => return,
+                Ok(_) => break,
                 Err(now) => head = now,
             }
         }
+        self.busy.store(1, Release);
     }
 }
 
