@@ -93,7 +93,6 @@ pub fn handle(cpu: &mut Cpu, token: &Token, first: u64) {
         Call::VcpuRunExt => serve(cpu, token, vcpu::vcpu_run_ext),
         Call::Statistics => serve(cpu, token, machine::statistics),
         Call::Log => serve(cpu, token, machine::log),
-        Call::TrustGroup => serve(cpu, token, trust::trust_group),
         Call::GuestSpace => no_such_call(cpu),
     }
 }
