@@ -65,13 +65,20 @@ pub fn test(args: &TestArgs) -> Result<()> {
     let named = args.name.is_some();
     let known = |story: &Story| wanted(story.name);
     let is_rebreak = named && wanted("rebreak");
-    if !named || (tally == Tally::default() && !is_rebreak && !STORIES.iter().any(known)) {
+    let is_long = LONG_HOST.iter().any(|one| wanted(one.name));
+    let elsewhere = is_rebreak || is_long || STORIES.iter().any(known);
+    if !named || (tally == Tally::default() && !elsewhere) {
         let begun = Instant::now();
         tally.add(host_tests(args.name.as_deref())?);
         timed.push(Timed { name: "host tests".to_string(), took: begun.elapsed() });
     }
     if is_rebreak || (!named && args.long) {
         tally.add(rebreak::all(None)?);
+    }
+    for one in LONG_HOST.iter().filter(|one| wanted(one.name) && (named || args.long)) {
+        let begun = Instant::now();
+        tally.add(long_host_test(one)?);
+        timed.push(Timed { name: one.name.to_string(), took: begun.elapsed() });
     }
     let stories: Vec<_> = STORIES
         .iter()
@@ -123,6 +130,46 @@ fn host_tests(name: Option<&str>) -> Result<Tally> {
     if !done.status.success() {
         eprintln!("{said}{}", String::from_utf8_lossy(&done.stderr));
         // A crate that does not compile has no tests to count.
+        tally.failed = tally.failed.max(1);
+        return Ok(tally);
+    }
+    step.finish(&format!("{} passed", tally.passed));
+    Ok(tally)
+}
+
+/// Host tests that take minutes or a build of their own.
+struct LongHost {
+    name: &'static str,
+    arguments: &'static [&'static str],
+    /// What the compiler is told beyond the usual.
+    rustflags: Option<&'static str>,
+}
+
+const LONG_HOST: [LongHost; 2] = [
+    LongHost {
+        name: "loom",
+        arguments: &["-p", "sync", "--release", "--target-dir", "target/loom", "loom"],
+        rustflags: Some("--cfg loom"),
+    },
+    LongHost {
+        name: "ten_million",
+        arguments: &["-p", "syscalls", "--test", "fake", "ten_million", "--", "--ignored"],
+        rustflags: None,
+    },
+];
+
+fn long_host_test(one: &LongHost) -> Result<Tally> {
+    let step = Step::new(one.name);
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+    command.args(["test", "--quiet"]).args(one.arguments).current_dir(desk::root());
+    if let Some(flags) = one.rustflags {
+        command.env("RUSTFLAGS", flags);
+    }
+    let done = command.stdin(Stdio::null()).output().context("cannot start cargo test")?;
+    let said = String::from_utf8_lossy(&done.stdout);
+    let mut tally = counts(&said);
+    if !done.status.success() {
+        eprintln!("{said}{}", String::from_utf8_lossy(&done.stderr));
         tally.failed = tally.failed.max(1);
         return Ok(tally);
     }

@@ -12,28 +12,20 @@
 //! itself: [`Rcu::laggards`] names those CPUs, and the kernel's loop sends them one interrupt after a while.
 
 use core::ptr::null_mut;
-use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
-use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, fence};
+use core::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
+use core::sync::atomic::{AtomicPtr, AtomicU64};
 
+use crate::SpinLock;
+use crate::epoch::{Epochs, Token};
 use crate::slab::Header;
-use crate::{MAX_CPUS, SpinLock};
-
-/// Epoch of a CPU that holds no token and will fence before it takes one.
-const AWAY: u64 = u64::MAX;
-
-#[repr(align(64))]
-struct CpuEpoch(AtomicU64);
 
 /// Batches of dead objects and how far each CPU has come.
 pub struct Rcu {
-    epoch: AtomicU64,
+    epochs: Epochs,
     pending: AtomicPtr<Header>,
     batch: SpinLock<Batch>,
     /// The epoch that the batch waits for, 0 while there is none.
     waits_for: AtomicU64,
-    /// No CPU with this number or a higher one has ever joined.
-    present: AtomicUsize,
-    cpus: [CpuEpoch; MAX_CPUS],
 }
 
 struct Batch {
@@ -43,11 +35,6 @@ struct Batch {
 
 // SAFETY: the pointer is a list of dead nodes that only the batch's lock holder touches.
 unsafe impl Send for Batch {}
-
-/// The proof that this CPU is inside the kernel since its last quiescent state.
-pub struct Token {
-    cpu: usize,
-}
 
 /// What became of a [`Rcu::collect`].
 #[must_use]
@@ -65,43 +52,28 @@ impl Rcu {
     /// No CPU present, nothing dead.
     pub const fn new() -> Rcu {
         Rcu {
-            epoch: AtomicU64::new(1),
+            epochs: Epochs::new(),
             pending: AtomicPtr::new(null_mut()),
             batch: SpinLock::new(Batch { dead: null_mut(), target: 0 }),
             waits_for: AtomicU64::new(0),
-            present: AtomicUsize::new(0),
-            cpus: [const { CpuEpoch(AtomicU64::new(AWAY)) }; MAX_CPUS],
         }
     }
 
     /// The CPU's first token: from here on it counts. At most one token per CPU exists: a second call for the same
     /// CPU while it is present answers `None`.
     pub fn join(&self, cpu: usize) -> Option<Token> {
-        let mine = self.cpus.get(cpu)?;
-        // Before the epoch is read: who begins a batch either finds this CPU or is found by it.
-        if self.present.load(SeqCst) <= cpu {
-            self.present.fetch_max(cpu + 1, SeqCst);
-        }
-        let now = self.epoch.load(SeqCst);
-        mine.0.compare_exchange(AWAY, now, SeqCst, SeqCst).ok()?;
-        fence(SeqCst);
-        Some(Token { cpu })
+        self.epochs.join(cpu)
     }
 
     /// The quiescent state: every borrowed reference is gone (they borrow the token, which is taken by `&mut`).
     #[inline(always)]
     pub fn quiesce(&self, token: &mut Token) {
-        if let Some(mine) = self.cpus.get(token.cpu) {
-            mine.0.store(self.epoch.load(Acquire), Release);
-        }
+        self.epochs.quiesce(token);
     }
 
     /// Gives the token up, to idle; come back by [`Rcu::join`].
     pub fn leave(&self, token: Token) -> usize {
-        if let Some(mine) = self.cpus.get(token.cpu) {
-            mine.0.store(AWAY, SeqCst);
-        }
-        token.cpu
+        self.epochs.leave(token)
     }
 
     /// Whether anything dead waits to be freed.
@@ -118,9 +90,8 @@ impl Rcu {
             if batch.dead.is_null() {
                 return Collected::Nothing;
             }
-            batch.target = self.epoch.fetch_add(1, SeqCst) + 1;
+            batch.target = self.epochs.begin();
             self.waits_for.store(batch.target, Relaxed);
-            fence(SeqCst);
         }
         let target = batch.target;
         if !self.has_passed(target) {
@@ -149,14 +120,12 @@ impl Rcu {
 
     /// Begins a grace period of the caller's own; ask [`Rcu::has_passed`] with the result.
     pub fn begin(&self) -> u64 {
-        let target = self.epoch.fetch_add(1, SeqCst) + 1;
-        fence(SeqCst);
-        target
+        self.epochs.begin()
     }
 
     /// Whether every CPU has passed a quiescent state since `begin` returned `target`.
     pub fn has_passed(&self, target: u64) -> bool {
-        self.present().all(|(_, cpu)| cpu.0.load(Acquire) >= target)
+        self.epochs.has_passed(target)
     }
 
     /// The epoch that the present batch waits for; 0 if there is none.
@@ -166,15 +135,7 @@ impl Rcu {
 
     /// The CPUs that have not yet come as far as `target`.
     pub fn laggards(&self, target: u64) -> impl Iterator<Item = usize> + '_ {
-        self.present()
-            .filter(move |(_, cpu)| cpu.0.load(Acquire) < target)
-            .map(|(number, _)| number)
-    }
-
-    /// The CPUs that have ever joined, and perhaps some between them that have not.
-    #[inline(always)]
-    fn present(&self) -> impl Iterator<Item = (usize, &CpuEpoch)> {
-        self.cpus.iter().enumerate().take(self.present.load(SeqCst))
+        self.epochs.laggards(target)
     }
 
     /// Hands a node whose count reached zero over.
@@ -194,13 +155,5 @@ impl Rcu {
 impl Default for Rcu {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl Token {
-    /// The CPU inside the kernel.
-    #[inline(always)]
-    pub fn cpu(&self) -> usize {
-        self.cpu
     }
 }

@@ -14,18 +14,19 @@ use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 use core::ops::Deref;
 use core::ptr::{NonNull, null_mut};
-use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
-use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, fence};
+use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicPtr, AtomicU64};
 
 use logic::Oom;
 
+use crate::count::Count;
 use crate::door::{self, Site};
 use crate::{Pool, Rcu, SpinLock, Token};
 
 /// What every node starts with. 32-byte aligned: a capability slot keeps permissions in the low bits.
 #[repr(C, align(32))]
 pub struct Header {
-    count: AtomicUsize,
+    count: Count,
     kind: TypeId,
     slab: &'static Base,
     pub(crate) links: [RawLink; 3],
@@ -177,7 +178,7 @@ impl<T: Send + Sync + 'static> Slab<T> {
                 unsafe {
                     let node = memory.add(i * self.base.size).cast::<Header>();
                     node.write(Header {
-                        count: AtomicUsize::new(0),
+                        count: Count::new(),
                         kind: TypeId::of::<T>(),
                         slab: &self.base,
                         links: [const { RawLink::new() }; 3],
@@ -244,7 +245,7 @@ impl<T: 'static> Reserved<T> {
                 link.next.store(null_mut(), Relaxed);
                 link.previous.store(null_mut(), Relaxed);
             }
-            header.count.store(1, Relaxed);
+            header.count.begin();
             (*node.as_ptr().cast::<Node<T>>()).value.write(value);
         }
         Counted { node, kind: PhantomData }
@@ -349,7 +350,7 @@ impl<T: 'static> Deref for Counted<T> {
 
 impl<T: 'static> Clone for Counted<T> {
     fn clone(&self) -> Self {
-        self.header().count.fetch_add(1, Relaxed);
+        self.header().count.again();
         Counted { node: self.node, kind: PhantomData }
     }
 }
@@ -363,8 +364,7 @@ impl<T: 'static> Drop for Counted<T> {
 fn release(node: NonNull<Header>) {
     // SAFETY: the caller owned one count, so the node lived until now.
     let header = unsafe { node.as_ref() };
-    if header.count.fetch_sub(1, AcqRel) == 1 {
-        fence(Acquire);
+    if header.count.end() {
         header.slab.rcu.bury(node.as_ptr());
     }
 }
@@ -461,17 +461,7 @@ impl<'t, T: 'static> Ref<'t, T> {
 
 fn hold(node: NonNull<Header>) -> bool {
     // SAFETY: callers hold a token, so the node is not freed.
-    let count = unsafe { &node.as_ref().count };
-    let mut seen = count.load(Relaxed);
-    loop {
-        if seen == 0 {
-            return false;
-        }
-        match count.compare_exchange_weak(seen, seen + 1, Acquire, Relaxed) {
-            Ok(_) => return true,
-            Err(now) => seen = now,
-        }
-    }
+    unsafe { node.as_ref() }.count.hold()
 }
 
 /// A borrowed reference to an object of any kind.
