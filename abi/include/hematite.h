@@ -334,6 +334,17 @@ enum hem_exit {
 #define HEM_EXIT_ENTRY_FAILURE_BIT 0x80000000u
 #define HEM_EXIT_INVALID_STATE 0x80000021u
 
+/* abi/src/log.rs */
+#define HEM_LOG_UNOWNED 0x1u
+#define HEM_LOG_KILLED 0x2u
+#define HEM_LOG_FAULT 0x3u
+#define HEM_LOG_RECORD_WORDS 0x4u
+#define HEM_LOG_RECORDS 0x7fu
+#define HEM_LOG_UNOWNED_INTERRUPTS 0x0ull
+#define HEM_LOG_SHOOTDOWNS 0x1ull
+#define HEM_LOG_FREE_FRAMES 0x2ull
+#define HEM_LOG_LOG_RECORDS 0x3ull
+
 /* What a message moves (docs/spec/crd.md). */
 struct hem_typed_item {
     uint64_t crd;

@@ -16,7 +16,7 @@ mod tests;
 pub use create::{CreateEc, CreateKp, CreatePd, CreatePt, CreateSc, CreateSm, CreateVcpu};
 pub use ctrl::{EcCtrl, KpCtrl, PdCtrl, PtCtrl, Revoke, ScCtrl, SmCtrl, VcpuCtrl, VcpuRunExt};
 pub use ipc::{CallPortal, Reply};
-pub use machine::{AssignPci, IrqCtrl, MachineCtrl};
+pub use machine::{AssignPci, IrqCtrl, Log, MachineCtrl, Statistics};
 
 /// RDI, RSI, RDX, RAX, R8.
 pub type Words = [u64; 5];

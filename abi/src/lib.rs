@@ -6,7 +6,7 @@
 //! capability range descriptors and typed items ([`crd`]), permission bits and
 //! well-known selectors ([`cap`]), the message page and the vCPU state page
 //! ([`utcb`], [`mtd`]), the information page ([`hip`]) and the exit reasons of
-//! a guest ([`exit`]).
+//! a guest ([`exit`]), and what the kernel tells about itself ([`log`]).
 //!
 //! This crate decides nothing: whether a call is allowed and what it does is
 //! the business of the kernel. The text that goes with it is `docs/spec`.
@@ -19,6 +19,7 @@ pub mod cap;
 pub mod crd;
 pub mod exit;
 pub mod hip;
+pub mod log;
 pub mod mtd;
 pub mod status;
 pub mod utcb;

@@ -11,51 +11,43 @@ use sync::Token;
 #[inline(never)]
 pub fn run_loop(mut cpu: Cpu, mut token: Token) -> ! {
     loop {
-        token = round(&mut cpu, token);
+        round(&mut cpu, &mut token);
     }
 }
 
 /// One round: settles what is due, lets the current thread run once, passes the quiescent state. Tests step CPUs by it.
 #[inline(always)]
-pub fn round(cpu: &mut Cpu, mut token: Token) -> Token {
-    if needs_care(cpu) {
-        take_care(cpu, &token);
+pub fn round(cpu: &mut Cpu, token: &mut Token) {
+    if cpu.needs_care() {
+        take_care(cpu, token);
     }
-    if cpu.current.is_some() {
-        step(cpu, &token);
-    }
+    step(cpu, token);
     if cpu.current.is_none() {
-        // Before the quiescent state: a space whose domain may be freed must not stay loaded.
-        cpu.choose();
-        cpu.leave_space();
+        return nobody(cpu, token);
     }
-    let rcu = cpu.kernel.rcu;
-    rcu.quiesce(&mut token);
-    if cpu.current.is_none() && !needs_care(cpu) {
-        // Nobody is ready: this CPU is away until an interrupt, and no grace period waits for it.
-        let id = rcu.leave(token);
-        let woken_by = arch::idle();
-        token = loop {
-            if let Some(token) = rcu.join(id) {
-                break token;
-            }
-        };
-        if let Some(vector) = woken_by {
-            on_interrupt(cpu, vector);
-        }
-    }
-    token
+    cpu.quiesce(token);
 }
 
-/// Whether something else than the current thread wants attention.
-#[inline(always)]
-fn needs_care(cpu: &mut Cpu) -> bool {
-    let mine = cpu.kernel.remotes.get(cpu.id);
-    cpu.reschedule | cpu.has_dying() | cpu.garbage_due() || mine.is_some_and(|mine| mine.has_work())
+/// Nobody runs any more: somebody else does, or this CPU idles until an interrupt.
+#[cold]
+#[inline(never)]
+fn nobody(cpu: &mut Cpu, token: &mut Token) {
+    // Before the quiescent state: a space whose domain may be freed must not stay loaded.
+    cpu.choose();
+    cpu.leave_space();
+    cpu.quiesce(token);
+    if cpu.current.is_some() || cpu.needs_care() {
+        return;
+    }
+    // Nobody is ready: this CPU is away until an interrupt, and no grace period waits for it.
+    if let Some(vector) = cpu.kernel.rcu.away(token, arch::idle) {
+        on_interrupt(cpu, vector);
+    }
 }
 
 /// Settles what others left, what died, what waits to be freed, and who runs next.
 #[cold]
+#[inline(never)]
 fn take_care(cpu: &mut Cpu, token: &Token) {
     if let Some(vector) = cpu.pending_interrupt.take() {
         on_interrupt(cpu, vector);
@@ -73,8 +65,12 @@ fn take_care(cpu: &mut Cpu, token: &Token) {
     } else {
         cpu.waiting_since = 0;
     }
-    if cpu.reschedule {
+    if cpu.must_choose() {
         cpu.choose();
+    }
+    cpu.settled();
+    if cpu.current.as_ref().is_some_and(|current| current.has_attention()) {
+        attend(cpu, token);
     }
 }
 
@@ -108,16 +104,15 @@ fn poll(cpu: &mut Cpu) {
 /// Lets the current thread do what it does next.
 #[inline(always)]
 fn step(cpu: &mut Cpu, token: &Token) {
-    let Some(current) = &cpu.current else { return };
-    if current.has_attention() && attend(cpu, token) {
-        return;
-    }
     let Some(state) = cpu.state() else { return };
     if !matches!(state.resume, Resume::User) {
         return resume(cpu, token);
     }
     match arch::run(&mut state.thread) {
-        Event::Syscall => syscalls::handle(cpu, token),
+        Event::Syscall => {
+            let first = state.thread.registers.rdi;
+            syscalls::handle(cpu, token, first);
+        }
         Event::Interrupt(vector) => on_interrupt(cpu, vector),
         Event::Exception { vector, error, cr2 } => {
             syscalls::raise(cpu, token, vector, error, cr2);
@@ -126,12 +121,15 @@ fn step(cpu: &mut Cpu, token: &Token) {
 }
 
 /// The current thread has something else to do than to run its code.
+#[cold]
+#[inline(never)]
 fn resume(cpu: &mut Cpu, token: &Token) {
     let Some(state) = cpu.state() else { return };
     match state.resume {
         Resume::Restart => {
             state.resume = Resume::User;
-            syscalls::handle(cpu, token);
+            let first = state.thread.registers.rdi;
+            again(cpu, token, first);
             poll(cpu);
         }
         Resume::ReceiveItems | Resume::SendItems => {
@@ -140,11 +138,11 @@ fn resume(cpu: &mut Cpu, token: &Token) {
         }
         Resume::Startup => {
             state.resume = Resume::User;
-            syscalls::raise(cpu, token, abi::cap::STARTUP as u8, 0, 0);
+            raise(cpu, token, abi::cap::STARTUP as u8, 0, 0);
         }
         Resume::RaiseAgain { event, error, cr2 } => {
             state.resume = Resume::User;
-            syscalls::raise(cpu, token, event, error, cr2);
+            raise(cpu, token, event, error, cr2);
         }
         Resume::Guest(_) => guest(cpu),
         Resume::User => {}
@@ -152,6 +150,19 @@ fn resume(cpu: &mut Cpu, token: &Token) {
             cpu.kill_current("it ran without a reply");
         }
     }
+}
+
+/// A call that is repeated: apart from the loop, so that the calls in it exist once more and not in `resume`.
+#[inline(never)]
+fn again(cpu: &mut Cpu, token: &Token, first: u64) {
+    syscalls::handle(cpu, token, first);
+}
+
+/// An event that is not an exception.
+#[cold]
+#[inline(never)]
+fn raise(cpu: &mut Cpu, token: &Token, event: u8, error: u64, cr2: u64) {
+    syscalls::raise(cpu, token, event, error, cr2);
 }
 
 fn guest(cpu: &mut Cpu) {
@@ -162,22 +173,22 @@ fn guest(cpu: &mut Cpu) {
     }
 }
 
-/// Somebody asked something of the current thread; whether that settles this round.
+/// Somebody asked something of the current thread, before it runs.
 #[cold]
-fn attend(cpu: &mut Cpu, token: &Token) -> bool {
-    let Some(current) = &cpu.current else { return true };
+fn attend(cpu: &mut Cpu, token: &Token) {
+    let Some(current) = &cpu.current else { return };
     if current.is_dead() {
-        cpu.kill_current("its capability was revoked");
-        return true;
+        return cpu.kill_current("its capability was revoked");
     }
-    let ready = current.clone();
-    let Some(state) = cpu.state() else { return true };
+    let asked = current.clone();
+    let Some(state) = cpu.state() else { return };
     let may = matches!(state.resume, Resume::User | Resume::Guest(_));
-    if may && ready.take(Attention::RECALL) {
-        syscalls::raise(cpu, token, abi::cap::RECALL as u8, 0, 0);
-        return true;
+    if may && asked.take(Attention::RECALL) {
+        raise(cpu, token, abi::cap::RECALL as u8, 0, 0);
+    } else {
+        // It finishes what it is about first.
+        cpu.tell(cpu.id);
     }
-    false
 }
 
 /// A host interrupt, already acknowledged by the processor.

@@ -217,3 +217,62 @@ const fn target(sub: u8, vector: u8, cpu: u16) -> u64 {
 const fn encode_pin(ioapic: u8, pin: u8) -> u64 {
     ioapic as u64 & 0xf | (pin as u64) << 4
 }
+
+/// `statistics`, ours: read a counter of the kernel's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Statistics {
+    /// The processor whose counter it is.
+    pub cpu: u64,
+    /// Which one: a constant of [`crate::log`].
+    pub counter: u64,
+}
+
+impl Statistics {
+    /// As registers.
+    #[must_use]
+    pub const fn encode(&self) -> Words {
+        [Call::Statistics.word(0, self.cpu), self.counter, 0, 0, 0]
+    }
+
+    /// From registers.
+    #[must_use]
+    pub const fn decode(words: Words) -> Self {
+        Self { cpu: call::value(words[0]), counter: words[1] }
+    }
+}
+
+/// `log`, ours: claim or read the kernel's log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Log {
+    /// Sub-operation 0: the kernel leaves COM1 alone from now on, until it dies.
+    Claim,
+    /// Sub-operation 1: records into the caller's message.
+    Read {
+        /// Number of the first record wanted.
+        from: u64,
+    },
+    /// Sub-operations 2 and 3 do not exist.
+    Unknown(u8),
+}
+
+impl Log {
+    /// As registers.
+    #[must_use]
+    pub const fn encode(&self) -> Words {
+        match *self {
+            Self::Claim => [Call::Log.word(0, 0), 0, 0, 0, 0],
+            Self::Read { from } => [Call::Log.word(1, 0), from, 0, 0, 0],
+            Self::Unknown(sub) => [Call::Log.word(sub & 3, 0), 0, 0, 0, 0],
+        }
+    }
+
+    /// From registers.
+    #[must_use]
+    pub const fn decode(words: Words) -> Self {
+        match call::sub(words[0]) {
+            0 => Self::Claim,
+            1 => Self::Read { from: words[1] },
+            sub => Self::Unknown(sub),
+        }
+    }
+}

@@ -2,12 +2,14 @@
 //!
 //! ```text
 //!   Thread   registers   r15 .. rax       pushed by entry code
-//!                        vector           who entered: a trap vector, or Registers::SYSCALL
+//!                        vector           the trap vector (not written by a system call)
 //!                        error            pushed by the CPU, or 0
-//!                        rip .. ss        pushed by the CPU (or made by the system-call entry)
-//!                        <- TSS.rsp0 and the system-call entry point here: no copy is ever made
+//!                        rip .. ss        pushed by the CPU
+//!                        <- TSS.rsp0 points here: no copy is ever made
 //!            fs_base, gs_base, exit
 //! ```
+//!
+//! A system call stores RIP, RSP and the general registers but RCX and R11, which SYSCALL has used up.
 
 /// User registers in the order in which entry code pushes them, last first.
 ///
@@ -40,11 +42,6 @@ pub struct Registers {
     pub ss: u64,
 }
 
-impl Registers {
-    /// In `vector`: the thread came by SYSCALL.
-    pub const SYSCALL: u64 = 256;
-}
-
 /// How a thread goes back to user mode.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
@@ -63,10 +60,10 @@ pub enum ExitKind {
 pub struct Thread {
     /// General registers and the exception frame.
     pub registers: Registers,
-    /// FS base; valid while the thread is parked ([`crate::park`]).
-    pub fs_base: u64,
+    /// FS base; valid while the thread is parked ([`crate::park`]). Only what a CPU held, hence canonical.
+    pub(crate) fs_base: u64,
     /// GS base; valid while the thread is parked.
-    pub gs_base: u64,
+    pub(crate) gs_base: u64,
     /// How the next `run` leaves; set by `run` to how the thread came in.
     pub exit: ExitKind,
 }

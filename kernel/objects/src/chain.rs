@@ -5,6 +5,7 @@
 
 use sync::Counted;
 
+use crate::cpu::enter_space;
 use crate::{Cpu, Ec, EcState, Pt, Resume};
 
 /// Lending steps without progress after which a caller is taken for part of a deadlock (abi.md 8).
@@ -26,43 +27,85 @@ pub enum Reply {
     Returned,
     /// There was no caller: a global context that replied never runs again.
     NoCaller,
+    /// The message has parts that take longer; nothing has happened.
+    More,
+}
+
+/// What became of an attempt to go through a portal.
+#[derive(Clone, Copy)]
+pub enum Entered<'t> {
+    /// The portal's thread is current.
+    Running,
+    /// There is no portal.
+    Nowhere,
+    /// The message has parts that take longer; nothing has happened.
+    More(&'t Pt),
+    /// The portal's thread is busy, or another CPU's.
+    Refused(&'t Pt),
+}
+
+/// What became of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passed {
+    /// All of it has arrived.
+    All,
+    /// Some of it takes longer than a thread switch may; nothing that matters has been written.
+    More,
 }
 
 impl Cpu {
+    /// The running thread and its state.
+    #[inline(always)]
+    pub fn running(&mut self) -> Option<(&Ec, &mut EcState)> {
+        let current: &Ec = self.current.as_ref()?;
+        let state = current.cell.open(&mut self.key)?;
+        Some((current, state))
+    }
+
     /// The running thread's state.
     #[inline(always)]
     pub fn state(&mut self) -> Option<&mut EcState> {
         self.current.as_ref()?.cell.open(&mut self.key)
     }
 
-    /// The state of a portal's thread if it is idle.
+    /// Goes through the portal that `find` finds for the running thread: it waits as `resume` says, the portal's
+    /// thread runs at its entry.
+    ///
+    /// `deliver` gets both threads and their states once nothing can fail any more; where it is [`Passed::More`], the
+    /// message has parts that take longer, and nothing else has happened. This is the path of every call: each cell is
+    /// opened once, references move, no count changes.
     #[inline(always)]
-    pub fn idle_callee<'a>(&'a mut self, pt: &'a Pt) -> Option<&'a mut EcState> {
-        pt.ec.cell.open(&mut self.key).filter(|state| state.parked.is_some())
-    }
-
-    /// Goes through a portal whose thread is idle; the running one waits as `resume` says. Nothing happens if it is
-    /// not idle.
-    #[inline(always)]
-    pub fn enter_portal(&mut self, pt: &Pt, resume: Resume) -> bool {
-        let Some(current) = &self.current else { return false };
-        let Some((caller, callee)) = current.cell.open_both(&pt.ec.cell, &mut self.key) else {
-            return false;
+    pub fn enter_portal<'t>(
+        &mut self,
+        find: impl FnOnce(&Ec) -> Option<&'t Pt>,
+        resume: Resume,
+        deliver: impl FnOnce(&Pt, &Ec, &mut EcState, &Ec) -> Passed,
+    ) -> Entered<'t> {
+        let current: &Ec = match &self.current {
+            Some(current) => current,
+            None => return Entered::Nowhere,
         };
-        let Some(next) = callee.parked.take() else { return false };
-        caller.resume = resume;
-        let registers = &mut callee.thread.registers;
-        registers.rip = pt.entry;
-        registers.rdi = pt.id();
-        callee.thread.exit = arch::ExitKind::Syscall;
-        callee.resume = Resume::User;
-        self.depart();
-        if let Some(state) = next.cell.open(&mut self.key) {
-            state.caller = self.current.take();
+        let Some(pt) = find(current) else { return Entered::Nowhere };
+        let ec: &Ec = &pt.ec;
+        let Some((caller, callee)) = current.cell.open_both(&ec.cell, &mut self.key) else {
+            return Entered::Refused(pt);
+        };
+        if callee.parked.is_none() {
+            return Entered::Refused(pt);
         }
-        self.current = Some(next);
-        self.arrive();
-        true
+        if deliver(pt, current, caller, ec) == Passed::More {
+            return Entered::More(pt);
+        }
+        caller.resume = resume;
+        callee.start(pt);
+        arch::exchange(&mut caller.thread, current.fpu(), &mut callee.thread, ec.fpu());
+        enter_space(&mut self.space, self.mine, &ec.pd);
+        let next = callee.parked.take();
+        callee.caller = core::mem::replace(&mut self.current, next);
+        if ec.has_attention() {
+            self.mine.note_work();
+        }
+        Entered::Running
     }
 
     /// The running thread's caller, if it has one.
@@ -84,18 +127,37 @@ impl Cpu {
         result
     }
 
-    /// Ends a service: the running thread parks and its caller runs on. The message has been delivered before.
+    /// Ends a service: the running thread parks and its caller runs on.
+    ///
+    /// `deliver` gets the running thread, its caller and the caller's state; where it is [`Passed::More`], nothing else
+    /// has happened.
     #[inline(always)]
-    pub fn leave_portal(&mut self) -> Reply {
-        let Some(state) = self.state() else { return Reply::NoCaller };
+    pub fn leave_portal(
+        &mut self,
+        deliver: impl FnOnce(&Ec, &Ec, &mut EcState) -> Passed,
+    ) -> Reply {
+        let current: &Ec = match &self.current {
+            Some(current) => current,
+            None => return Reply::NoCaller,
+        };
+        let Some(state) = current.cell.open(&mut self.key) else { return Reply::NoCaller };
         let Some(caller) = state.caller.take() else { return Reply::NoCaller };
-        self.depart();
+        let Some((mine, theirs)) = current.cell.open_both(&caller.cell, &mut self.key) else {
+            return Reply::NoCaller;
+        };
+        if deliver(current, &caller, theirs) == Passed::More {
+            mine.caller = Some(caller);
+            return Reply::More;
+        }
+        arch::exchange(&mut mine.thread, current.fpu(), &mut theirs.thread, caller.fpu());
+        enter_space(&mut self.space, self.mine, &caller.pd);
+        if caller.has_attention() {
+            self.mine.note_work();
+        }
         let key = &mut self.key;
-        if let Some(done) = self.current.take() {
+        if let Some(done) = self.current.replace(caller) {
             let _ = done.park(|ec| ec.cell.open(key).map(|state| &mut state.parked));
         }
-        self.current = Some(caller);
-        self.arrive();
         if self.chain.is_some() {
             self.end_help();
         }
@@ -103,9 +165,11 @@ impl Cpu {
     }
 
     /// The lent time has served its purpose: the other chain is put away, the own one goes on and tries again.
+    #[cold]
+    #[inline(never)]
     fn end_help(&mut self) {
         self.helped = 0;
-        self.put_away();
+        let _ = self.put_away();
         let own = match &self.sc {
             Some(sc) => sc.ec.cell.open(&mut self.key).and_then(|state| state.top.take()),
             None => None,
@@ -113,7 +177,7 @@ impl Cpu {
         self.current = own;
         self.arrive();
         if self.current.is_none() {
-            self.reschedule = true;
+            self.ask_choice();
         }
     }
 
@@ -130,13 +194,13 @@ impl Cpu {
         if let Some(state) = self.state() {
             state.resume = resume;
         }
-        self.put_away();
+        let _ = self.put_away();
         let Some(state) = root.cell.open(&mut self.key) else { return Help::Livelock };
         if state.blocked.is_some() {
             if let Some(sc) = self.sc.take() {
                 let _ = state.helpers.push_back(sc);
             }
-            self.reschedule = true;
+            self.ask_choice();
             return Help::Lent;
         }
         match state.top.take() {
@@ -145,7 +209,7 @@ impl Cpu {
                 self.chain = Some(root);
                 self.arrive();
             }
-            None => self.reschedule = true,
+            None => self.ask_choice(),
         }
         Help::Lent
     }

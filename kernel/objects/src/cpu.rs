@@ -11,9 +11,9 @@
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use logic::addr::Frame;
-use sync::{Counted, CpuKey, List};
+use sync::{Counted, CpuKey, List, Rcu, Token};
 
-use crate::{Ec, Kernel, Memory, Pd, Progress, RunQueue, Sc, Sm, Work};
+use crate::{Ec, Kernel, Memory, Pd, Progress, Remote, RunQueue, Sc, Sm, Work};
 
 /// One processor's own state; nobody else can reach it.
 pub struct Cpu {
@@ -29,8 +29,12 @@ pub struct Cpu {
     pub sc: Option<Counted<Sc>>,
     /// The root of the running chain if it is not `sc`'s own.
     pub chain: Option<Counted<Ec>>,
+    /// What other CPUs may touch of this one.
+    pub(crate) mine: &'static Remote,
+    /// Grace periods.
+    rcu: &'static Rcu,
     /// A decision about who runs next is due.
-    pub reschedule: bool,
+    reschedule: bool,
     /// Lending steps since somebody last made progress.
     pub helped: u32,
     /// A host interrupt that ended guest time, not yet settled; `reschedule` is set with it, so that the loop looks.
@@ -38,6 +42,8 @@ pub struct Cpu {
     pub(crate) queue: RunQueue,
     pub(crate) deadlines: List<Sc, 1>,
     pub(crate) started: u64,
+    /// When the timer fires, TSC; `u64::MAX` for never.
+    pub(crate) armed: u64,
     pub(crate) space: u64,
     /// Dead domains whose contexts, capabilities and ports are not all taken back (link 0).
     pub(crate) dying: List<Pd, 0>,
@@ -49,6 +55,8 @@ pub struct Cpu {
     /// Whether there is any.
     pub(crate) inbox_has_more: bool,
     limbo: Limbo,
+    /// Not 0 if there is anything in `limbo`.
+    tables: u8,
     /// The epoch for which other CPUs were last interrupted.
     hurried: u64,
     /// Since when garbage waits, TSC; 0 for not at all.
@@ -103,19 +111,24 @@ struct Limbo {
 impl Cpu {
     /// A CPU that idles.
     pub fn new(key: CpuKey, kernel: &'static Kernel) -> Cpu {
+        let id = key.cpu();
+        kernel.remote(id).note_work();
         Cpu {
-            id: key.cpu(),
+            id,
             key,
             kernel,
             current: None,
             sc: None,
             chain: None,
+            mine: kernel.remote(id),
+            rcu: kernel.rcu,
             reschedule: true,
             helped: 0,
             pending_interrupt: None,
             queue: RunQueue::new(),
             deadlines: List::new(),
             started: 0,
+            armed: u64::MAX,
             space: 0,
             dying: List::new(),
             dying_cursor: 0,
@@ -123,6 +136,7 @@ impl Cpu {
             inbox: Work::default(),
             inbox_has_more: false,
             limbo: Limbo::default(),
+            tables: 0,
             hurried: 0,
             waiting_since: 0,
             patience: 0,
@@ -130,33 +144,73 @@ impl Cpu {
         }
     }
 
+    /// Whether something else than the current thread wants attention. On the path of every system call: three words.
+    #[inline(always)]
+    pub fn needs_care(&mut self) -> bool {
+        let work = self.mine.work();
+        work | self.tables | self.rcu.dead() != 0 && self.cares_now(work != 0)
+    }
+
+    /// Whether a decision about who runs next is due.
+    #[inline(always)]
+    pub fn must_choose(&self) -> bool {
+        self.reschedule
+    }
+
+    /// From now on a decision about who runs next is due.
+    pub(crate) fn ask_choice(&mut self) {
+        self.reschedule = true;
+        self.mine.note_work();
+    }
+
+    /// The decision is about to be made.
+    pub(crate) fn chosen(&mut self) {
+        self.reschedule = false;
+    }
+
+    /// What was due is settled as far as it goes: what is left keeps the CPU's care ([`Cpu::take_inbox`] ended it).
+    #[inline(always)]
+    pub fn settled(&mut self) {
+        if self.reschedule | self.has_dying() | self.inbox_has_more {
+            self.mine.note_work();
+        }
+    }
+
+    /// A dead domain joined the list of those to be buried.
+    pub(crate) fn bury_later(&mut self, pd: Counted<Pd>) {
+        let _ = self.dying.push_back(pd);
+        self.mine.note_work();
+    }
+
+    /// The quiescent state: between two rounds this CPU holds no borrowed reference.
+    #[inline(always)]
+    pub fn quiesce(&self, token: &mut Token) {
+        self.rcu.quiesce(token);
+    }
+
     /// Puts a thread's registers and space in place; it is `current` now.
     pub(crate) fn arrive(&mut self) {
         let Some(current) = &self.current else { return };
         // A page the thread cannot reach: its own FPU area, always valid.
         let _ = arch::fpu_restore(current.fpu());
-        let pd: &Pd = &current.pd;
-        if pd.identity() != self.space {
-            self.space = pd.identity();
-            if let Some(mine) = self.kernel.remotes.get(self.id) {
-                mine.space.store(self.space, SeqCst);
-            }
-            arch::load_space(pd.memory.root(), None, true);
+        enter_space(&mut self.space, self.mine, &current.pd);
+        if current.has_attention() {
+            self.mine.note_work();
         }
     }
 
     /// Leaves the space of whoever ran last, if nobody runs now: its domain may end.
+    #[inline(always)]
     pub fn leave_space(&mut self) {
         if self.current.is_none() && self.space != 0 {
             self.space = 0;
             arch::load_kernel_space();
-            if let Some(mine) = self.kernel.remotes.get(self.id) {
-                mine.space.store(0, SeqCst);
-            }
+            self.mine.space.store(0, SeqCst);
         }
     }
 
     /// Saves what `arrive` and the way to user mode load: FPU state, FS and GS base.
+    #[inline(always)]
     pub fn depart(&mut self) {
         if let Some(current) = &self.current {
             arch::fpu_save(current.fpu());
@@ -166,8 +220,9 @@ impl Cpu {
         }
     }
 
-    /// Interrupts another CPU so that it looks at its work.
+    /// Makes a CPU look at what was left for it or asked of its threads, before it runs one again.
     pub fn tell(&self, cpu: usize) {
+        self.kernel.remote(cpu).note_work();
         if cpu != self.id {
             arch::send_ipi(cpu, arch::vector::RESCHEDULE);
         }
@@ -214,7 +269,7 @@ impl Cpu {
     /// Does the shoot-downs that others ask of this CPU.
     #[inline]
     pub fn serve_flush(&mut self) {
-        let Some(mine) = self.kernel.remotes.get(self.id) else { return };
+        let mine = self.mine;
         let wanted = mine.flush_wanted.load(SeqCst);
         if wanted != mine.flush_done.load(Relaxed) {
             arch::flush_space(None);
@@ -230,6 +285,7 @@ impl Cpu {
             let next = page.word(0);
             page.set_word(0, self.limbo.open);
             self.limbo.open = list;
+            self.tables = 1;
             list = next;
         }
     }
@@ -252,6 +308,7 @@ impl Cpu {
             self.waiting_since = 0;
         }
         let waits = self.limbo.waiting != 0 || self.limbo.open != 0;
+        self.tables = waits.into();
         let collected = rcu.collect(16);
         if collected == sync::Collected::More {
             // Nobody keeps us waiting; the rest of the batch goes at the next entries.
@@ -278,13 +335,17 @@ impl Cpu {
 
     /// Whether it is time to look after garbage: at once while idle, else at every 16th kernel entry, since a grace
     /// period needs some entries to end and each look costs more than one object's share of it.
-    #[inline(always)]
-    pub fn garbage_due(&mut self) -> bool {
-        if !self.has_garbage() {
-            return false;
-        }
+    fn garbage_due(&mut self) -> bool {
         self.patience = self.patience.wrapping_add(1) % PATIENCE;
         self.may_collect()
+    }
+
+    /// The rest of `needs_care`, once there is something.
+    #[cold]
+    #[inline(never)]
+    fn cares_now(&mut self, work: bool) -> bool {
+        let due = self.has_garbage() && self.garbage_due();
+        work | due
     }
 
     /// Whether this kernel entry is one of those that look after garbage.
@@ -296,7 +357,7 @@ impl Cpu {
     /// Whether `release_memory` has anything to do.
     #[inline(always)]
     pub fn has_garbage(&self) -> bool {
-        self.limbo.waiting | self.limbo.open != 0 || self.kernel.rcu.has_dead()
+        self.tables | self.rcu.dead() != 0
     }
 
     /// Unmaps the page of an object from a domain, for ever or until it is mapped again.
@@ -318,5 +379,15 @@ impl Cpu {
         let progress = memory.map_kernel_page(page, frame, rights);
         self.settle(pd.identity(), &progress);
         if progress.oom { Err(logic::Oom) } else { Ok(()) }
+    }
+}
+
+/// Loads the space of `pd` if another one is loaded: `space` is the identity of the loaded one.
+#[inline(always)]
+pub(crate) fn enter_space(space: &mut u64, mine: &Remote, pd: &Pd) {
+    if pd.identity() != *space {
+        *space = pd.identity();
+        mine.space.store(*space, SeqCst);
+        arch::load_space(pd.memory.root(), None, true);
     }
 }

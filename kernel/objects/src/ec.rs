@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use arch::{ExitKind, Thread};
 use sync::{Counted, CpuCell, List, SharedPage};
 
-use crate::{Charge, OwnedFrames, Pd, Sc, Vcpu};
+use crate::{Charge, OwnedFrames, Pd, Pt, Sc, Vcpu};
 
 /// Whether a context has time of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,6 +149,15 @@ impl EcState {
             fault_address: 0,
             interrupted: None,
         }
+    }
+
+    /// It serves a message that came through `pt`. (An idle thread's `resume` is `User`, from its making or its
+    /// last reply.)
+    #[inline(always)]
+    pub(crate) fn start(&mut self, pt: &Pt) {
+        self.thread.registers.rip = pt.entry;
+        self.thread.registers.rdi = pt.id();
+        self.thread.exit = ExitKind::Syscall;
     }
 
     /// From now on it returns to user mode with all its registers as they stand here, not as from a system call.

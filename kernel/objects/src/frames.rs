@@ -9,7 +9,7 @@ use crate::{Account, Charge};
 /// 2^order frames, freed and paid back when dropped.
 pub struct OwnedFrames {
     pool: &'static Pool,
-    /// The first page, so that nobody computes its place on a hot path.
+    /// The first page, found once: message pages are used in every call.
     page: &'static SharedPage,
     frame: Frame,
     order: u8,

@@ -77,7 +77,7 @@ impl Cpu {
         match stop {
             GuestStop::Interrupt(vector) => {
                 self.pending_interrupt = Some(vector);
-                self.reschedule = true;
+                self.ask_choice();
             }
             GuestStop::Timer => self.on_timer(),
             GuestStop::Over | GuestStop::Again => {}
@@ -181,7 +181,7 @@ impl Cpu {
         // Host interrupts are settled first: they are as good a moment to see the poke.
         if let GuestStop::Interrupt(vector) = stop {
             self.pending_interrupt = Some(vector);
-            self.reschedule = true;
+            self.ask_choice();
         }
         None
     }

@@ -47,6 +47,7 @@ impl Cpu {
         sm.kill();
         if !self.release_orphans(&sm) {
             let _ = self.dying_sms.push_back(sm);
+            self.mine.note_work();
         }
     }
 
@@ -115,6 +116,8 @@ impl Cpu {
         drop(listed);
         let cpu = ec.cpu();
         if cpu == self.id {
+            // It may be the running one.
+            self.mine.note_work();
             self.bury(&ec);
         } else if let Some(remote) = self.kernel.remotes.get(cpu) {
             remote.leave(|work| drop(work.dead_ecs.push_back(ec)));
@@ -170,7 +173,7 @@ impl Cpu {
         self.depart();
         let mut reason = reason;
         while let Some(current) = self.current.take() {
-            arch::note_killed(self.id, reason);
+            self.tell_killed(reason);
             current.ask(Attention::KILL);
             let Some(state) = current.cell.open(&mut self.key) else { return };
             let was = core::mem::replace(&mut state.resume, Resume::Dead);
@@ -194,13 +197,13 @@ impl Cpu {
         // The root died: its time has nothing left to run.
         self.chain = None;
         self.sc = None;
-        self.reschedule = true;
+        self.ask_choice();
     }
 
     /// Kills a domain. What it consists of goes in steps ([`Cpu::bury_some`]).
     fn kill_pd(&mut self, pd: Counted<Pd>) {
         if pd.kill() {
-            let _ = self.dying.push_back(pd);
+            self.bury_later(pd);
         }
     }
 

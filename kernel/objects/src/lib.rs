@@ -26,6 +26,7 @@ mod guest;
 mod irq;
 mod kill;
 mod kp;
+mod log;
 pub mod machine;
 mod make;
 mod memory;
@@ -39,7 +40,7 @@ mod sm;
 mod vcpu;
 
 pub use account::{Account, Charge};
-pub use chain::{Help, Reply};
+pub use chain::{Entered, Help, Passed, Reply};
 pub use cpu::Cpu;
 pub use ec::{Attention, Ec, EcState, Item, Kind, Moving, Resume, USER_FLAGS};
 pub use frames::OwnedFrames;
@@ -47,10 +48,11 @@ pub use guest::{GuestStop, RunOrder};
 pub use irq::{IrqTable, VectorUse};
 pub use kill::{EFFORT, Effort};
 pub use kp::Kp;
+pub use log::Log;
 pub use make::RootParts;
 pub use memory::{Memory, Progress, Target, Transfer};
 pub use pd::{NewSlot, Pd, Trust};
-pub use ports::{PORTS, PortNode, PortTree};
+pub use ports::{PORTS, PortNode, PortTree, Source};
 pub use pt::Pt;
 pub use remote::{Remote, Work};
 pub use sc::{Sc, ScState};
@@ -99,7 +101,28 @@ pub struct Kernel {
     pub own: core::ops::Range<u64>,
     /// Single frames of interrupt controllers, holes for delegation (0 = unused).
     pub controllers: [u64; 18],
+    /// What happened, for whoever reads it.
+    pub log: Log,
 }
+
+/// An object that capabilities name.
+pub trait Kept: Sized + 'static {
+    /// Where all objects of this kind live.
+    fn slab(kernel: &'static Kernel) -> &'static Slab<Self>;
+}
+
+macro_rules! kept {
+    ($($kind:ty: $slab:ident),*) => {
+        $(impl Kept for $kind {
+            #[inline(always)]
+            fn slab(kernel: &'static Kernel) -> &'static Slab<Self> {
+                &kernel.$slab
+            }
+        })*
+    };
+}
+
+kept!(Pd: pds, Ec: ecs, Sc: scs, Pt: pts, Sm: sms, Kp: kps, Vcpu: vcpus);
 
 impl Kernel {
     /// The shared state over a pool, before any object exists.
@@ -130,7 +153,13 @@ impl Kernel {
             cpus,
             own,
             controllers,
+            log: Log::new(),
         }
+    }
+
+    /// What others may touch of CPU `cpu` (modulo the maximum, which no number exceeds).
+    pub fn remote(&self, cpu: usize) -> &Remote {
+        &self.remotes[cpu % MAX_CPUS]
     }
 
     /// Whether a CPU number names a CPU that runs.

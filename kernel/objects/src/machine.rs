@@ -49,14 +49,18 @@ impl Cpu {
     /// An interrupt for user space arrived: sets its bit, and counts its semaphore up if the bit was clear.
     pub fn deliver_interrupt(&mut self, vector: u8) {
         let number = usize::from(vector.wrapping_sub(arch::vector::USER_FIRST));
-        let used = self.irq_table(self.id).and_then(|table| table.get(number));
-        let Some(VectorUse { sm, kp, bit, level }) = used else {
-            arch::note_unclaimed(self.id, vector);
-            return;
-        };
-        if let Some((ioapic, pin)) = level {
+        let Some(table) = self.irq_table(self.id) else { return };
+        // A level-triggered pin would fire again at once; its owner unmasks it, or nobody does.
+        if let Some((ioapic, pin)) = table.level_pin(number)
+            && arch::ioapic_read(ioapic.into(), pin.into()).is_some_and(|low| low as u8 == vector)
+        {
             arch::ioapic_mask(ioapic.into(), pin.into(), true);
         }
+        let Some(VectorUse { sm, kp, bit }) = table.get(number) else {
+            table.count_unowned();
+            self.tell_unowned(vector);
+            return;
+        };
         let mask = 1u64 << (bit & 63);
         let word = kp.page().atomic(usize::from(bit >> 6));
         let before = word.fetch_or(mask, core::sync::atomic::Ordering::SeqCst);
@@ -80,7 +84,7 @@ impl Cpu {
     ) -> Result<(), Status> {
         let ioapic = find_ioapic(id, pin).ok_or(Status::BadPar)?;
         if let Some(table) = self.irq_table(cpu) {
-            table.set_level(usize::from(vector), level.then_some((ioapic as u8, pin)));
+            table.set_level_pin(usize::from(vector), level.then_some((ioapic as u8, pin)));
         }
         let low = u32::from(vector + arch::vector::USER_FIRST)
             | u32::from(active_low) << 13
@@ -135,11 +139,5 @@ impl Cpu {
     pub fn microseconds(&self, ticks: u64) -> u64 {
         let khz = arch::tsc_khz().max(1);
         (u128::from(ticks) * 1000 / u128::from(khz)) as u64
-    }
-
-    /// Notes which event killed the running thread, for the log.
-    pub fn note_fault(&mut self, event: u8) {
-        let rip = self.state().map_or(0, |state| state.thread.registers.rip);
-        arch::note_fault(self.id, event, rip);
     }
 }

@@ -245,6 +245,7 @@ impl Memory {
         }
     }
 
+    #[inline(always)]
     #[allow(clippy::too_many_arguments, reason = "one door for three formats")]
     fn transfer<F: logic::page_table::Format>(
         &self,
@@ -313,7 +314,8 @@ impl Memory {
         let tree = Tree::new(self.root, 1);
         let tables = Tables::new(self);
         let _lock = self.lock.lock();
-        if tables.stock_up(lacking::<HostFormat>(self.pool, self.root, page)).is_err() {
+        let lacks = lacking::<HostFormat>(self.pool, self.root, page);
+        if lacks != 0 && tables.stock_up(lacks).is_err() {
             return Progress::out_of_memory();
         }
         let done = logic::page_table::map::<HostFormat>(&tables, tree, page, frame, 0, rights, 0);
@@ -373,6 +375,7 @@ impl Memory {
         self.finish(Target::Guest, step, tables.released.get())
     }
 
+    #[inline(always)]
     fn finish(&self, target: Target, step: Result<Step, Oom>, released: u64) -> Progress {
         let (done, flush, oom) = match step {
             Ok(step) => (step.done, step.flush, false),

@@ -95,17 +95,27 @@ impl Pd {
     /// Pays for and takes the tables that a selector lacks; nothing changes until [`NewSlot::fill`].
     #[inline]
     pub fn new_slot(&self, selector: u64) -> Result<NewSlot<'_>, Oom> {
+        let slot = self.objects.slot(selector);
+        let tables = if slot.is_some() { None } else { Some(self.new_tables(selector)?) };
+        Ok(NewSlot { pd: self, selector, slot, tables })
+    }
+
+    #[cold]
+    fn new_tables(&self, selector: u64) -> Result<PaidTables<'_>, Oom> {
         let mut paid = 0;
         let pay = || self.account.take(PAGE_SIZE).inspect(|()| paid += PAGE_SIZE);
         let tables = self.objects.prepare(selector, pay);
         let tables = tables.inspect_err(|_| self.account.give(paid))?;
-        Ok(NewSlot { pd: self, selector, tables })
+        Ok(PaidTables { pd: self, tables })
     }
 
     /// The slot of a selector, its tables made where missing.
     #[inline]
     pub fn slot(&self, selector: u64) -> Result<&CapSlot, Oom> {
-        self.new_slot(selector)?.hang().ok_or(Oom)
+        match self.objects.slot(selector) {
+            Some(slot) => Ok(slot),
+            None => self.new_slot(selector)?.hang().ok_or(Oom),
+        }
     }
 
     /// A page for behind the local APIC if the domain has none yet; give it to [`Pd::keep_access_page`].
@@ -142,12 +152,21 @@ impl Pd {
 pub struct NewSlot<'a> {
     pd: &'a Pd,
     selector: u64,
+    /// The slot, if it needs no tables.
+    slot: Option<&'a CapSlot>,
+    tables: Option<PaidTables<'a>>,
+}
+
+/// Tables that their domain has paid for; what does not hang in the end is paid back.
+struct PaidTables<'a> {
+    pd: &'a Pd,
     tables: NewTables<'a>,
 }
 
 impl<'a> NewSlot<'a> {
+    #[inline(always)]
     fn hang(&mut self) -> Option<&'a CapSlot> {
-        self.tables.hang()
+        if self.slot.is_some() { self.slot } else { self.tables.as_mut()?.tables.hang() }
     }
 
     /// Makes the slot the creator's capability of a new object; gives the object back if the slot is taken.
@@ -159,7 +178,7 @@ impl<'a> NewSlot<'a> {
     }
 }
 
-impl Drop for NewSlot<'_> {
+impl Drop for PaidTables<'_> {
     fn drop(&mut self) {
         self.pd.account.give(self.tables.count() as u64 * PAGE_SIZE);
     }

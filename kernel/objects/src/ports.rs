@@ -18,6 +18,8 @@ pub const PORTS: u32 = 0x1_0000;
 /// A range of ports that a domain holds.
 pub struct PortNode {
     pd: Option<Counted<Pd>>,
+    /// Identity of the domain that holds it; the kernel's is [`KERNEL_SPACE`].
+    space: u64,
     base: u32,
     count: u32,
     depth: u32,
@@ -54,12 +56,8 @@ impl PortNode {
         charge: Option<Charge>,
     ) -> PortNode {
         let permissions = AtomicU8::new(permissions);
-        PortNode { pd, base, count, depth, host, guest, permissions, _charge: charge }
-    }
-
-    /// Identity of the domain that holds it; the kernel's is [`KERNEL_SPACE`].
-    fn space(&self) -> u64 {
-        self.pd.as_ref().map_or(KERNEL_SPACE, |pd| pd.identity())
+        let space = pd.as_ref().map_or(KERNEL_SPACE, |pd| pd.identity());
+        PortNode { pd, space, base, count, depth, host, guest, permissions, _charge: charge }
     }
 
     /// Allows or forbids it in its domain's bitmaps.
@@ -71,9 +69,24 @@ impl PortNode {
         }
     }
 
-    fn overlaps(&self, base: u32, count: u32) -> bool {
-        self.base < base.saturating_add(count) && base < self.base.saturating_add(self.count)
+    /// Whether it is of a space and has one of `count` ports; both ranges end at [`PORTS`] at the latest.
+    #[inline(always)]
+    fn is_of(&self, space: u64, base: u32, count: u32) -> bool {
+        self.space == space && self.base < base + count && base < self.base + self.count
     }
+}
+
+/// Ports that can be given away, all of one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The first of them.
+    pub first: u32,
+    /// How many.
+    pub count: u32,
+    /// The node's distance from the kernel's.
+    pub depth: u32,
+    /// Its permissions.
+    pub permissions: u8,
 }
 
 /// The space number of the kernel itself, which owns all ports.
@@ -100,22 +113,26 @@ impl PortTree {
     pub fn find(&self, space: u64, port: u32) -> Option<(u32, u32, u8)> {
         let mut found = None;
         self.nodes.each(|n| {
-            if n.space() == space && n.overlaps(port, 1) {
+            if n.is_of(space, port, 1) {
                 found = Some((n.base, n.count, n.permissions.load(Relaxed)));
             }
         });
         found
     }
 
-    /// The part of each node of `from` inside the range that can be given to `to`, one after the other: call again
+    /// The part of each node of `from` inside the range that can be given away, one after the other: call again
     /// with the last answer's end as `after` until `None`.
-    pub fn next_source(&self, from: u64, base: u32, count: u32, after: u32) -> Option<(u32, u32)> {
+    pub fn next_source(&self, from: u64, base: u32, count: u32, after: u32) -> Option<Source> {
         let end = base.saturating_add(count);
-        let mut best: Option<(u32, u32)> = None;
+        let mut best: Option<Source> = None;
         self.nodes.each(|n| {
-            let (from_port, to_port) = (n.base.max(base).max(after), (n.base + n.count).min(end));
-            if n.space() == from && from_port < to_port && best.is_none_or(|(b, _)| from_port < b) {
-                best = Some((from_port, to_port - from_port));
+            if n.space != from {
+                return;
+            }
+            let (first, to_port) = (n.base.max(base).max(after), (n.base + n.count).min(end));
+            if first < to_port && best.as_ref().is_none_or(|other| first < other.first) {
+                let (depth, permissions) = (n.depth, n.permissions.load(Relaxed));
+                best = Some(Source { first, count: to_port - first, depth, permissions });
             }
         });
         best
@@ -124,19 +141,8 @@ impl PortTree {
     /// Whether a space already holds one of the ports.
     pub fn is_taken(&self, space: u64, base: u32, count: u32) -> bool {
         let mut taken = false;
-        self.nodes.each(|n| taken |= n.space() == space && n.overlaps(base, count));
+        self.nodes.each(|n| taken |= n.is_of(space, base, count));
         taken
-    }
-
-    /// Depth and permissions of the node of `space` at a port.
-    pub fn source(&self, space: u64, port: u32) -> Option<(u32, u8)> {
-        let mut found = None;
-        self.nodes.each(|n| {
-            if n.space() == space && n.overlaps(port, 1) {
-                found = Some((n.depth, n.permissions.load(Relaxed)));
-            }
-        });
-        found
     }
 
     /// Puts a child behind the node of `space` at its base port.
@@ -145,7 +151,7 @@ impl PortTree {
         let (base, mut behind) = (child.base, false);
         let _ = self.nodes.insert_before(child, |n| {
             let here = behind;
-            behind |= n.space() == space && n.overlaps(base, 1);
+            behind |= n.is_of(space, base, 1);
             here
         });
     }
@@ -167,7 +173,7 @@ impl PortTree {
                 under = None;
             }
             let below = under.is_some();
-            let own = n.space() == space && n.overlaps(base, count);
+            let own = n.is_of(space, base, count);
             if own && under.is_none() {
                 under = Some(n.depth);
             }
@@ -207,6 +213,9 @@ impl PortMaps {
         host: bool,
         guest: bool,
     ) -> Result<Option<u64>, Oom> {
+        if (self.host.is_some() | !host) & (self.guest.is_some() | !guest) {
+            return Ok(None);
+        }
         let bitmap = |order: u8| {
             let bits = OwnedFrames::new(pool, account, order, Site::PortMap)?;
             (0..1 << order).for_each(|page| bits.page_at(page).fill(u64::MAX));

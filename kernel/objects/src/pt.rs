@@ -32,6 +32,7 @@ impl Pt {
     }
 
     /// Sets that word.
+    #[inline(always)]
     pub fn set_id(&self, id: u64) {
         self.id.store(id, Relaxed);
     }

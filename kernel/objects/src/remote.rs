@@ -1,6 +1,7 @@
 //! What other CPUs may touch of a CPU: its inbox, and the marks by which it is found.
 
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use core::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
 
 use abi::Status;
 use sync::{Counted, List, SpinLock};
@@ -26,7 +27,10 @@ pub struct Work {
 #[repr(align(64))]
 pub struct Remote {
     work: SpinLock<Work>,
-    has_work: AtomicBool,
+    /// Something is in `work`.
+    left: AtomicBool,
+    /// The CPU shall look after something before it runs a thread again; set by others and by itself.
+    has_work: AtomicU8,
     /// Identity of the domain whose host tables are loaded.
     pub space: AtomicU64,
     /// Identity of the domain whose guest tables are in use, 0 outside guests.
@@ -56,7 +60,8 @@ impl Remote {
                 dead_scs: List::new(),
                 dead_vcpus: List::new(),
             }),
-            has_work: AtomicBool::new(false),
+            left: AtomicBool::new(false),
+            has_work: AtomicU8::new(0),
             space: AtomicU64::new(0),
             guest_space: AtomicU64::new(0),
             flush_wanted: AtomicU64::new(0),
@@ -68,7 +73,14 @@ impl Remote {
     /// Leaves work; the caller then tells the CPU (`Cpu::tell`).
     pub fn leave(&self, add: impl FnOnce(&mut Work)) {
         add(&mut self.work.lock());
-        self.has_work.store(true, SeqCst);
+        self.left.store(true, SeqCst);
+        self.has_work.store(1, SeqCst);
+    }
+
+    /// There is something to look after; who is not that CPU then interrupts it.
+    #[inline(always)]
+    pub(crate) fn note_work(&self) {
+        self.has_work.store(1, Release);
     }
 
     /// Leaves a scheduling context to be made ready with a status.
@@ -79,21 +91,27 @@ impl Remote {
         });
     }
 
-    /// Whether work waits.
+    /// Not 0 if the CPU has something to look after (a number, so that the loop tests several at once).
     #[inline(always)]
-    pub fn has_work(&self) -> bool {
-        self.has_work.load(core::sync::atomic::Ordering::Relaxed)
+    pub(crate) fn work(&self) -> u8 {
+        self.has_work.load(Relaxed)
     }
 
-    /// Says that work waits: the CPU keeps some of what it took for its next pass.
-    pub fn keep_calling(&self) {
-        self.has_work.store(true, SeqCst);
+    /// The CPU looks after everything now: what is noted from here on is seen the next time.
+    #[inline(always)]
+    pub(crate) fn begin_care(&self) {
+        self.has_work.swap(0, SeqCst);
     }
 
-    /// Takes all work.
-    pub fn take_work(&self) -> Work {
-        self.has_work.store(false, SeqCst);
-        core::mem::take(&mut *self.work.lock())
+    /// Takes all work that others left, if there is any; after [`Remote::begin_care`]: `leave` writes the two marks
+    /// in the opposite order, so what is not seen here is noted anew.
+    #[inline]
+    pub fn take_work(&self) -> Option<Work> {
+        if !self.left.load(SeqCst) {
+            return None;
+        }
+        self.left.store(false, SeqCst);
+        Some(core::mem::take(&mut *self.work.lock()))
     }
 
     /// The interrupt table of the CPU.

@@ -33,8 +33,8 @@ pub struct Sc {
 pub struct ScState {
     /// TSC ticks left of the quantum.
     pub left: u64,
-    /// The semaphore it waits for, and the root of the chain that went to wait on this time.
-    pub waiting: Option<(Counted<Sm>, Counted<Ec>)>,
+    /// The semaphore it waits for, and the root of the chain that went to wait on this time, if it is not its own.
+    pub waiting: Option<(Counted<Sm>, Option<Counted<Ec>>)>,
 }
 
 impl Sc {

@@ -9,12 +9,13 @@ use core::sync::atomic::Ordering::Relaxed;
 use abi::Status;
 use sync::{Counted, List};
 
-use crate::{Cpu, Ec, Resume, Sc, Sm, sm::Down};
+use crate::{Cpu, Ec, Resume, Sc, Sm, Work, sm::Down};
 
 /// Ready scheduling contexts by priority.
 pub struct RunQueue {
     lists: [List<Sc, 0>; 128],
-    ready: u128,
+    /// A bit for each priority that somebody is ready at, 0 to 63 and 64 to 127.
+    ready: [u64; 2],
 }
 
 /// Which end of a priority's queue.
@@ -33,15 +34,19 @@ impl Default for RunQueue {
 impl RunQueue {
     /// Nobody is ready.
     pub const fn new() -> RunQueue {
-        RunQueue { lists: [const { List::new() }; 128], ready: 0 }
+        RunQueue { lists: [const { List::new() }; 128], ready: [0; 2] }
     }
 
     fn push(&mut self, sc: Counted<Sc>, end: End) {
         let priority = sc.priority & 127;
         if let Some(list) = self.lists.get_mut(priority as usize) {
             let _ = if end == End::Head { list.push_front(sc) } else { list.push_back(sc) };
-            self.ready |= 1 << priority;
+            self.ready[usize::from(priority >> 6)] |= 1 << (priority & 63);
         }
+    }
+
+    fn nobody_at(&mut self, priority: u8) {
+        self.ready[usize::from(priority >> 6 & 1)] &= !(1 << (priority & 63));
     }
 
     fn pop(&mut self) -> Option<Counted<Sc>> {
@@ -49,7 +54,7 @@ impl RunQueue {
         let list = self.lists.get_mut(priority as usize)?;
         let first = list.pop_front();
         if list.is_empty() {
-            self.ready &= !(1 << priority);
+            self.nobody_at(priority);
         }
         first
     }
@@ -59,7 +64,7 @@ impl RunQueue {
         let list = self.lists.get_mut(priority as usize)?;
         let found = list.remove(sc);
         if list.is_empty() {
-            self.ready &= !(1 << priority);
+            self.nobody_at(priority);
         }
         found
     }
@@ -84,11 +89,15 @@ impl RunQueue {
     /// The highest priority that somebody is ready at.
     #[inline]
     pub fn highest(&self) -> Option<u8> {
-        (self.ready != 0).then(|| 127 - self.ready.leading_zeros() as u8)
+        let [low, high] = self.ready;
+        match (high.checked_ilog2(), low.checked_ilog2()) {
+            (Some(bit), _) => Some(64 + bit as u8),
+            (None, bit) => bit.map(|bit| bit as u8),
+        }
     }
 
     fn has(&self, priority: u8) -> bool {
-        self.ready >> (priority & 127) & 1 != 0
+        self.ready[usize::from(priority >> 6 & 1)] >> (priority & 63) & 1 != 0
     }
 }
 
@@ -112,7 +121,7 @@ impl Cpu {
         match &self.sc {
             Some(running) if running.priority > priority => {}
             Some(running) if running.priority == priority => self.arm_timer(),
-            _ => self.reschedule = true,
+            _ => self.ask_choice(),
         }
     }
 
@@ -129,15 +138,18 @@ impl Cpu {
         }
     }
 
+    #[inline(always)]
     fn make_ready(&mut self, sc: Counted<Sc>, status: Status) {
         let mut fresh = true;
-        if sc.deadline.swap(0, Relaxed) != 0 {
+        // Only this CPU writes deadlines.
+        if sc.deadline.load(Relaxed) != 0 {
+            sc.deadline.store(0, Relaxed);
             let _ = self.deadlines.remove(&sc);
         }
         let waited = sc.cell.open(&mut self.key).and_then(|state| state.waiting.take());
-        if let Some((_, root)) = waited {
+        if let Some((_sm, chain)) = waited {
             fresh = false;
-            self.end_wait(&root, status);
+            self.end_wait(chain.as_ref().unwrap_or(&sc.ec), status);
         }
         let end = if fresh { End::Tail } else { End::Head };
         if !sc.dead.load(Relaxed) {
@@ -146,11 +158,12 @@ impl Cpu {
     }
 
     /// The chain of `root` no longer waits: its last thread gets `status`, and everybody behind it is ready.
+    #[inline(always)]
     pub(crate) fn end_wait(&mut self, root: &Counted<Ec>, status: Status) {
         let Some(state) = root.cell.open(&mut self.key) else { return };
         state.blocked = None;
         let top = state.top.take();
-        let mut helpers = core::mem::take(&mut state.helpers);
+        let helpers = (!state.helpers.is_empty()).then(|| core::mem::take(&mut state.helpers));
         if let Some(top) = top {
             // A thread that repeats its call still needs its own RDI.
             if let Some(state) = top.cell.open(&mut self.key)
@@ -162,54 +175,71 @@ impl Cpu {
                 state.top = Some(top);
             }
         }
+        if let Some(helpers) = helpers {
+            self.enqueue_all(helpers);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn enqueue_all(&mut self, mut helpers: List<Sc, 0>) {
         while let Some(helper) = helpers.pop_front() {
             self.enqueue(helper, End::Tail);
         }
     }
 
     /// Waits on a semaphore on behalf of the running thread: the status at once, or `None` if it waits now.
-    pub fn wait_on(&mut self, sm: &Counted<Sm>, zero: bool, deadline: u64) -> Option<Status> {
-        let sc = self.sc.clone()?;
+    ///
+    /// References move where they can: the queue gets a new one to the time, the chain's root the CPU's own.
+    pub fn wait_on(&mut self, sm: Counted<Sm>, zero: bool, deadline: u64) -> Option<Status> {
+        let sc = self.sc.as_ref()?;
         if deadline != 0 && deadline <= arch::now() {
             return Some(if sm.try_down(zero) { Status::Success } else { Status::Timeout });
         }
-        let root = self.chain.clone().unwrap_or_else(|| sc.ec.clone());
         match sm.down_or_wait(zero, sc.clone()) {
             Down::Taken => return Some(Status::Success),
             Down::Dead => return Some(Status::BadCap),
             Down::Queued => {}
         }
-        sc.deadline.store(deadline, Relaxed);
         if deadline != 0 {
+            sc.deadline.store(deadline, Relaxed);
             let later = |other: &Sc| other.deadline.load(Relaxed) > deadline;
             let _ = self.deadlines.insert_before(sc.clone(), later);
         }
-        if let Some(state) = sc.cell.open(&mut self.key) {
-            state.waiting = Some((sm.clone(), root.clone()));
-        }
-        self.put_away();
-        if let Some(state) = root.cell.open(&mut self.key) {
-            state.blocked = Some(sc);
-        }
         self.stop_clock();
-        self.sc = None;
-        self.reschedule = true;
+        let chain = self.put_away();
+        let sc = self.sc.take()?;
+        let root = chain.clone();
+        let key = &mut self.key;
+        if let Some(state) = sc.cell.open(key) {
+            state.waiting = Some((sm, chain));
+        }
+        match root {
+            None => drop(sc.park(|sc| sc.ec.cell.open(key).map(|state| &mut state.blocked))),
+            Some(root) => {
+                if let Some(state) = root.cell.open(key) {
+                    state.blocked = Some(sc);
+                }
+            }
+        }
         None
     }
 
-    /// Stores the running chain in its root; nothing is current afterwards.
-    pub(crate) fn put_away(&mut self) {
+    /// Stores the running chain in its root; nothing is current afterwards. The root, if it is not `sc`'s own.
+    #[inline(always)]
+    pub(crate) fn put_away(&mut self) -> Option<Counted<Ec>> {
         self.depart();
-        let Some(current) = self.current.take() else { return };
+        let current = self.current.take()?;
         let chain = self.chain.take();
         let root = match (&chain, &self.sc) {
             (Some(root), _) => root,
             (None, Some(sc)) => &sc.ec,
-            (None, None) => return,
+            (None, None) => return None,
         };
         if let Some(state) = root.cell.open(&mut self.key) {
             state.top = Some(current);
         }
+        chain
     }
 
     /// Charges the time since `started` to the running scheduling context; whether its budget is used up.
@@ -218,7 +248,8 @@ impl Cpu {
         let Some(sc) = &self.sc else { return false };
         let spent = now.wrapping_sub(self.started);
         self.started = now;
-        sc.used.fetch_add(spent, Relaxed);
+        // Only this CPU writes it.
+        sc.used.store(sc.used.load(Relaxed).wrapping_add(spent), Relaxed);
         let quantum = sc.quantum;
         let Some(state) = sc.cell.open(&mut self.key) else { return false };
         if state.left > spent {
@@ -233,7 +264,7 @@ impl Cpu {
     /// Puts the running scheduling context back and picks the next: after this, either `current` is set or nobody
     /// is ready.
     pub fn choose(&mut self) {
-        self.reschedule = false;
+        self.chosen();
         self.helped = 0;
         if self.sc.is_some() {
             let used_up = self.stop_clock();
@@ -249,7 +280,7 @@ impl Cpu {
                 self.arm_timer();
                 return;
             }
-            self.put_away();
+            let _ = self.put_away();
             if let Some(sc) = self.sc.take()
                 && stays
             {
@@ -286,19 +317,19 @@ impl Cpu {
     /// Takes a dead scheduling context off this CPU, wherever it stands.
     pub(crate) fn take_off(&mut self, sc: &Counted<Sc>) {
         if self.sc.as_ref().is_some_and(|running| running.same(sc)) {
-            self.reschedule = true;
+            self.ask_choice();
             return;
         }
         if self.queue.remove(sc).is_some() {
             return;
         }
         let waiting = sc.cell.open(&mut self.key).and_then(|state| state.waiting.take());
-        if let Some((sm, root)) = waiting {
+        if let Some((sm, chain)) = waiting {
             let _ = sm.remove(sc);
             if sc.deadline.swap(0, Relaxed) != 0 {
                 let _ = self.deadlines.remove(sc);
             }
-            self.end_wait(&root, Status::Abort);
+            self.end_wait(chain.as_ref().unwrap_or(&sc.ec), Status::Abort);
         }
     }
 
@@ -337,29 +368,47 @@ impl Cpu {
         }
     }
 
-    /// Sets the timer to `next_deadline`.
+    /// Sees to it that the timer fires at `next_deadline`. One that fires before that stays as it is, as long as
+    /// somebody runs: then it costs one interrupt, where setting it at every switch would cost a slow write each time.
     pub(crate) fn arm_timer(&mut self) {
-        let next = self.next_deadline();
-        arch::set_deadline(next);
+        let next = self.next_deadline().unwrap_or(u64::MAX);
+        if self.current.is_some() && self.armed <= next {
+            return;
+        }
+        self.set_timer(next);
+    }
+
+    fn set_timer(&mut self, next: u64) {
+        if next != self.armed {
+            self.armed = next;
+            arch::set_deadline((next != u64::MAX).then_some(next));
+        }
     }
 
     /// The timer fired.
     pub fn on_timer(&mut self) {
+        self.armed = u64::MAX;
         self.expire();
-        self.reschedule = true;
+        self.ask_choice();
     }
 
     /// Takes some of what others left: ready contexts, dead ones. The rest waits for the next pass.
+    #[inline(always)]
     pub fn take_inbox(&mut self) {
-        let Some(mine) = self.kernel.remotes.get(self.id) else { return };
-        if !self.inbox_has_more && !mine.has_work() {
-            return;
+        self.mine.begin_care();
+        if self.inbox_has_more {
+            self.inbox_has_more = false;
+            // There may be still more with the others.
+            self.mine.note_work();
+            let work = core::mem::take(&mut self.inbox);
+            self.take(work);
+        } else if let Some(work) = self.mine.take_work() {
+            self.take(work);
         }
-        let mut work = if core::mem::take(&mut self.inbox_has_more) {
-            core::mem::take(&mut self.inbox)
-        } else {
-            mine.take_work()
-        };
+    }
+
+    #[inline(never)]
+    fn take(&mut self, mut work: Work) {
         for _ in 0..INBOX {
             if let Some(ec) = work.new_ecs.pop_front() {
                 self.adopt(&ec);
@@ -378,7 +427,7 @@ impl Cpu {
         }
         self.inbox = work;
         self.inbox_has_more = true;
-        mine.keep_calling();
+        self.mine.note_work();
     }
 }
 

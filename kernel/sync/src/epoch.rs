@@ -7,6 +7,10 @@ use crate::atomic::{AtomicU64, AtomicUsize, fence};
 
 /// Epoch of a CPU that holds no token and will fence before it takes one.
 const AWAY: u64 = u64::MAX;
+/// Epoch of a CPU that idles with its token set aside; nobody else can join for it.
+const PAUSED: u64 = u64::MAX - 1;
+
+const _: () = assert!(MAX_CPUS.is_power_of_two(), "quiesce masks CPU numbers");
 
 #[repr(align(64))]
 struct CpuEpoch(AtomicU64);
@@ -62,9 +66,9 @@ impl Epochs {
     /// The quiescent state: every borrowed reference is gone (they borrow the token, which is taken by `&mut`).
     #[inline(always)]
     pub(crate) fn quiesce(&self, token: &mut Token) {
-        if let Some(mine) = self.cpus.get(token.cpu) {
-            mine.0.store(self.epoch.load(Acquire), Release);
-        }
+        // `join` gave the number, so the mask changes nothing; it spares the way for a number that is too large.
+        let mine = &self.cpus[token.cpu & (MAX_CPUS - 1)];
+        mine.0.store(self.epoch.load(Acquire), Release);
     }
 
     /// Gives the token up, to idle; come back by [`Rcu::join`].
@@ -73,6 +77,17 @@ impl Epochs {
             mine.0.store(AWAY, SeqCst);
         }
         token.cpu
+    }
+
+    /// Is away while `idle` runs, which cannot use the token: no grace period waits for this CPU meanwhile.
+    pub(crate) fn away<R>(&self, token: &mut Token, idle: impl FnOnce() -> R) -> R {
+        let mine = &self.cpus[token.cpu & (MAX_CPUS - 1)].0;
+        mine.store(PAUSED, SeqCst);
+        let result = idle();
+        // As in `join`: the fence keeps what follows behind the moment from which others wait for us.
+        mine.store(self.epoch.load(SeqCst), SeqCst);
+        fence(SeqCst);
+        result
     }
 
     /// Begins a grace period of the caller's own; ask [`Rcu::has_passed`] with the result.

@@ -112,6 +112,45 @@ impl SharedPage {
         }
     }
 
+    /// The number of the first word that [`SharedPage::copy_message`] copies.
+    pub const MESSAGE: usize = 4;
+
+    /// Copies `count` words of `from`, from word [`SharedPage::MESSAGE`] on, to the same place here; stops at the
+    /// page's end. Eight at a time: a word costs little more than its load and its store.
+    #[inline(always)]
+    pub fn copy_message(&self, from: &SharedPage, count: usize) {
+        let (from, from_rest) = from.message();
+        let (to, to_rest) = self.message();
+        let whole = count / 8;
+        for (t, f) in to.iter().zip(from).take(whole) {
+            let [t0, t1, t2, t3, t4, t5, t6, t7] = t;
+            let [f0, f1, f2, f3, f4, f5, f6, f7] = f;
+            t0.store(f0.load(Relaxed), Relaxed);
+            t1.store(f1.load(Relaxed), Relaxed);
+            t2.store(f2.load(Relaxed), Relaxed);
+            t3.store(f3.load(Relaxed), Relaxed);
+            t4.store(f4.load(Relaxed), Relaxed);
+            t5.store(f5.load(Relaxed), Relaxed);
+            t6.store(f6.load(Relaxed), Relaxed);
+            t7.store(f7.load(Relaxed), Relaxed);
+        }
+        let left = count % 8;
+        if left != 0 {
+            let to = to.get(whole).map_or(to_rest, |chunk| chunk.as_slice());
+            let from = from.get(whole).map_or(from_rest, |chunk| chunk.as_slice());
+            for (t, f) in to.iter().zip(from).take(left) {
+                t.store(f.load(Relaxed), Relaxed);
+            }
+        }
+    }
+
+    /// The words from [`SharedPage::MESSAGE`] on by eights, and the rest.
+    #[inline(always)]
+    fn message(&self) -> (&[[AtomicU64; 8]], &[AtomicU64]) {
+        let [_, _, _, _, words @ ..] = &self.0;
+        words.as_chunks()
+    }
+
     /// Writes zero to every word.
     pub fn clear(&self) {
         self.fill(0);
@@ -119,7 +158,14 @@ impl SharedPage {
 
     /// Writes zero to the first `count` words.
     pub fn clear_words(&self, count: usize) {
-        for word in self.0.iter().take(count) {
+        let words = self.0.get(..count.min(WORDS)).unwrap_or_default();
+        let (blocks, rest) = words.as_chunks::<8>();
+        for words in blocks {
+            for word in words {
+                word.store(0, Relaxed);
+            }
+        }
+        for word in rest {
             word.store(0, Relaxed);
         }
     }

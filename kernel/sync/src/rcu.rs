@@ -12,8 +12,8 @@
 //! itself: [`Rcu::laggards`] names those CPUs, and the kernel's loop sends them one interrupt after a while.
 
 use core::ptr::null_mut;
-use core::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
-use core::sync::atomic::{AtomicPtr, AtomicU64};
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64};
 
 use crate::SpinLock;
 use crate::epoch::{Epochs, Token};
@@ -26,6 +26,8 @@ pub struct Rcu {
     batch: SpinLock<Batch>,
     /// The epoch that the batch waits for, 0 while there is none.
     waits_for: AtomicU64,
+    /// Whether there is a batch, or something pending: the one word that the loop looks at.
+    busy: AtomicU8,
 }
 
 struct Batch {
@@ -56,6 +58,7 @@ impl Rcu {
             pending: AtomicPtr::new(null_mut()),
             batch: SpinLock::new(Batch { dead: null_mut(), target: 0 }),
             waits_for: AtomicU64::new(0),
+            busy: AtomicU8::new(0),
         }
     }
 
@@ -76,10 +79,21 @@ impl Rcu {
         self.epochs.leave(token)
     }
 
+    /// Is away while `idle` runs, which cannot use the token: no grace period waits for this CPU meanwhile.
+    pub fn away<R>(&self, token: &mut Token, idle: impl FnOnce() -> R) -> R {
+        self.epochs.away(token, idle)
+    }
+
     /// Whether anything dead waits to be freed.
     #[inline(always)]
     pub fn has_dead(&self) -> bool {
-        !self.pending.load(Relaxed).is_null() || self.waits_for.load(Relaxed) != 0
+        self.dead() != 0
+    }
+
+    /// Not 0 if anything dead waits to be freed (a number, so that the loop tests several at once).
+    #[inline(always)]
+    pub fn dead(&self) -> u8 {
+        self.busy.load(Relaxed)
     }
 
     /// Frees up to `budget` objects whose time has come, or a portion of a large one, or starts a batch.
@@ -88,6 +102,7 @@ impl Rcu {
         if batch.dead.is_null() {
             batch.dead = self.pending.swap(null_mut(), AcqRel);
             if batch.dead.is_null() {
+                self.rest();
                 return Collected::Nothing;
             }
             batch.target = self.epochs.begin();
@@ -118,6 +133,15 @@ impl Rcu {
         Collected::More
     }
 
+    /// There is no batch (the caller holds its lock): nobody need look again until something dies.
+    fn rest(&self) {
+        // The exchange reads what `bury` wrote last, so either its node is seen here, or its word comes after ours.
+        self.busy.swap(0, AcqRel);
+        if !self.pending.load(Acquire).is_null() {
+            self.busy.store(1, Relaxed);
+        }
+    }
+
     /// Begins a grace period of the caller's own; ask [`Rcu::has_passed`] with the result.
     pub fn begin(&self) -> u64 {
         self.epochs.begin()
@@ -145,10 +169,11 @@ impl Rcu {
             // SAFETY: the count is zero, so this call is the node's only owner until the exchange below publishes it.
             unsafe { (*node).set_dead_next(head) };
             match self.pending.compare_exchange_weak(head, node, Release, Relaxed) {
-                Ok(_) => return,
+                Ok(_) => break,
                 Err(now) => head = now,
             }
         }
+        self.busy.store(1, Release);
     }
 }
 

@@ -448,6 +448,7 @@ impl<'t, T: 'static> Ref<'t, T> {
     }
 
     /// A reference that persists; `None` if the object's last count is already gone.
+    #[inline(always)]
     pub fn hold(self) -> Option<Counted<T>> {
         hold(self.node).then_some(Counted { node: self.node, kind: PhantomData })
     }
@@ -459,6 +460,7 @@ impl<'t, T: 'static> Ref<'t, T> {
     }
 }
 
+#[inline(always)]
 fn hold(node: NonNull<Header>) -> bool {
     // SAFETY: callers hold a token, so the node is not freed.
     unsafe { node.as_ref() }.count.hold()
@@ -490,6 +492,14 @@ impl<'t> AnyRef<'t> {
     /// Whether both name one object.
     pub fn is(self, other: AnyRef<'_>) -> bool {
         self.node == other.node
+    }
+
+    /// The typed reference if the object is one of `slab`'s: the shortest way to know its kind.
+    #[inline(always)]
+    pub fn of<T: 'static>(self, slab: &'static Slab<T>) -> Option<Ref<'t, T>> {
+        // SAFETY: the token keeps the node; a slab of `T` makes nothing but `T`s.
+        core::ptr::eq(unsafe { self.node.as_ref() }.slab, &slab.base)
+            .then_some(Ref { node: self.node, life: PhantomData })
     }
 
     /// A reference that persists; `None` if the object's last count is already gone.

@@ -1,27 +1,36 @@
 //! The one door from a selector to an object: kind and permission are checked together.
 
 use abi::{Selector, Status};
-use objects::{Cpu, Pd};
+use objects::{Cpu, Ec, Kept, Kernel, Pd};
 use sync::{Counted, Ref, SELECTORS, Token};
+
+/// The object behind a selector of `current`'s domain, if it is a `T` and has all of `permissions`: as [`object`],
+/// for calls that are at work on the running thread's state.
+#[inline(always)]
+pub fn named<'t, T: Kept>(
+    current: &Ec,
+    kernel: &'static Kernel,
+    token: &'t Token,
+    selector: Selector,
+    permissions: u8,
+) -> Option<Ref<'t, T>> {
+    current.pd.objects.find(selector, token, permissions, T::slab(kernel))
+}
 
 /// The object behind a selector of the calling domain, if it is a `T` and has all of `permissions`.
 #[inline(always)]
-pub fn object<'t, T: 'static>(
+pub fn object<'t, T: Kept>(
     cpu: &Cpu,
     token: &'t Token,
     selector: Selector,
     permissions: u8,
 ) -> Result<Ref<'t, T>, Status> {
     let current = cpu.current.as_ref().ok_or(Status::BadCap)?;
-    let cap = current.pd.objects.lookup(selector, token).ok_or(Status::BadCap)?;
-    if cap.permissions & permissions != permissions {
-        return Err(Status::BadCap);
-    }
-    cap.object.downcast::<T>().ok_or(Status::BadCap)
+    named(current, cpu.kernel, token, selector, permissions).ok_or(Status::BadCap)
 }
 
 /// As [`object`], as a reference that persists.
-pub fn held<T: 'static>(
+pub fn held<T: Kept>(
     cpu: &Cpu,
     token: &Token,
     selector: Selector,

@@ -8,10 +8,11 @@ use abi::cap::{EC_CT, PT_CT, SC_CT};
 use objects::{Attention, Cpu, Ec, Pt, Sc};
 use sync::Token;
 
-use crate::authority::object;
+use crate::authority::{named, object};
 use crate::{Outcome, Words};
 
 /// 9: recall, the only operation on a context: it takes event 31 before it next returns to user mode.
+#[inline(always)]
 pub fn ec_ctrl(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let EcCtrl::Recall { ec } = EcCtrl::decode(words) else { return Err(Status::BadPar) };
     let ec = object::<Ec>(cpu, token, ec, EC_CT)?;
@@ -32,8 +33,17 @@ pub fn sc_ctrl(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
 }
 
 /// 11: sets the word that a portal's handler finds in RDI.
-pub fn pt_ctrl(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
-    let PtCtrl { pt, id } = PtCtrl::decode(words);
-    object::<Pt>(cpu, token, pt, PT_CT)?.set_id(id);
-    Ok(Status::Success.into())
+#[inline(always)]
+pub fn pt_ctrl(cpu: &mut Cpu, token: &Token) {
+    let kernel = cpu.kernel;
+    let Some((current, state)) = cpu.running() else { return };
+    let r = &mut state.thread.registers;
+    let PtCtrl { pt, id } = PtCtrl::decode([r.rdi, r.rsi, 0, 0, 0]);
+    r.rdi = match named::<Pt>(current, kernel, token, pt, PT_CT) {
+        Some(pt) => {
+            pt.set_id(id);
+            Status::Success as u64
+        }
+        None => Status::BadCap as u64,
+    };
 }

@@ -40,7 +40,7 @@ pub fn irq_ctrl(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
             }
             let sm = held::<Sm>(cpu, token, sm, SM_UP)?;
             let kp = held::<Kp>(cpu, token, kp, KP_CT)?;
-            drop(table.configure(vector.into(), Some(VectorUse { sm, kp, bit, level: None })));
+            drop(table.configure(vector.into(), Some(VectorUse { sm, kp, bit })));
         }
         IrqCtrl::AssignIoapicPin { vector, cpu: target, level, active_low, ioapic, pin } => {
             check(cpu, vector, target)?;

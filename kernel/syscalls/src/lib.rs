@@ -54,13 +54,69 @@ type Outcome = Result<Verdict, Status>;
 /// The five argument words of the call that the running thread makes.
 type Words = abi::args::Words;
 
-/// Does what the running thread asks for in its registers.
-#[inline]
-pub fn handle(cpu: &mut Cpu, token: &Token) {
+/// Does what the running thread asks for in its registers: the table of calls (abi.md 4).
+///
+/// Call, reply and pt_ctrl are part of the loop itself; every other call is a function of its own ([`serve`]), so that none
+/// pays for the registers that another one needs.
+///
+/// `first` is the call's first word, RDI.
+#[inline(always)]
+pub fn handle(cpu: &mut Cpu, token: &Token, first: u64) {
+    let Ok(call) = Call::from_word(first) else {
+        return no_such_call(cpu);
+    };
+    match call {
+        Call::Call => ipc::call(cpu, token, first),
+        Call::Reply => ipc::reply(cpu, token, first),
+        Call::CreatePd => serve(cpu, token, create::create_pd),
+        Call::CreateEc => serve(cpu, token, create::create_ec),
+        Call::CreateSc => serve(cpu, token, create::create_sc),
+        Call::CreatePt => serve(cpu, token, create::create_pt),
+        Call::CreateSm => serve(cpu, token, create::create_sm),
+        Call::Revoke => serve(cpu, token, revoke::revoke),
+        Call::PdCtrl => serve(cpu, token, delegate::pd_ctrl),
+        Call::EcCtrl => serve(cpu, token, control::ec_ctrl),
+        Call::ScCtrl => serve(cpu, token, control::sc_ctrl),
+        Call::PtCtrl => control::pt_ctrl(cpu, token),
+        Call::SmCtrl => semaphore::sm_ctrl(cpu, token),
+        Call::AssignPci => serve(cpu, token, machine::assign_pci),
+        Call::MachineCtrl => serve(cpu, token, machine::machine_ctrl),
+        Call::CreateKp => serve(cpu, token, create::create_kp),
+        Call::KpCtrl => serve(cpu, token, pages::kp_ctrl),
+        Call::IrqCtrl => serve(cpu, token, interrupts::irq_ctrl),
+        Call::CreateVcpu => serve(cpu, token, create::create_vcpu),
+        Call::VcpuCtrl => serve(cpu, token, vcpu::vcpu_ctrl),
+        Call::QuotaGive => serve(cpu, token, quota::quota_give),
+        Call::QuotaRead => serve(cpu, token, quota::quota_read),
+        Call::VcpuRunExt => serve(cpu, token, vcpu::vcpu_run_ext),
+        Call::Statistics => serve(cpu, token, machine::statistics),
+        Call::Log => serve(cpu, token, machine::log),
+        Call::GuestSpace => no_such_call(cpu),
+    }
+}
+
+/// It has no steps, so nothing of it is left behind.
+#[inline(always)]
+fn no_such_call(cpu: &mut Cpu) {
+    if let Some(state) = cpu.state() {
+        state.thread.registers.rdi = Status::BadHyp as u64;
+    }
+}
+
+/// Reads the words of a call, executes it and writes its status.
+#[inline(never)]
+fn serve(cpu: &mut Cpu, token: &Token, call: impl FnOnce(&mut Cpu, &Token, Words) -> Outcome) {
     let Some(state) = cpu.state() else { return };
     let r = &state.thread.registers;
     let words: Words = [r.rdi, r.rsi, r.rdx, r.rax, r.r8];
-    let status = match dispatch(cpu, token, words) {
+    let outcome = call(cpu, token, words);
+    answer(cpu, outcome);
+}
+
+/// Gives the running thread its status, if it gets one.
+#[inline(always)]
+fn answer(cpu: &mut Cpu, outcome: Outcome) {
+    let status = match outcome {
         Ok(Verdict::Done) => return,
         Ok(Verdict::Answer(status)) => status,
         Err(status) => refused(cpu, status),
@@ -72,43 +128,13 @@ pub fn handle(cpu: &mut Cpu, token: &Token) {
 
 /// A call that was refused between two steps leaves no cursor behind for the next one.
 #[cold]
+#[inline(never)]
 fn refused(cpu: &mut Cpu, status: Status) -> Status {
     if let Some(state) = cpu.state() {
         state.cursor = 0;
         state.making = None;
     }
     status
-}
-
-/// The table of calls (abi.md 4).
-#[inline]
-fn dispatch(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
-    match Call::from_word(words[0]).map_err(|_| Status::BadHyp)? {
-        Call::Call => ipc::call(cpu, token, words),
-        Call::Reply => ipc::reply(cpu, token, words),
-        Call::CreatePd => create::create_pd(cpu, token, words),
-        Call::CreateEc => create::create_ec(cpu, token, words),
-        Call::CreateSc => create::create_sc(cpu, token, words),
-        Call::CreatePt => create::create_pt(cpu, token, words),
-        Call::CreateSm => create::create_sm(cpu, token, words),
-        Call::Revoke => revoke::revoke(cpu, token, words),
-        Call::PdCtrl => delegate::pd_ctrl(cpu, token, words),
-        Call::EcCtrl => control::ec_ctrl(cpu, token, words),
-        Call::ScCtrl => control::sc_ctrl(cpu, token, words),
-        Call::PtCtrl => control::pt_ctrl(cpu, token, words),
-        Call::SmCtrl => semaphore::sm_ctrl(cpu, token, words),
-        Call::AssignPci => machine::assign_pci(cpu, token, words),
-        Call::MachineCtrl => machine::machine_ctrl(cpu, token, words),
-        Call::CreateKp => create::create_kp(cpu, token, words),
-        Call::KpCtrl => pages::kp_ctrl(cpu, token, words),
-        Call::IrqCtrl => interrupts::irq_ctrl(cpu, token, words),
-        Call::CreateVcpu => create::create_vcpu(cpu, token, words),
-        Call::VcpuCtrl => vcpu::vcpu_ctrl(cpu, token, words),
-        Call::QuotaGive => quota::quota_give(cpu, token, words),
-        Call::QuotaRead => quota::quota_read(cpu, token, words),
-        Call::VcpuRunExt => vcpu::vcpu_run_ext(cpu, token, words),
-        Call::GuestSpace | Call::Statistics | Call::Log => Err(Status::BadHyp),
-    }
 }
 
 /// Memory ran out.

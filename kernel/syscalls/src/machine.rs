@@ -1,7 +1,11 @@
-//! machine_ctrl, assign_pci (abi.md 10).
+//! machine_ctrl, assign_pci (abi.md 10), and our own statistics (68) and log (69).
+
+use core::sync::atomic::Ordering::Relaxed;
 
 use abi::Status;
-use abi::args::{AssignPci, MachineCtrl};
+use abi::args::{AssignPci, Log, MachineCtrl, Statistics};
+use abi::log as told;
+use abi::utcb::offset;
 use objects::Cpu;
 use sync::Token;
 
@@ -28,4 +32,62 @@ pub fn machine_ctrl(cpu: &mut Cpu, _token: &Token, words: Words) -> Outcome {
 pub fn assign_pci(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     domain(cpu, token, AssignPci::decode(words).pd)?;
     Err(Status::BadDev)
+}
+
+/// 68: a counter of a processor or of the machine, into RSI.
+pub fn statistics(cpu: &mut Cpu, _token: &Token, words: Words) -> Outcome {
+    let Statistics { cpu: of, counter } = Statistics::decode(words);
+    if !caller(cpu)?.trust.passthrough {
+        return Err(Status::BadCap);
+    }
+    if !cpu.kernel.is_online(of) {
+        return Err(Status::BadCpu);
+    }
+    let of = usize::try_from(of).map_err(|_| Status::BadCpu)?;
+    let value = match counter {
+        told::UNOWNED_INTERRUPTS => cpu.irq_table(of).map_or(0, |table| table.unowned()),
+        told::SHOOTDOWNS => {
+            cpu.kernel.remotes.get(of).map_or(0, |cpu| cpu.flush_done.load(Relaxed))
+        }
+        told::FREE_FRAMES => cpu.kernel.pool.free_frames() as u64,
+        told::LOG_RECORDS => cpu.kernel.log.written(),
+        _ => return Err(Status::BadPar),
+    };
+    if let Some(state) = cpu.state() {
+        state.thread.registers.rsi = value;
+    }
+    Ok(Status::Success.into())
+}
+
+/// 69: the kernel's log. Records go into the caller's message, as many as it holds; RSI is the number to ask for next,
+/// RDX how many came, RAX how many were lost since the one asked for.
+pub fn log(cpu: &mut Cpu, _token: &Token, words: Words) -> Outcome {
+    if !caller(cpu)?.trust.passthrough {
+        return Err(Status::BadCap);
+    }
+    let from = match Log::decode(words) {
+        Log::Claim => {
+            cpu.kernel.log.claim();
+            return Ok(Status::Success.into());
+        }
+        Log::Read { from } => from,
+        Log::Unknown(_) => return Err(Status::BadPar),
+    };
+    let Some(page) = cpu.current.as_ref().map(|current| current.utcb()) else {
+        return Err(Status::BadCap);
+    };
+    let (mut next, mut count, mut lost) = (from, 0, 0);
+    while count < told::RECORDS {
+        let Some((record, missing)) = cpu.kernel.log.from(next) else { break };
+        let place = offset::MESSAGE + 8 * told::RECORD_WORDS * count;
+        for (index, word) in record.words().into_iter().enumerate() {
+            page.write_u64(place + 8 * index, word);
+        }
+        (next, count, lost) = (record.number + 1, count + 1, lost + missing);
+    }
+    if let Some(state) = cpu.state() {
+        let registers = &mut state.thread.registers;
+        (registers.rsi, registers.rdx, registers.rax) = (next, count as u64, lost);
+    }
+    Ok(Status::Success.into())
 }

@@ -5,7 +5,7 @@ use abi::{Crd, CrdKind, ItemKind, Status};
 use logic::addr::{is_user_block, units};
 use logic::delegation::{Transfer, window};
 use logic::page_table::Rights;
-use objects::{Cpu, Memory, Pd, PortNode, Target};
+use objects::{Cpu, Memory, Pd, PortNode, PortTree, Source, Target};
 use sync::{Ref, SELECTORS, Token, Tree};
 
 use crate::oom;
@@ -223,19 +223,21 @@ fn ports(
     let base = what.source.min(1 << 16) as u32;
     let count = units(what.order).min(u64::from((1u32 << 16) - base)) as u32;
     let after = (*cursor as u32).max(base);
-    let next = cpu.kernel.ports.lock().next_source(giver, base, count, after);
-    let Some((first, length)) = next else {
+    let mut tree = cpu.kernel.ports.lock();
+    let Some(source) = tree.next_source(giver, base, count, after) else {
         return Ok(Some(if *cursor & GIVEN != 0 { what.result() } else { Crd::NULL }));
     };
+    let end = source.first + source.count;
     let fresh = to.prepare_ports(cpu.kernel.pool, host, guest).map_err(oom)?;
     if let Some(entry) = fresh {
+        drop(tree);
         cpu.hang_ports(&to, entry);
-    } else if grant(cpu.kernel, to, (giver, first, length), what.perms, (host, guest))? {
-        *cursor = GIVEN | u64::from(first + length);
+    } else if grant(cpu.kernel, &mut tree, to, (giver, source), what.perms, (host, guest))? {
+        *cursor = GIVEN | u64::from(end);
     } else {
-        *cursor = *cursor & GIVEN | u64::from(first + length);
+        *cursor = *cursor & GIVEN | u64::from(end);
     }
-    if fresh.is_none() && first + length >= base + count {
+    if fresh.is_none() && end >= base + count {
         // Nothing can be left behind the range's end.
         return Ok(Some(if *cursor & GIVEN != 0 { what.result() } else { Crd::NULL }));
     }
@@ -246,22 +248,22 @@ fn ports(
 /// Gives a part of one node of `giver`; whether there was anything to give.
 fn grant(
     kernel: &'static objects::Kernel,
+    tree: &mut PortTree,
     to: Ref<'_, Pd>,
-    (giver, first, length): (u64, u32, u32),
+    (giver, source): (u64, Source),
     most: u8,
     (host, guest): (bool, bool),
 ) -> Result<bool, Status> {
-    let mut tree = kernel.ports.lock();
-    let Some((depth, has)) = tree.source(giver, first) else { return Ok(false) };
-    let permissions = has & most;
-    if permissions == 0 || tree.is_taken(to.identity(), first, length) {
+    let Source { first, count, depth, permissions } = source;
+    let permissions = permissions & most;
+    if permissions == 0 || tree.is_taken(to.identity(), first, count) {
         return Ok(false);
     }
     let bytes = kernel.port_nodes.object_bytes() as u64;
     let charge = objects::Account::charge(&to.account, bytes).map_err(oom)?;
     let place = kernel.port_nodes.reserve().map_err(oom)?;
     let pd = Some(to.hold().ok_or(Status::BadCap)?);
-    let node = PortNode::new(pd, first, length, depth + 1, host, guest, permissions, Some(charge));
+    let node = PortNode::new(pd, first, count, depth + 1, host, guest, permissions, Some(charge));
     tree.insert(giver, place.fill(node));
     Ok(true)
 }

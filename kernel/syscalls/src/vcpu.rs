@@ -10,6 +10,7 @@ use crate::authority::object;
 use crate::{Outcome, Verdict, Words};
 
 /// 20. A run returns at the first exit that concerns the monitor; the status then is SUCCESS.
+#[inline(always)]
 pub fn vcpu_ctrl(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     match VcpuCtrl::decode(words) {
         VcpuCtrl::Run { vcpu, mtd } => {

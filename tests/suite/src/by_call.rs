@@ -7,6 +7,7 @@ use abi::args::{CreateEc, CreatePt, CreateSc, CreateVcpu, MachineCtrl, VcpuRunEx
 use abi::cap::MEM_RW;
 use abi::crd::ItemMeta;
 use abi::hip::{FLAG_SVM, FLAG_VMX};
+use abi::log as told;
 use abi::{Call, PAGE_BITS, TypedItem};
 use alloc::boxed::Box;
 use rt::portal::Servant;
@@ -48,6 +49,8 @@ const CHECKS: &[(&str, Check)] = &[
     ("vcpu_run_ext", vcpu_run_ext),
     ("quota_give", quota_give),
     ("quota_read", quota_read),
+    ("statistics", statistics),
+    ("log", log),
 ];
 
 /// The family. Poverty is an invention of this kernel; others get the rest.
@@ -263,4 +266,58 @@ fn quota_read(world: &mut World, poor: Selector) {
         let got = calls::quota_read(poor).map(|(_, limit)| limit);
         world.tally.equal("quota_read of a poor one", got, Ok(0));
     }
+}
+
+fn statistics(world: &mut World, _: Selector) {
+    if world.boot.hip.ours().is_none() {
+        return;
+    }
+    let cpu = world.boot.cpu;
+    let read = |cpu, counter| calls::statistics(cpu, counter);
+    let tally = &mut world.tally;
+    tally.holds("statistics: free memory", read(cpu, told::FREE_FRAMES).is_ok_and(|n| n > 0));
+    tally.equal("statistics of no processor", read(300, 0), Err(Status::BadCpu));
+    tally.equal("statistics without a meaning", read(cpu, 1000), Err(Status::BadPar));
+    let words = abi::args::Statistics { cpu: cpu.into(), counter: 0 }.encode();
+    let asked = humble(world, words);
+    world.tally.equal("statistics for everyone", asked, Some(Status::BadCap as u64));
+}
+
+/// An interrupt that nobody owns is dropped, counted, and told.
+fn log(world: &mut World, _: Selector) {
+    if world.boot.hip.ours().is_none() {
+        return;
+    }
+    let cpu = world.boot.cpu;
+    let count = || calls::statistics(cpu, told::UNOWNED_INTERRUPTS);
+    let from = calls::statistics(cpu, told::LOG_RECORDS).unwrap_or(0);
+    let before = count();
+    world.tally.equal("log: a stray interrupt", crate::interrupts::stray(world), Ok(()));
+    world.tally.equal("log: it is counted", count(), before.map(|count| count + 1));
+    let out = calls::log_read(from);
+    let utcb = rt::Utcb::current();
+    let words = utcb.map_or([0; told::RECORD_WORDS], |u| core::array::from_fn(|i| u.word(i)));
+    let told::LogRecord { number, code, cpu: where_, detail, .. } =
+        told::LogRecord::from_words(words);
+    let tally = &mut world.tally;
+    tally.equal("log: one record", out.map(|o| (o.rsi, o.rdx, o.rax)), Ok((from + 1, 1, 0)));
+    let want = (from, told::UNOWNED, cpu, u32::from(crate::interrupts::STRAY) + 32);
+    tally.equal("log: it says what came", (number, code, where_, detail), want);
+    let [status, ..] = syscall([Call::Log.word(2, 0), 0, 0, 0, 0]);
+    tally.equal("log without a meaning", status, Status::BadPar as u64);
+    let asked = humble(world, abi::args::Log::Claim.encode());
+    world.tally.equal("log for everyone", asked, Some(Status::BadCap as u64));
+}
+
+/// What a domain with no rights over the machine is answered.
+fn humble(world: &World, words: abi::args::Words) -> Option<u64> {
+    let ask = move |_: u64, utcb: &mut rt::Utcb| {
+        let [status, ..] = syscall(words);
+        utcb.set_message(&[status & 0xff]);
+    };
+    let (pd, portal) = crate::domain::child(world, Box::new(ask))?;
+    let called = calls::call(portal);
+    let status = rt::Utcb::current().map(|utcb| utcb.word(0));
+    let _ = calls::revoke(Crd::objects(pd, 0, 0x1f));
+    called.ok().and(status)
 }

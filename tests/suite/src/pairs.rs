@@ -83,6 +83,8 @@ const TABLE: &[(Call, &[Status], &[(Status, Needs)])] = &[
     ),
     (Call::QuotaGive, &[], &[(Success, Ours), (BadCap, Ours), (BadPar, Ours)]),
     (Call::QuotaRead, &[], &[(Success, Ours), (BadCap, Ours)]),
+    (Call::Statistics, &[], &[(Success, Ours), (BadCap, Ours), (BadCpu, Ours), (BadPar, Ours)]),
+    (Call::Log, &[], &[(Success, Ours), (BadCap, Ours), (BadPar, Ours)]),
 ];
 
 /// Answers that a page names and that cannot be seen here, and why.

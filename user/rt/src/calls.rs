@@ -7,8 +7,8 @@
 use crate::stub::syscall;
 use abi::args::{
     AssignPci, CallPortal, CreateEc, CreateKp, CreatePd, CreatePt, CreateSc, CreateSm, CreateVcpu,
-    EcCtrl, IrqCtrl, KpCtrl, MachineCtrl, PdCtrl, PtCtrl, Reply, Revoke, ScCtrl, SmCtrl, VcpuCtrl,
-    VcpuRunExt, Words,
+    EcCtrl, IrqCtrl, KpCtrl, Log, MachineCtrl, PdCtrl, PtCtrl, Reply, Revoke, ScCtrl, SmCtrl,
+    Statistics, VcpuCtrl, VcpuRunExt, Words,
 };
 use abi::crd::ItemMeta;
 use abi::{Call, Crd, Mtd, Selector, Status, TypedItem};
@@ -331,6 +331,31 @@ pub fn quota_give(pd: Selector, bytes: u64) -> Result<(), Status> {
 /// See `docs/spec/quota_read.md`.
 pub fn quota_read(pd: Selector) -> Result<(u64, u64), Status> {
     invoke([Call::QuotaRead.word(0, pd), 0, 0, 0, 0]).map(|out| (out.rsi, out.rdx))
+}
+
+/// Ours: a counter of the kernel's, of those in [`abi::log`].
+///
+/// # Errors
+/// See `docs/spec/statistics.md`.
+pub fn statistics(cpu: u16, counter: u64) -> Result<u64, Status> {
+    invoke(Statistics { cpu: cpu.into(), counter }.encode()).map(|out| out.rsi)
+}
+
+/// Ours: from now on the kernel writes nothing to COM1 until it dies.
+///
+/// # Errors
+/// See `docs/spec/log.md`.
+pub fn log_claim() -> Result<(), Status> {
+    act(Log::Claim.encode())
+}
+
+/// Ours: records of the kernel's log from number `from` on, into this thread's message. RSI of the answer is the number
+/// to ask for next, RDX how many came, RAX how many were lost before them.
+///
+/// # Errors
+/// See `docs/spec/log.md`.
+pub fn log_read(from: u64) -> Result<Out, Status> {
+    invoke(Log::Read { from }.encode())
 }
 
 #[cfg(test)]

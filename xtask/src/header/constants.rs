@@ -25,7 +25,7 @@ macro_rules! group {
 /// All of them. A test compares the lists with the files.
 pub fn groups() -> Vec<Group> {
     use abi::utcb::{extended_offset, offset};
-    use abi::{Mtd, call, cap, exit, hip, utcb};
+    use abi::{Mtd, call, cap, exit, hip, log, utcb};
     vec![
         group!("lib.rs", "", abi:
             API_VERSION PAGE_SIZE PAGE_BITS
@@ -69,6 +69,9 @@ pub fn groups() -> Vec<Group> {
         ),
         group!("exit.rs", "EXIT_", exit:
             ENTRY_FAILURE_BIT INVALID_STATE ENTRY_FAILED POKED
+        ),
+        group!("log.rs", "LOG_", log:
+            UNOWNED KILLED FAULT RECORD_WORDS RECORDS UNOWNED_INTERRUPTS SHOOTDOWNS FREE_FRAMES LOG_RECORDS
         ),
     ]
 }

@@ -25,6 +25,12 @@ pub fn ioapic_write(index: usize, pin: u32, low: u32, high: u32) {
     change(index, pin, |entry| *entry = Pin { low, high, is_masked: low & 1 << 16 != 0 });
 }
 
+/// The low word of a pin's entry, if it exists.
+#[must_use]
+pub fn ioapic_read(index: usize, pin: u32) -> Option<u32> {
+    with(|state| Some(state.ioapics.get(index)?.get(pin as usize)?.low))
+}
+
 /// Masks or unmasks a pin.
 pub fn ioapic_mask(index: usize, pin: u32, mask: bool) {
     change(index, pin, |entry| entry.is_masked = mask);

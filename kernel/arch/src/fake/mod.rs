@@ -19,13 +19,14 @@ mod names;
 mod tests;
 
 pub use devices::{
-    ioapic_count, ioapic_id, ioapic_mask, ioapic_pins, ioapic_write, lvt_thermal, msi_target,
+    ioapic_count, ioapic_id, ioapic_mask, ioapic_pins, ioapic_read, ioapic_write, lvt_thermal,
+    msi_target,
 };
 pub use guest::{Guest, guest_enable_cpu, guest_tags, guest_vendor};
 pub use machine::{Deed, GuestScript, Machine, Pin, Program};
 pub use names::{
     PORT_BITMAP_ADDRESS, console_write, cpu_count, cpu_number, cpu_online, end_of_interrupt,
-    flush_page, flush_space, fpu_fresh, fpu_init, fpu_order, fpu_restore, fpu_save, idle,
+    exchange, flush_page, flush_space, fpu_fresh, fpu_init, fpu_order, fpu_restore, fpu_save, idle,
     kernel_root_entries, load_kernel_space, load_space, memory_type, note_fault, note_killed,
     note_unclaimed, now, one_gib_pages, park, pcid_available, physical_bits, port_bitmap_tail,
     read_msr, relax, run, send_ipi, set_deadline, take_interrupt, tsc_khz, with_physical,

@@ -44,6 +44,12 @@ pub fn run(thread: &mut Thread) -> Event {
 /// Nothing: the fake keeps no part of a thread.
 pub fn park(_thread: &mut Thread) {}
 
+/// Turns from one thread to another: only the FPU registers change.
+pub fn exchange(_from: &mut Thread, from_fpu: &SharedPage, _to: &mut Thread, to_fpu: &SharedPage) {
+    fpu_save(from_fpu);
+    let _ = fpu_restore(to_fpu);
+}
+
 /// A pending interrupt; the CPU does not wait here, the test steps another one.
 pub fn idle() -> Option<u8> {
     with(|state| {

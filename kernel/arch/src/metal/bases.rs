@@ -13,10 +13,9 @@ use crate::x86::feature::Features;
 const IA32_FS_BASE: u32 = 0xc000_0100;
 const IA32_KERNEL_GS_BASE: u32 = 0xc000_0102;
 
-/// Loads both, made canonical.
+/// Loads both: values that a CPU has held before, hence canonical.
 #[inline(always)]
 pub fn load(fs: u64, gs: u64) {
-    let (fs, gs) = (canonical(fs), canonical(gs));
     if cpu::features().contains(Features::FSGSBASE) {
         // SAFETY: CR4.FSGSBASE is set when the feature is in use; the kernel does not use FS, and GS
         // is its own again before the block ends (an NMI handler uses neither).
@@ -45,6 +44,20 @@ pub fn save() -> (u64, u64) {
         // SAFETY: both exist on every 64-bit CPU (Intel SDM vol. 4, table 2-2), and reading changes nothing.
         unsafe { (Msr::new(IA32_FS_BASE).read(), Msr::new(IA32_KERNEL_GS_BASE).read()) }
     }
+}
+
+/// Loads both and returns what was there; only where FSGSBASE is in use, and only values that [`save`] or this
+/// function returned, or 0.
+#[inline(always)]
+pub fn switch(fs: u64, gs: u64) -> (u64, u64) {
+    let (old_fs, old_gs);
+    // SAFETY: as `load`; the CPU held both values before, so they are canonical.
+    unsafe {
+        asm!("rdfsbase {}", "wrfsbase {}", "swapgs", "rdgsbase {}", "wrgsbase {}", "swapgs",
+            out(reg) old_fs, in(reg) fs, out(reg) old_gs, in(reg) gs,
+            options(nostack, preserves_flags));
+    }
+    (old_fs, old_gs)
 }
 
 /// Gives the inactive GS base to a guest, which must be canonical; the user's FS and GS base.
@@ -79,9 +92,4 @@ pub fn restore((fs, gs): (u64, u64)) -> u64 {
             in(reg) fs, out(reg) guest, in(reg) gs, options(nostack, preserves_flags));
     }
     guest
-}
-
-/// Bit 47 copied upwards: what the CPU demands of an address.
-fn canonical(base: u64) -> u64 {
-    ((base << 16) as i64 >> 16) as u64
 }

@@ -1,6 +1,6 @@
 //! Control registers and MSRs that each CPU gets, and which optional features all CPUs share.
 
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use raw_cpuid::cpuid;
 use x86_64::registers::control::{Cr0, Cr4};
@@ -13,6 +13,10 @@ use crate::x86::page::PAT;
 
 /// Features in use: those of the first CPU, less what another one lacks.
 static FEATURES: AtomicU64 = AtomicU64::new(0);
+/// Whether [`FAST_SWITCH`] is among them.
+static HAS_FAST_SWITCH: AtomicBool = AtomicBool::new(false);
+/// What the short way between two threads needs.
+const FAST_SWITCH: Features = Features::FSGSBASE.union(Features::XSAVE).union(Features::XSAVEOPT);
 
 const IA32_PAT: u32 = 0x277;
 const IA32_EFER: u32 = 0xc000_0080;
@@ -70,6 +74,7 @@ pub fn check_required() -> bool {
 /// Decides which optional features are in use, less those `unwanted`. The first CPU calls it.
 pub fn choose_features(unwanted: Features) {
     FEATURES.store((optional(ask) - unwanted).bits(), Relaxed);
+    note_fast_switch();
 }
 
 /// Withdraws what the calling CPU lacks.
@@ -78,7 +83,18 @@ pub fn withdraw_missing() {
     if !lost.is_empty() {
         log::warn!("this CPU lacks {lost:?}: not used on any");
         FEATURES.fetch_and(!lost.bits(), Relaxed);
+        note_fast_switch();
     }
+}
+
+fn note_fast_switch() {
+    HAS_FAST_SWITCH.store(features().contains(FAST_SWITCH), Relaxed);
+}
+
+/// Whether FS and GS base and the FPU state can be switched by the newer instructions, on all CPUs.
+#[inline(always)]
+pub fn has_fast_switch() -> bool {
+    HAS_FAST_SWITCH.load(Relaxed)
 }
 
 /// Sets control registers and MSRs of the calling CPU. Also after resume.

@@ -91,10 +91,10 @@ fn write_task(cpu: usize, offset: usize, value: u64) {
     unsafe { at.write_unaligned(value) };
 }
 
-/// Where the calling CPU, whose words are `local`, starts to push when it leaves user mode.
+/// Where the calling CPU starts to push when it leaves user mode.
 #[inline(always)]
-pub fn set_stack(local: &CpuLocal, top: u64) {
-    let at = local.stack_slot.load(Relaxed) as *mut u64;
+pub fn set_stack(top: u64) {
+    let at = percpu::stack_slot() as *mut u64;
     // SAFETY: `load_task` stored the address of RSP0 in this CPU's mapped task state.
     unsafe { at.write_unaligned(top) };
 }

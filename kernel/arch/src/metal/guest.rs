@@ -48,6 +48,7 @@ pub(super) fn place() -> &'static Place {
 }
 
 /// Which virtualization all CPUs have; final once every CPU went through [`guest_enable_cpu`].
+#[inline]
 pub fn guest_vendor() -> GuestVendor {
     if REFUSED.load(Relaxed) != 0 {
         return GuestVendor::None;

@@ -1,5 +1,7 @@
 //! Reads the MTRRs once; nested page tables ask for the type of each page they map.
 
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
 use logic::addr::{Frame, PAGE_SIZE, units};
 use sync::SpinLock;
 
@@ -7,6 +9,10 @@ use super::msr::read_msr;
 use crate::x86::mtrr::{FIXED, Mtrrs, RANGES};
 
 static MTRRS: SpinLock<Mtrrs> = SpinLock::new(Mtrrs::NONE);
+/// The last block of 2^[`BLOCK`] frames that was asked for and has one type: its number, and the type in bits 7:0.
+static LAST: AtomicU64 = AtomicU64::new(NOTHING);
+const BLOCK: u8 = 9;
+const NOTHING: u64 = u64::MAX;
 
 const CAPABILITY: u32 = 0xfe;
 const DEFAULT: u32 = 0x2ff;
@@ -29,11 +35,31 @@ pub fn read() {
     // A default of 0 with MTRRs off and none counted is an emulator that has none.
     if count != 0 || default != 0 {
         *MTRRS.lock() = mtrrs;
+        LAST.store(NOTHING, Relaxed);
     }
 }
 
 /// The one memory type of the 2^`order` frames at `frame`, or none if they have several.
 #[must_use]
+#[inline]
 pub fn memory_type(frame: Frame, order: u8) -> Option<u8> {
-    MTRRS.lock().memory_type(frame.address(), units(order).saturating_mul(PAGE_SIZE))
+    let last = LAST.load(Relaxed);
+    if order <= BLOCK && last >> 8 == frame.0 >> BLOCK {
+        return Some(last as u8);
+    }
+    look_up(frame, order)
+}
+
+/// What the registers say of a block that was not the last one asked for.
+#[inline(never)]
+fn look_up(frame: Frame, order: u8) -> Option<u8> {
+    let block = frame.0 >> BLOCK;
+    let mtrrs = MTRRS.lock();
+    if order <= BLOCK
+        && let Some(one) = mtrrs.memory_type(Frame(block << BLOCK).address(), PAGE_SIZE << BLOCK)
+    {
+        LAST.store(block << 8 | u64::from(one), Relaxed);
+        return Some(one);
+    }
+    mtrrs.memory_type(frame.address(), units(order).saturating_mul(PAGE_SIZE))
 }

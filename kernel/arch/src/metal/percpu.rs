@@ -10,18 +10,15 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use crate::MAX_CPUS;
 use crate::x86::descriptor::GDT_ENTRIES;
 
-/// One CPU's own words. Assembly knows the first six by their offsets.
+/// One CPU's own words. Assembly knows the first four by their offsets.
 #[repr(C, align(64))]
 pub struct CpuLocal {
     /// Its own address.
     this: AtomicU64,
-    /// End of the current thread's registers, less SS: where the system-call entry starts to push.
-    pub frame_end: AtomicU64,
-    /// The user stack pointer, for one instruction.
-    user_rsp: AtomicU64,
     /// The stack to come back to in `run`.
     kernel_rsp: AtomicU64,
-    /// Address of the thread whose FS and GS base the CPU holds, 0 for none.
+    /// Address of the thread whose FS and GS base the CPU holds and into which the system-call entry stores, 0 for
+    /// none.
     pub thread: AtomicU64,
     /// The vector that interrupted `idle` or `take_interrupt`, 0 for none.
     pub interrupt: AtomicU64,
@@ -47,12 +44,10 @@ pub struct CpuLocal {
     pub gdt: [AtomicU64; GDT_ENTRIES],
 }
 
-/// Offset of `user_rsp`, for assembly.
-pub const USER_RSP: usize = offset_of!(CpuLocal, user_rsp);
+/// Offset of `thread`, for assembly.
+pub const THREAD: usize = offset_of!(CpuLocal, thread);
 /// Offset of `kernel_rsp`, for assembly.
 pub const KERNEL_RSP: usize = offset_of!(CpuLocal, kernel_rsp);
-/// Offset of `frame_end`, for assembly.
-pub const FRAME_END: usize = offset_of!(CpuLocal, frame_end);
 /// Offset of `interrupt`, for assembly.
 pub const INTERRUPT: usize = offset_of!(CpuLocal, interrupt);
 
@@ -62,8 +57,6 @@ impl CpuLocal {
     const fn new() -> Self {
         Self {
             this: AtomicU64::new(0),
-            frame_end: AtomicU64::new(0),
-            user_rsp: AtomicU64::new(0),
             kernel_rsp: AtomicU64::new(0),
             thread: AtomicU64::new(0),
             interrupt: AtomicU64::new(0),
@@ -116,6 +109,28 @@ pub fn loaded_thread() -> u64 {
     // SAFETY: as `local`; reads a word of it.
     unsafe {
         core::arch::asm!("mov {}, gs:[{}]", out(reg) address, const offset_of!(CpuLocal, thread),
+            options(readonly, nostack, preserves_flags));
+    }
+    address
+}
+
+/// Sets what [`loaded_thread`] answers.
+#[inline(always)]
+pub fn set_loaded_thread(address: u64) {
+    // SAFETY: as `local`; writes a word of it that only this CPU uses.
+    unsafe {
+        core::arch::asm!("mov gs:[{}], {}", const offset_of!(CpuLocal, thread), in(reg) address,
+            options(nostack, preserves_flags));
+    }
+}
+
+/// Address of RSP0 in the calling CPU's task state.
+#[inline(always)]
+pub fn stack_slot() -> u64 {
+    let address: u64;
+    // SAFETY: as `local`; reads a word of it.
+    unsafe {
+        core::arch::asm!("mov {}, gs:[{}]", out(reg) address, const offset_of!(CpuLocal, stack_slot),
             options(readonly, nostack, preserves_flags));
     }
     address

@@ -23,42 +23,6 @@
     .endif
 .endm
 
-.macro push_registers
-    push rax
-    push rcx
-    push rdx
-    push rbx
-    push rbp
-    push rsi
-    push rdi
-    push r8
-    push r9
-    push r10
-    push r11
-    push r12
-    push r13
-    push r14
-    push r15
-.endm
-
-.macro pop_registers
-    pop r15
-    pop r14
-    pop r13
-    pop r12
-    pop r11
-    pop r10
-    pop r9
-    pop r8
-    pop rdi
-    pop rsi
-    pop rbp
-    pop rbx
-    pop rdx
-    pop rcx
-    pop rax
-.endm
-
 .section .text.entry, "ax", @progbits
 .global trap_stubs
 .balign 16
@@ -88,6 +52,7 @@ trap_entry:
     mov rsp, gs:[{KERNEL_RSP}]
     push 2                                          # direction, alignment check and trap flag off
     popfq
+    mov eax, 1
     ret
 
 trap_in_kernel:

@@ -1,6 +1,5 @@
 //! The interrupt descriptor table, and what happens on an exception inside the kernel.
 
-use core::arch::global_asm;
 use core::cell::UnsafeCell;
 use core::sync::atomic::AtomicBool;
 
@@ -8,20 +7,12 @@ use x86_64::VirtAddr;
 use x86_64::structures::DescriptorTablePointer;
 
 use super::dump;
-use super::percpu::{INTERRUPT, KERNEL_RSP};
 use crate::Registers;
 use crate::x86::descriptor::Gate;
 
 /// In `Registers::vector` of a kernel exception: the CPU pushed no error code although this vector has
 /// one, so it was an interrupt that landed on an exception vector.
 pub const NO_ERROR_PUSHED: u64 = 0x1000;
-
-global_asm!(
-    include_str!("traps.S"),
-    KERNEL_RSP = const KERNEL_RSP,
-    INTERRUPT = const INTERRUPT,
-    NO_ERROR_PUSHED = const NO_ERROR_PUSHED,
-);
 
 unsafe extern "C" {
     static trap_stubs: [u8; 256 * 16];

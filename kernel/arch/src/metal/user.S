@@ -1,39 +1,34 @@
 # To user mode and back. A system call costs what is between `syscall_entry` and `ret`, and between
 # `leave_by_sysret` and SYSRET; nothing is copied: registers go straight into and out of the Thread.
-# (`run` in user.rs pushes RBX and RBP and calls; all other registers it declares as lost.)
+# (`run` in user.rs pushes RBX and RBP and calls; all other registers it declares as lost. RAX tells it who
+# came back: 0 a system call, 1 a trap.)
 
 .section .text.entry, "ax", @progbits
 
 # SYSCALL: RCX is the return address, R11 the flags, RSP still the user's (Intel SDM vol. 2, SYSCALL).
-# The stack pointer goes to the end of the thread's registers (below SS, which is never read after this).
+# RCX and R11 are lost for the program, so neither is stored: the way back makes them anew.
 .global syscall_entry
 .balign 16
 syscall_entry:
     swapgs
-    mov gs:[{USER_RSP}], rsp
-    mov rsp, gs:[{FRAME_END}]
-    push qword ptr gs:[{USER_RSP}]
-    mov r11d, 0x202
-    push r11
-    mov [rsp - 16], rcx                             # RIP; CS and the error code are not needed
-    sub rsp, 24
-    push {SYSCALL}
-    push rax
-    push rcx
-    push rdx
-    push rbx
-    push rbp
-    push rsi
-    push rdi
-    push r8
-    push r9
-    push r10
-    push r11
-    push r12
-    push r13
-    push r14
-    push r15
+    mov r11, gs:[{THREAD}]
+    mov [r11 + {RSP}], rsp
+    mov [r11 + {RIP}], rcx
     mov rsp, gs:[{KERNEL_RSP}]
+    mov [r11 + {RAX}], rax
+    mov [r11 + {RDX}], rdx
+    mov [r11 + {RBX}], rbx
+    mov [r11 + {RBP}], rbp
+    mov [r11 + {RSI}], rsi
+    mov [r11 + {RDI}], rdi
+    mov [r11 + {R8}], r8
+    mov [r11 + {R9}], r9
+    mov [r11 + {R10}], r10
+    mov [r11 + {R12}], r12
+    mov [r11 + {R13}], r13
+    mov [r11 + {R14}], r14
+    mov [r11 + {R15}], r15
+    xor eax, eax
     ret
 
 # RDI: the thread.
@@ -41,25 +36,22 @@ syscall_entry:
 .balign 16
 leave_by_sysret:
     mov gs:[{KERNEL_RSP}], rsp
-    mov rsp, rdi
-    pop r15
-    pop r14
-    pop r13
-    pop r12
-    pop r11
-    pop r10
-    pop r9
-    pop r8
-    pop rdi
-    pop rsi
-    pop rbp
-    pop rbx
-    pop rdx
-    pop rcx
-    pop rax
-    mov rcx, [rsp + 16]
+    mov rsp, [rdi + {RSP}]
+    mov rcx, [rdi + {RIP}]
+    mov rax, [rdi + {RAX}]
+    mov rdx, [rdi + {RDX}]
+    mov rbx, [rdi + {RBX}]
+    mov rbp, [rdi + {RBP}]
+    mov rsi, [rdi + {RSI}]
+    mov r8, [rdi + {R8}]
+    mov r9, [rdi + {R9}]
+    mov r10, [rdi + {R10}]
+    mov r12, [rdi + {R12}]
+    mov r13, [rdi + {R13}]
+    mov r14, [rdi + {R14}]
+    mov r15, [rdi + {R15}]
+    mov rdi, [rdi + {RDI}]
     mov r11d, 0x202
-    mov rsp, [rsp + 40]
     swapgs
     sysretq
 
@@ -69,21 +61,7 @@ leave_by_sysret:
 leave_by_iret:
     mov gs:[{KERNEL_RSP}], rsp
     mov rsp, rdi
-    pop r15
-    pop r14
-    pop r13
-    pop r12
-    pop r11
-    pop r10
-    pop r9
-    pop r8
-    pop rdi
-    pop rsi
-    pop rbp
-    pop rbx
-    pop rdx
-    pop rcx
-    pop rax
+    pop_registers
     add rsp, 16
     swapgs
     iretq

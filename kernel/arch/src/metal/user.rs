@@ -7,17 +7,35 @@ use core::arch::{asm, global_asm};
 use core::mem::offset_of;
 use core::sync::atomic::Ordering::Relaxed;
 
-use super::percpu::{self, FRAME_END, KERNEL_RSP, USER_RSP};
-use super::{apic, bases, descriptors};
+use sync::SharedPage;
+
+use super::percpu::{self, INTERRUPT, KERNEL_RSP, THREAD};
+use super::traps::NO_ERROR_PUSHED;
+use super::{apic, bases, cpu, descriptors, fpu};
 use crate::x86::descriptor::{USER_CS, USER_SS};
 use crate::{Event, ExitKind, Registers, Thread, vector};
 
 global_asm!(
-    include_str!("user.S"),
-    USER_RSP = const USER_RSP,
+    concat!(include_str!("registers.S"), include_str!("user.S"), include_str!("traps.S")),
+    THREAD = const THREAD,
     KERNEL_RSP = const KERNEL_RSP,
-    FRAME_END = const FRAME_END,
-    SYSCALL = const Registers::SYSCALL,
+    INTERRUPT = const INTERRUPT,
+    NO_ERROR_PUSHED = const NO_ERROR_PUSHED,
+    RIP = const offset_of!(Registers, rip),
+    RSP = const offset_of!(Registers, rsp),
+    RAX = const offset_of!(Registers, rax),
+    RDX = const offset_of!(Registers, rdx),
+    RBX = const offset_of!(Registers, rbx),
+    RBP = const offset_of!(Registers, rbp),
+    RSI = const offset_of!(Registers, rsi),
+    RDI = const offset_of!(Registers, rdi),
+    R8 = const offset_of!(Registers, r8),
+    R9 = const offset_of!(Registers, r9),
+    R10 = const offset_of!(Registers, r10),
+    R12 = const offset_of!(Registers, r12),
+    R13 = const offset_of!(Registers, r13),
+    R14 = const offset_of!(Registers, r14),
+    R15 = const offset_of!(Registers, r15),
 );
 
 unsafe extern "C" {
@@ -25,11 +43,12 @@ unsafe extern "C" {
     fn leave_by_iret();
 }
 
-/// Leaves by one of the two doors of user.S.
+/// Leaves by one of the two doors of user.S; 0 if the thread came back by a system call, else 1.
 macro_rules! leave {
-    ($thread:expr, $door:ident) => {
-        // SAFETY: `load` made entry code store into this thread, which stays borrowed; the doors keep
-        // the stack and return with only RBX and RBP as they were; the kernel's code and data are not
+    ($thread:expr, $door:ident) => {{
+        let came: u32;
+        // SAFETY: `load` or `exchange` made entry code store into this thread, which stays borrowed; the doors
+        // keep the stack and return with only RBX and RBP as they were; the kernel's code and data are not
         // reachable from user mode; RIP, CS, SS and flags were made harmless by `run`.
         unsafe {
             asm!(
@@ -40,18 +59,22 @@ macro_rules! leave {
                 "pop rbx",
                 door = sym $door,
                 inout("rdi") core::ptr::from_mut($thread) => _,
-                lateout("rax") _, lateout("rcx") _, lateout("rdx") _, lateout("rsi") _,
+                lateout("eax") came, lateout("rcx") _, lateout("rdx") _, lateout("rsi") _,
                 lateout("r8") _, lateout("r9") _, lateout("r10") _, lateout("r11") _,
                 lateout("r12") _, lateout("r13") _, lateout("r14") _, lateout("r15") _,
             )
         }
-    };
+        came
+    }};
 }
 
 /// Flags a thread may choose: arithmetic, direction, trap, resume, alignment, identification.
 const USER_FLAGS: u64 = 0x0025_0dd5;
 /// Flags every thread has: interrupts on, and bit 1, which is always set.
 const FIXED_FLAGS: u64 = 0x202;
+
+/// Exceptions that are events as they are: all but general-protection and page faults, a bit each.
+const PLAIN: u32 = !(1 << 13 | 1 << 14);
 
 /// Runs `thread` in user mode until it calls, faults or is interrupted.
 ///
@@ -68,16 +91,22 @@ pub fn run(thread: &mut Thread) -> Event {
             return Event::Exception { vector: 13, error: 0, cr2: 0 };
         }
         if thread.exit == ExitKind::Syscall {
-            leave!(thread, leave_by_sysret);
+            if leave!(thread, leave_by_sysret) == 0 {
+                return Event::Syscall;
+            }
         } else {
             thread.registers.cs = USER_CS.into();
             thread.registers.ss = USER_SS.into();
             thread.registers.rflags = thread.registers.rflags & USER_FLAGS | FIXED_FLAGS;
-            leave!(thread, leave_by_iret);
+            if leave!(thread, leave_by_iret) == 0 {
+                thread.exit = ExitKind::Syscall;
+                return Event::Syscall;
+            }
         }
-        if thread.registers.vector == Registers::SYSCALL {
-            thread.exit = ExitKind::Syscall;
-            return Event::Syscall;
+        thread.exit = ExitKind::Trap;
+        let number = thread.registers.vector as u8;
+        if number < 32 && 1 << number & PLAIN != 0 {
+            return Event::Exception { vector: number, error: thread.registers.error, cr2: 0 };
         }
         if let Some(event) = trap(thread) {
             return event;
@@ -85,10 +114,9 @@ pub fn run(thread: &mut Thread) -> Event {
     }
 }
 
-/// The event of a trap, or nothing when the kernel has settled it itself.
+/// The event of an interrupt, page fault or general-protection fault, or nothing when the kernel has settled it itself.
 #[inline(never)]
 fn trap(thread: &mut Thread) -> Option<Event> {
-    thread.exit = ExitKind::Trap;
     let number = thread.registers.vector as u8;
     if number >= 32 {
         if number == vector::TIMER {
@@ -107,18 +135,49 @@ fn trap(thread: &mut Thread) -> Option<Event> {
 #[cold]
 #[inline(never)]
 fn load(thread: &mut Thread) {
-    let local = percpu::local();
-    let address = core::ptr::from_mut(thread) as u64;
-    local.thread.store(address, Relaxed);
-    local.frame_end.store(address + offset_of!(Registers, ss) as u64, Relaxed);
-    descriptors::set_stack(local, address + size_of::<Registers>() as u64);
+    receive(thread);
     bases::load(thread.fs_base, thread.gs_base);
+}
+
+/// Makes entry code store into `thread`.
+#[inline(always)]
+fn receive(thread: &mut Thread) {
+    let address = core::ptr::from_mut(thread) as u64;
+    percpu::set_loaded_thread(address);
+    descriptors::set_stack(address + size_of::<Registers>() as u64);
+}
+
+/// Turns the CPU from one thread to another: FPU state, FS and GS base, and where entry code stores.
+///
+/// The same as [`park`] and [`super::fpu_save`] of the first and [`super::fpu_restore`] of the second, but in one
+/// go where the CPU has the instructions for it: this is on the path of every call and reply.
+#[inline(always)]
+pub fn exchange(from: &mut Thread, from_fpu: &SharedPage, to: &mut Thread, to_fpu: &SharedPage) {
+    let loaded = percpu::loaded_thread() == core::ptr::from_mut(from) as u64;
+    if loaded && cpu::has_fast_switch() {
+        fpu::switch(from_fpu, to_fpu);
+        (from.fs_base, from.gs_base) = bases::switch(to.fs_base, to.gs_base);
+        receive(to);
+    } else {
+        exchange_slowly(from, from_fpu, to_fpu);
+    }
+}
+
+/// [`exchange`] without the newer instructions, or from a thread that is not loaded; `run` loads the other one.
+#[cold]
+#[inline(never)]
+fn exchange_slowly(from: &mut Thread, from_fpu: &SharedPage, to_fpu: &SharedPage) {
+    fpu::fpu_save(from_fpu);
+    park(from);
+    // Areas of threads are always valid: a thread cannot reach its own.
+    let _ = fpu::fpu_restore(to_fpu);
 }
 
 /// Ends this CPU's hold on `thread`: its FS and GS base are stored in it.
 ///
 /// Call it when the CPU turns to another thread (with saving the FPU state), before the bases are read
 /// or written, and before the thread's memory is given back. Does nothing if another thread is loaded.
+#[inline(always)]
 pub fn park(thread: &mut Thread) {
     if percpu::loaded_thread() == core::ptr::from_mut(thread) as u64 {
         (thread.fs_base, thread.gs_base) = bases::save();

@@ -3,8 +3,9 @@
 //! There is no mapping tree for memory: the destination gets what the source has at this moment.
 //! The source is always a host table, or the identity map of physical memory (abi.md 6.5).
 
-use super::{ENTRIES, Entry, INDEX_BITS, ROOT_LEVEL, Rights, Table, index, size, walk};
+use super::{ENTRIES, Entry, INDEX_BITS, ROOT_LEVEL, Rights, Table};
 use super::{Flush, Format, HostFormat, TableMemory, Target, Tree, Writer};
+use super::{index, size, table_of, walk, write_leaf};
 use crate::Oom;
 use crate::addr::{Frame, PAGE_BITS, USER_TOP, units};
 
@@ -95,12 +96,7 @@ fn copy_page<D: Format>(
     let bits = attributes(HostFormat::frame(host), 0).unwrap_or(0);
     let new = D::delegated(host, rights, bits);
     let to = mem.table(table_of::<D, 0>(mem, tree.root, page)?);
-    let old = to.read(index(page, 0));
-    if old == new {
-        return Some(Flush::None);
-    }
-    to.write(index(page, 0), new);
-    Some(if D::is_present(old) { Flush::Needed } else { Flush::None })
+    Some(write_leaf::<D>(to, index(page, 0), new))
 }
 
 /// The same for one leaf of level 1 that becomes one.
@@ -119,29 +115,10 @@ fn copy_large_page<D: Format>(
     let (frame, rights) = delegatable(host, rights)?;
     let new = D::leaf(1, frame, rights, attributes(frame, LARGE)?);
     let to = mem.table(table_of::<D, 1>(mem, tree.root, page)?);
-    let old = to.read(index(page, 1));
-    if old == new {
-        return Some(Flush::None);
-    }
-    if D::below(old).is_some() {
+    if D::below(to.read(index(page, 1))).is_some() {
         return None;
     }
-    to.write(index(page, 1), new);
-    Some(if D::is_present(old) { Flush::Needed } else { Flush::None })
-}
-
-/// The table of level `LEVEL` that a page lies in, if there is one.
-#[inline(always)]
-fn table_of<F: Format, const LEVEL: u8>(
-    mem: &impl TableMemory,
-    root: Frame,
-    page: u64,
-) -> Option<Frame> {
-    let mut table = root;
-    for level in (LEVEL + 1..=ROOT_LEVEL).rev() {
-        table = F::below(mem.table(table).read(index(page, level)))?;
-    }
-    Some(table)
+    Some(write_leaf::<D>(to, index(page, 1), new))
 }
 
 /// The general case of [`copy`].
@@ -237,13 +214,8 @@ pub fn clear<D: Format>(
         && let Some(table) = table_of::<D, 0>(mem, tree.root, page)
     {
         // The most frequent case in a straight line.
-        let (table, at) = (mem.table(table), index(page, 0));
-        let old = table.read(at);
-        if old != 0 {
-            table.write(at, 0);
-        }
+        let flush = write_leaf::<D>(mem.table(table), index(page, 0), 0);
         *cursor = 1;
-        let flush = if D::is_present(old) { Flush::Needed } else { Flush::None };
         return Ok(Step { done: true, flush });
     }
     let end = units(order);

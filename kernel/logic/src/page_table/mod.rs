@@ -160,6 +160,15 @@ pub fn map<F: Format>(
     rights: Rights,
     attributes: u64,
 ) -> Result<Flush, Oom> {
+    if order == 0
+        && let Some(table) = table_of::<F, 0>(mem, tree.root, page)
+    {
+        return Ok(write_leaf::<F>(
+            mem.table(table),
+            index(page, 0),
+            F::leaf(0, frame, rights, attributes),
+        ));
+    }
     let mut writer = Writer::<F, _>::new(mem, tree, u64::MAX);
     let (mut done, count) = (0, units(order));
     while done < count {
@@ -213,6 +222,31 @@ const fn size(level: u8) -> u64 {
 #[inline(always)]
 const fn index(page: u64, level: u8) -> usize {
     (page >> (INDEX_BITS * level as u32)) as usize & (ENTRIES - 1)
+}
+
+/// The table of level `LEVEL` that a page lies in, if there is one.
+#[inline(always)]
+fn table_of<F: Format, const LEVEL: u8>(
+    mem: &impl TableMemory,
+    root: Frame,
+    page: u64,
+) -> Option<Frame> {
+    let mut table = root;
+    for level in (LEVEL + 1..=ROOT_LEVEL).rev() {
+        table = F::below(mem.table(table).read(index(page, level)))?;
+    }
+    Some(table)
+}
+
+/// Writes an entry that names no table now, where that changes something.
+#[inline(always)]
+fn write_leaf<F: Format>(table: impl Table, index: usize, new: u64) -> Flush {
+    let old = table.read(index);
+    if old == new {
+        return Flush::None;
+    }
+    table.write(index, new);
+    if F::is_present(old) { Flush::Needed } else { Flush::None }
 }
 
 /// Where a walk ended: at an empty entry or a leaf.
@@ -345,8 +379,13 @@ impl<'a, F: Format, M: TableMemory> Writer<'a, F, M> {
             let slot = index(page, level);
             match F::parse(self.mem.table(table).read(slot), level) {
                 Entry::Empty => {
-                    self.charge(1, level);
-                    return Ok(count.min(size(level) - inside));
+                    // Emptiness comes in runs: all that follows in this table.
+                    let table = self.mem.table(table);
+                    let most = (count + inside).div_ceil(size(level)).min(self.budget.max(1));
+                    let end = (slot + most as usize).min(ENTRIES);
+                    let empty = (slot + 1..end).take_while(|next| table.read(*next) == 0).count();
+                    let pages = self.charge(1 + empty as u64, level);
+                    return Ok(count.min(pages - inside));
                 }
                 Entry::Table(_) if whole && level == 1 => {
                     self.replace(self.mem.table(table), slot, level, 0);

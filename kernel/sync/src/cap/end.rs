@@ -15,6 +15,7 @@ const LEAF: usize = 64;
 impl CapSpace {
     /// Frees the tables from selector `cursor` on, as far as `budget` table entries reach; whether all are gone.
     pub fn dismantle(&mut self, cursor: &mut u64, budget: usize) -> bool {
+        *self.near.get_mut() = null_mut();
         let mut left = budget;
         while *cursor < SELECTORS && left > 0 {
             left = left.saturating_sub(1 + self.dismantle_at(cursor));

@@ -21,4 +21,6 @@ mod steps;
 #[cfg(test)]
 mod storm;
 #[cfg(test)]
+mod told;
+#[cfg(test)]
 mod world;

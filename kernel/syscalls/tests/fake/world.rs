@@ -144,9 +144,9 @@ impl World {
     /// One round of a CPU.
     pub fn step(&self, cpu: usize) {
         Machine::set_cpu(cpu);
-        let (mut seat, token) =
+        let (mut seat, mut token) =
             self.seats.borrow_mut()[cpu].take().expect("a CPU that is not running");
-        let token = run::round(&mut seat, token);
+        run::round(&mut seat, &mut token);
         self.seats.borrow_mut()[cpu] = Some((seat, token));
         Machine::set_cpu(0);
     }
