@@ -18,7 +18,8 @@
 mod atomic;
 mod count;
 mod epoch;
-#[cfg(all(test, loom))]
+#[cfg(test)]
+#[cfg(loom)]
 mod loom_models;
 mod raw_lock;
 
@@ -43,7 +44,8 @@ mod pool;
 mod rcu;
 #[cfg(not(loom))]
 mod slab;
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests;
 
 #[cfg(not(loom))]
