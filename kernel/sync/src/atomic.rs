@@ -1,4 +1,4 @@
-//! The atomics that the models in `loom_models.rs` try in every order: `core`'s, or loom's under `--cfg loom`.
+//! The atomics that the models in `loom_tests.rs` try in every order: `core`'s, or loom's under `--cfg loom`.
 
 #[cfg(not(loom))]
 pub(crate) use core::hint::spin_loop as relax;

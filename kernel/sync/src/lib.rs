@@ -18,8 +18,9 @@
 mod atomic;
 mod count;
 mod epoch;
-#[cfg(all(test, loom))]
-mod loom_models;
+#[cfg(test)]
+#[cfg(loom)]
+mod loom_tests;
 mod raw_lock;
 
 // What the models do not reach is left out of them: loom's atomics cannot live in zeroed pages.
