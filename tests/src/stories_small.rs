@@ -62,8 +62,8 @@ pub(crate) const TRIPLE: Story = Story {
         Line::Says("TripleFault 0x2"),
         Line::Says("linux stopped"),
         Line::Says("hematite>"),
-        Line::Type("list"),
-        Line::Says("stopped"),
+        Line::Type("guest list"),
+        Line::Says("HALTED   stopped by its monitor"),
     ],
     ..SMALL
 };
