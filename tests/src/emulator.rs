@@ -151,7 +151,7 @@ fn start_qemu(machine: &Machine) -> Result<Emulator> {
         (Engine::Kvm, _) => command.args(["-accel", "kvm", "-cpu", "host"]),
         (_, false) => {
             // QEMU 7.2 and SVM with a thread per CPU: now and then a host's page walk right after
-            // #VMEXIT finds nothing, which ends in a triple fault; interrupts get lost, too.
+            // #VMEXIT found nothing and ended in a triple fault; the cause is not established.
             let svm = !machine.qemu_cpu.contains("-svm");
             let accel = if svm { "tcg,thread=single" } else { "tcg" };
             command.args(["-accel", accel, "-cpu", &machine.qemu_cpu])
