@@ -279,6 +279,18 @@ pub const STORIES: &[Story] = &[
     Story { name: "suite_plain_8", cpu_model: "max,-svm", cpus: 8, timeout_s: 420, ..SUITE },
     // The small guest; the slow engine runs all its tests in one boot.
     Story { name: "small_all_bochs", timeout_s: 420, ..small::ALL_BOCHS },
+    Story {
+        name: "small_all_bochs_icelake",
+        cpu_model: "corei7_icelake_u",
+        timeout_s: 420,
+        ..small::ALL_BOCHS
+    },
+    Story {
+        name: "small_all_bochs_haswell",
+        cpu_model: "corei7_haswell_4770",
+        timeout_s: 420,
+        ..small::ALL_BOCHS
+    },
     Story { name: "small_triple_bochs", engine: Engine::Bochs, timeout_s: 420, ..small::TRIPLE },
     Story { name: "small_triple_qemu", ..small::TRIPLE },
     small::one!("small_hello_qemu", "hello"),
