@@ -71,6 +71,9 @@ impl FileBytes for Module {
 }
 
 /// Makes the first domain out of a boot module and starts it on this CPU.
+///
+/// A function of its own: what is large in it leaves the stack before the loop begins.
+#[inline(never)]
 pub fn launch(cpu: &mut Cpu, module: Range<u64>) -> Result<(), RootError> {
     if !module.start.is_multiple_of(PAGE_SIZE) {
         return Err(RootError::Unaligned(module.start));

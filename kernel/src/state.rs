@@ -7,7 +7,7 @@ use boot::BootInfo;
 use logic::acpi::Acpi;
 use logic::addr::{Frame, PAGE_BITS};
 use objects::{Cpu, Kernel};
-use sync::{CpuKey, MAX_CPUS, Once, Pool, Rcu, Site, SpinLock};
+use sync::{CpuKey, MAX_CPUS, Once, Pool, Rcu, Site, SpinLock, Token};
 
 use crate::bring_up::{io_apics, step};
 use crate::panic::fail;
@@ -75,18 +75,24 @@ fn controllers(firmware: &Acpi) -> [u64; 18] {
     frames
 }
 
-/// Where every CPU arrives when all are up, on its own stack: into the loop, the boot CPU with the
-/// root task.
+/// Where every CPU arrives when all are up, on its own stack.
 pub fn enter(number: usize) -> ! {
     let key = KEYS.lock().get_mut(number).and_then(Option::take);
     let (Some(key), Some(kernel), Some(token)) = (key, KERNEL.get(), RCU.join(number)) else {
         fail(format_args!("CPU {number} has no place in the kernel's state"));
     };
-    let mut cpu = Cpu::new(key, kernel);
-    if cpu.make_irq_table().is_err() {
+    if kernel.make_irq_table(number).is_err() {
         fail(format_args!("no memory for the interrupt table of CPU {number}"));
     }
-    if number == arch::boot_cpu()
+    go(key, kernel, token)
+}
+
+/// Into the loop, the boot CPU with the root task. A function of its own: the CPU's state is large, and so is the
+/// interrupt table before it is in its place; the stack need not hold both.
+#[inline(never)]
+fn go(key: CpuKey, kernel: &'static Kernel, token: Token) -> ! {
+    let mut cpu = Cpu::new(key, kernel);
+    if cpu.id == arch::boot_cpu()
         && let Some(module) = ROOT_MODULE.get()
     {
         match root::launch(&mut cpu, module.clone()) {

@@ -89,17 +89,25 @@ impl Program {
         Ok(text.lines().any(|line| line.trim() == format!("\"{}\",", self.folder)))
     }
 
+    /// The profile of `Cargo.toml` it is built by.
+    fn profile(self) -> &'static str {
+        match self.link {
+            Link::Kernel => "kernel",
+            Link::User | Link::Guest => "release",
+        }
+    }
+
     /// A cargo command for it.
     pub fn cargo(self, toolchain: &Toolchain, verb: &str) -> Command {
         let mut command = toolchain.cargo(verb, Self::subdir(self.link), &self.flags());
-        command.args(["--release", "--package", self.package]);
+        command.args(["--profile", self.profile(), "--package", self.package]);
         command
     }
 
     /// Where cargo leaves it.
     pub fn built(self) -> PathBuf {
         let target = desk::root().join("target").join(Self::subdir(self.link));
-        target.join(TARGET).join("release").join(self.package)
+        target.join(TARGET).join(self.profile()).join(self.package)
     }
 
     /// The ELF file with all there is to know of it: what `build` leaves, or makes a bzImage of.

@@ -6,7 +6,7 @@ use abi::Status;
 use logic::addr::Frame;
 use sync::{Counted, SharedPage};
 
-use crate::{Cpu, IrqTable, Pd, VectorUse};
+use crate::{Cpu, IrqTable, Kernel, Pd, VectorUse};
 
 /// Reads a model-specific register of this CPU.
 pub fn read_msr(msr: u32) -> Option<u64> {
@@ -31,19 +31,22 @@ pub fn can_run_guests() -> bool {
 /// The root entry under which a domain's own port bitmap hangs.
 pub const PORT_ROOT_ENTRY: usize = (arch::PORT_BITMAP_ADDRESS >> 39 & 511) as usize;
 
+impl Kernel {
+    /// Makes the interrupt table of CPU `cpu`, at its start.
+    #[inline(never)]
+    pub fn make_irq_table(&'static self, cpu: usize) -> Result<(), logic::Oom> {
+        let table = self.irq_tables.reserve()?.fill(IrqTable::new());
+        if let Some(remote) = self.remotes.get(cpu) {
+            *remote.irqs.lock() = Some(table);
+        }
+        Ok(())
+    }
+}
+
 impl Cpu {
     /// The interrupt table of CPU `cpu`, made at its start.
     pub fn irq_table(&self, cpu: usize) -> Option<Counted<IrqTable>> {
         self.kernel.remotes.get(cpu)?.irq_table()
-    }
-
-    /// Makes this CPU's interrupt table.
-    pub fn make_irq_table(&self) -> Result<(), logic::Oom> {
-        let table = self.kernel.irq_tables.reserve()?.fill(IrqTable::new());
-        if let Some(mine) = self.kernel.remotes.get(self.id) {
-            *mine.irqs.lock() = Some(table);
-        }
-        Ok(())
     }
 
     /// An interrupt for user space arrived: sets its bit, and counts its semaphore up if the bit was clear.

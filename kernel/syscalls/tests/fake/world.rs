@@ -123,7 +123,7 @@ impl World {
             .map(|(id, key)| {
                 Machine::set_cpu(id);
                 let cpu = Cpu::new(key, kernel);
-                cpu.make_irq_table().expect("an interrupt table");
+                kernel.make_irq_table(id).expect("an interrupt table");
                 Some((cpu, rcu.join(id).expect("a token")))
             })
             .collect();
