@@ -51,6 +51,8 @@ pub struct GuestEnv<'a> {
     pub ports: Frame,
     /// The guest's FPU state in the standard XSAVE format.
     pub fpu: &'a SharedPage,
+    /// Where the state of the thread that runs the guest is kept meanwhile.
+    pub monitor: &'a SharedPage,
     /// When this CPU must be back in the kernel, in TSC ticks.
     pub host_deadline: Option<u64>,
     /// The vCPU was poked: the guest is entered once, so that state and events are consumed, and comes

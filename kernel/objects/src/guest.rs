@@ -4,9 +4,10 @@ use core::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
 
 use abi::{Mtd, Status, exit};
 use arch::{GuestEnv, GuestEvent};
-use sync::Ref;
+use sync::{Pool, Ref};
 
-use crate::{Cpu, Resume, Vcpu};
+use crate::vcpu::VcpuState;
+use crate::{Cpu, Pd, Resume, Vcpu};
 
 /// What the loop does after a stretch of guest time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,35 +46,57 @@ impl RunOrder {
 impl Cpu {
     /// A run call of the current thread: loads what the monitor marked and enters the guest at once.
     ///
-    /// If the first exit is the monitor's the run is over, and nobody had to hold the vCPU. Otherwise the thread's
-    /// `resume` says that it goes on, and a host interrupt waits in `pending_interrupt` for the loop.
-    pub fn begin_run(&mut self, vcpu: Ref<'_, Vcpu>, order: RunOrder) -> Status {
-        if vcpu.cpu() != self.id {
-            return Status::BadCpu;
+    /// If the first exit is the monitor's the run is over, and nobody had to hold the vCPU: the answer is the call's.
+    /// Otherwise there is none yet: the thread's `resume` says that it goes on, and a host interrupt waits in
+    /// `pending_interrupt` for the loop.
+    #[inline(always)]
+    pub fn begin_run(&mut self, vcpu: Ref<'_, Vcpu>, order: RunOrder) -> Option<Status> {
+        let Some(inner) = vcpu.cell.open(&mut self.key) else { return Some(Status::BadCpu) };
+        if inner.busy {
+            return Some(Status::Busy);
         }
+        let (false, Some(guest)) = (vcpu.is_dead(), inner.guest.as_mut()) else {
+            return Some(Status::BadCap);
+        };
         let page = vcpu.state.page();
-        let Some(state) = vcpu.cell.open(&mut self.key) else { return Status::BadCpu };
-        if state.busy {
-            return Status::Busy;
-        }
-        let Some(guest) = state.guest.as_mut() else { return Status::BadCap };
+        guest.activate();
         guest.load(self.kernel.pool, page, order.load);
         if order.load_extended {
             guest.load_extended(self.kernel.pool, page);
         }
-        state.busy = true;
-        state.tell = order.tell;
-        state.tell_extended = order.tell_extended;
-        match self.guest_time(&vcpu) {
-            GuestStop::Over => {}
-            stop => self.run_on(vcpu, stop),
-        }
-        Status::Success
+        let stop = match self.guest_time(&vcpu) {
+            Some(GuestEvent::Exit(reason)) => {
+                let Some(inner) = vcpu.cell.open(&mut self.key) else {
+                    return Some(Status::BadCpu);
+                };
+                inner.tell(&vcpu, self.kernel.pool, reason, order.tell, order.tell_extended);
+                return Some(Status::Success);
+            }
+            Some(event) => self.stop(&vcpu, event),
+            None => return Some(Status::BadCap),
+        };
+        self.run_on(vcpu, order, stop)
     }
 
-    /// The run goes on through the loop.
+    /// The run goes on through the loop, or was poked at the same time.
     #[cold]
-    fn run_on(&mut self, vcpu: Ref<'_, Vcpu>, stop: GuestStop) {
+    #[inline(never)]
+    fn run_on(
+        &mut self,
+        vcpu: Ref<'_, Vcpu>,
+        order: RunOrder,
+        stop: Option<GuestStop>,
+    ) -> Option<Status> {
+        let Some(inner) = vcpu.cell.open(&mut self.key) else { return Some(Status::BadCpu) };
+        let Some(stop) = stop else {
+            let pool = self.kernel.pool;
+            inner.tell(&vcpu, pool, exit::POKED, order.tell, order.tell_extended);
+            return Some(Status::Success);
+        };
+        let Some(held) = vcpu.hold() else { return Some(Status::BadCap) };
+        inner.busy = true;
+        inner.tell = order.tell;
+        inner.tell_extended = order.tell_extended;
         match stop {
             GuestStop::Interrupt(vector) => {
                 self.pending_interrupt = Some(vector);
@@ -82,16 +105,10 @@ impl Cpu {
             GuestStop::Timer => self.on_timer(),
             GuestStop::Over | GuestStop::Again => {}
         }
-        match vcpu.hold() {
-            Some(held) => {
-                if let Some(state) = self.state() {
-                    state.resume = Resume::Guest(held);
-                }
-            }
-            None => {
-                self.end_run(&vcpu, Status::BadCap);
-            }
+        if let Some(state) = self.state() {
+            state.resume = Resume::Guest(held);
         }
+        None
     }
 
     /// One stretch of guest time for the current thread, whose `resume` is [`Resume::Guest`].
@@ -100,28 +117,48 @@ impl Cpu {
         let Resume::Guest(vcpu) = core::mem::replace(&mut state.resume, Resume::User) else {
             return GuestStop::Over;
         };
-        let stop = self.guest_time(&vcpu);
-        if stop != GuestStop::Over
-            && let Some(state) = self.state()
-        {
-            state.resume = Resume::Guest(vcpu);
+        let reason = match self.guest_time_again(&vcpu) {
+            Some(GuestEvent::Exit(reason)) => reason,
+            Some(event) => match self.stop(&vcpu, event) {
+                Some(stop) => {
+                    if let Some(state) = self.state() {
+                        state.resume = Resume::Guest(vcpu);
+                    }
+                    return stop;
+                }
+                None => exit::POKED,
+            },
+            None => return self.end_run(&vcpu, Status::BadCap),
+        };
+        if let Some(inner) = vcpu.cell.open(&mut self.key) {
+            let (tell, extended) = (inner.tell, inner.tell_extended);
+            inner.tell(&vcpu, self.kernel.pool, reason, tell, extended);
         }
-        stop
+        self.end_run(&vcpu, Status::Success)
     }
 
-    /// One stretch of guest time; the vCPU is busy with the current thread's run.
+    /// [`Cpu::guest_time`] after other things have been done.
+    #[inline(never)]
+    fn guest_time_again(&mut self, vcpu: &Vcpu) -> Option<GuestEvent> {
+        let inner = vcpu.cell.open(&mut self.key)?;
+        if vcpu.is_dead() {
+            return None;
+        }
+        inner.guest.as_mut()?.activate();
+        self.guest_time(vcpu)
+    }
+
+    /// One stretch of guest time; the vCPU is alive, active and in use by the current thread's run. `None` if it
+    /// cannot run.
     #[inline(always)]
-    fn guest_time(&mut self, vcpu: &Vcpu) -> GuestStop {
-        let host_deadline = self.next_deadline();
-        let kernel = self.kernel;
-        let Some(mine) = kernel.remotes.get(self.id) else { return GuestStop::Over };
-        let Some(inner) = vcpu.cell.open(&mut self.key) else { return GuestStop::Over };
-        let (false, Some(guest)) = (vcpu.is_dead(), inner.guest.as_mut()) else {
-            return self.end_run(vcpu, Status::BadCap);
-        };
+    fn guest_time(&mut self, vcpu: &Vcpu) -> Option<GuestEvent> {
+        let monitor = self.current.as_ref()?.fpu();
+        let inner = vcpu.cell.open(&mut self.key)?;
+        let guest = inner.guest.as_mut()?;
+        let pd: &Pd = &vcpu.pd;
         // Whoever changes guest mappings from here on finds this CPU; earlier changes are in the generation.
-        mine.guest_space.store(vcpu.pd.identity(), SeqCst);
-        let generation = vcpu.pd.memory.generation();
+        self.mine.guest_space.store(pd.identity(), SeqCst);
+        let generation = pd.memory.generation();
         let mut flush_tag = inner.generation != generation;
         inner.generation = generation;
         if inner.tag_round != self.tags.round() {
@@ -129,46 +166,24 @@ impl Cpu {
             flush_tag = true;
         }
         let env = GuestEnv {
-            pool: kernel.pool,
+            pool: self.kernel.pool,
             place: &vcpu.place,
             tag: inner.tag,
             flush_tag,
-            ports: vcpu.pd.guest_ports(),
+            ports: pd.guest_ports(),
             fpu: vcpu.fpu.page(),
-            host_deadline,
+            monitor,
+            // The timer never fires later than `next_deadline` while somebody runs.
+            host_deadline: (self.armed != u64::MAX).then_some(self.armed),
             pending_poke: vcpu.poked.load(Relaxed),
         };
-        if vcpu.pd.identity() != self.guest_owner {
-            self.guest_owner = vcpu.pd.identity();
+        if pd.identity() != self.guest_owner {
+            self.guest_owner = pd.identity();
             arch::isolate(arch::Isolate::Guest);
         }
-        // The monitor's FPU registers give way to the guest's (`enter` loads and saves those).
-        let monitor = self.current.as_ref().map(|current| current.fpu());
-        if let Some(monitor) = monitor {
-            arch::fpu_save(monitor);
-        }
         let event = guest.enter(&env);
-        if let Some(monitor) = monitor {
-            let _ = arch::fpu_restore(monitor);
-        }
-        mine.guest_space.store(0, Release);
-        let reason = match event {
-            GuestEvent::Exit(reason) => reason,
-            event => match self.stop(vcpu, event) {
-                Some(stop) => return stop,
-                None => exit::POKED,
-            },
-        };
-        vcpu.poked.store(false, Relaxed);
-        let Some(inner) = vcpu.cell.open(&mut self.key) else { return GuestStop::Over };
-        inner.busy = false;
-        if let Some(guest) = inner.guest.as_mut() {
-            guest.store(kernel.pool, vcpu.state.page(), reason, inner.tell);
-            if inner.tell_extended {
-                guest.store_extended(kernel.pool, vcpu.state.page());
-            }
-        }
-        self.answer_run(Status::Success)
+        self.mine.guest_space.store(0, Release);
+        Some(event)
     }
 
     /// Guest time ended, but not the run; unless the vCPU was poked meanwhile.
@@ -190,16 +205,10 @@ impl Cpu {
         None
     }
 
-    #[cold]
     fn end_run(&mut self, vcpu: &Vcpu, status: Status) -> GuestStop {
         if let Some(inner) = vcpu.cell.open(&mut self.key) {
             inner.busy = false;
         }
-        self.answer_run(status)
-    }
-
-    #[inline(always)]
-    fn answer_run(&mut self, status: Status) -> GuestStop {
         if let Some(state) = self.state() {
             state.resume = Resume::User;
             state.thread.registers.rdi = status as u64;
@@ -208,16 +217,39 @@ impl Cpu {
     }
 
     /// Makes a virtual CPU leave its guest soon.
+    #[inline(always)]
     pub fn poke(&mut self, vcpu: &Vcpu) {
         vcpu.poked.store(true, SeqCst);
         let cpu = vcpu.cpu();
+        if cpu != self.id {
+            self.poke_there(vcpu, cpu);
+        }
+    }
+
+    /// It may run on CPU `cpu`.
+    #[inline(never)]
+    fn poke_there(&self, vcpu: &Vcpu, cpu: usize) {
         let runs = self
             .kernel
             .remotes
             .get(cpu)
             .is_some_and(|remote| remote.guest_space.load(SeqCst) == vcpu.pd.identity());
-        if cpu != self.id && runs {
+        if runs {
             arch::send_ipi(cpu, arch::vector::RESCHEDULE);
+        }
+    }
+}
+
+impl VcpuState {
+    /// An exit ends the run: what it tells goes to the state page.
+    #[inline(always)]
+    fn tell(&mut self, vcpu: &Vcpu, pool: &'static Pool, reason: u32, groups: Mtd, extended: bool) {
+        vcpu.poked.store(false, Relaxed);
+        let Some(guest) = self.guest.as_mut() else { return };
+        let page = vcpu.state.page();
+        guest.store(pool, page, reason, groups);
+        if extended {
+            guest.store_extended(pool, page);
         }
     }
 }

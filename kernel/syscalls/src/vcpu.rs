@@ -37,11 +37,12 @@ pub fn vcpu_run_ext(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     run(cpu, vcpu, RunOrder { load, tell, load_extended, tell_extended })
 }
 
-/// The status is in the thread's RDI when the run is over, which may be much later.
+/// If the run is not over, its status is in the thread's RDI when it is, which may be much later.
 #[inline(always)]
 fn run(cpu: &mut Cpu, vcpu: Ref<'_, Vcpu>, order: RunOrder) -> Outcome {
     match cpu.begin_run(vcpu, order) {
-        Status::Success => Ok(Verdict::Done),
-        refused => Err(refused),
+        Some(Status::Success) => Ok(Status::Success.into()),
+        Some(refused) => Err(refused),
+        None => Ok(Verdict::Done),
     }
 }

@@ -112,6 +112,7 @@ fn guests_follow_their_scripts() {
         flush_tag: true,
         ports: Frame(0),
         fpu: page,
+        monitor: page,
         host_deadline: None,
         pending_poke: false,
     };

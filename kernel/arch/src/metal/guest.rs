@@ -33,13 +33,10 @@ pub(super) struct Place {
     pub area: AtomicU64,
     /// SVM: the host's FS, GS, TR, LDTR and system-call MSRs.
     pub block: AtomicU64,
-    /// VMX: the current VMCS.
-    pub current: AtomicU64,
 }
 
-static PLACES: [Place; MAX_CPUS] = [const {
-    Place { area: AtomicU64::new(0), block: AtomicU64::new(0), current: AtomicU64::new(0) }
-}; MAX_CPUS];
+static PLACES: [Place; MAX_CPUS] =
+    [const { Place { area: AtomicU64::new(0), block: AtomicU64::new(0) } }; MAX_CPUS];
 
 /// The calling CPU's place.
 #[inline(always)]
@@ -116,8 +113,6 @@ pub struct Guest {
     back: Back,
     /// Entered since the last load: what a poke waits for.
     entered: bool,
-    /// The longest time-out the hardware counts.
-    longest: u64,
 }
 
 #[expect(clippy::large_enum_variant, reason = "a machine has guests of one kind only")]
@@ -140,7 +135,7 @@ impl Guest {
             GuestVendor::Svm => (Back::Svm(Svm::new(pool)?), NO_LIMIT),
             GuestVendor::None => return Err(Oom),
         };
-        Ok(Self { software: Software::new(longest), back, entered: false, longest })
+        Ok(Self { software: Software::new(longest), back, entered: false })
     }
 
     /// Takes the guest off its CPU, so that its memory can go: on the home CPU, before [`Self::free`].
@@ -158,19 +153,28 @@ impl Guest {
         }
     }
 
+    /// Makes it the guest that this CPU works on: before the others below, after another guest's turn.
+    #[inline(always)]
+    pub fn activate(&mut self) {
+        if let Back::Vmx(vmx) = &mut self.back {
+            vmx.activate(&mut self.software);
+        }
+    }
+
     /// Loads the groups of `mtd` from the state page: the start of a run.
-    #[inline]
+    #[inline(always)]
     pub fn load(&mut self, pool: &Pool, page: &SharedPage, mtd: Mtd) {
         self.entered = false;
-        self.software.load(page, mtd, self.longest);
+        self.software.load(page, mtd);
         match &mut self.back {
-            Back::Vmx(vmx) => vmx.load(&self.software, page, mtd),
+            Back::Vmx(vmx) => vmx.load(&mut self.software, page, mtd),
             Back::Svm(svm) => svm.load(pool, &self.software, page, mtd),
         }
     }
 
-    /// Runs the guest until something happens. Interrupts are off before and after.
-    #[inline]
+    /// Runs the guest until something happens. Interrupts are off before and after. The monitor's FPU state is
+    /// saved and comes back.
+    #[inline(always)]
     pub fn enter(&mut self, env: &GuestEnv) -> GuestEvent {
         if env.pending_poke && self.entered {
             return GuestEvent::Exit(abi::exit::POKED);
@@ -182,17 +186,17 @@ impl Guest {
         }
     }
 
-    /// Tells the monitor the groups of `wanted`, as far as an exit tells them (abi.md 11.1): the end of a run.
-    #[inline]
+    /// Tells the monitor the groups of `wanted`, as far as an exit tells them (abi.md 11.1): the end of a run, right
+    /// after [`Self::enter`].
+    #[inline(always)]
     pub fn store(&mut self, pool: &Pool, page: &SharedPage, reason: u32, wanted: Mtd) {
         let wanted = wanted & self.software.all_groups();
-        self.software.store(page, wanted, reason, now());
         match &mut self.back {
             Back::Vmx(vmx) => vmx.store(&mut self.software, page, wanted, reason),
             Back::Svm(svm) => svm.store(pool, &mut self.software, page, wanted, reason),
         }
         if reason == TIMED_OUT {
-            self.software.timeout = self.longest;
+            self.software.timeout = self.software.longest;
         }
     }
 

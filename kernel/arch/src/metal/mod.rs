@@ -49,7 +49,6 @@ pub use cpu::{
     xstate,
 };
 pub use crash::{Crash, crash};
-pub use descriptors::task_was_cut;
 pub use dump::{Epitaph, backtrace_here};
 pub use fpu::{fpu_fresh, fpu_init, fpu_order, fpu_restore, fpu_save};
 pub use guest::{Guest, guest_enable_cpu, guest_secondary_controls, guest_tags, guest_vendor};

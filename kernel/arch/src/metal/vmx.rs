@@ -15,18 +15,17 @@ use sync::{Pool, SharedPage, Site, SpinLock};
 
 use super::guest::{TIMED_OUT, keep, place};
 use super::guest_switch::{self, Duties, Switch, rdmsr};
-use super::vmx_host;
-use super::{now, write_msr};
+use super::{now, percpu, vmx_host, write_msr};
 use crate::x86::event::{self, VALID};
-use crate::x86::guest_software::{GuestRegisters, Software};
+use crate::x86::guest_software::Software;
+use crate::x86::image::Image;
 use crate::x86::vmx_controls::{Allowed, Capabilities, MACHINE_CHECK, primary};
 use crate::x86::vmx_fields as field;
-use crate::x86::vmx_nmi;
-use crate::x86::vmx_state::{Mirror, Vmcs, VmxState};
+use crate::x86::vmx_state::{Vmcs, VmxState};
 use crate::{GuestEnv, GuestEvent, GuestPlace};
 
 unsafe extern "C" {
-    fn vmx_enter(registers: *mut GuestRegisters, launched: u64, host_rsp: *mut u64) -> u64;
+    fn vmx_enter();
 }
 
 /// What all CPUs have in common.
@@ -90,6 +89,7 @@ pub fn enable(pool: &Pool) -> Result<(), &'static str> {
         return Err("VMXON failed");
     }
     vmx_host::forget_translations();
+    percpu::note_gdt();
     let mut common = COMMON.lock();
     *common = Some(common.map_or(cpu, |other| other.common(&cpu)));
     Ok(())
@@ -120,6 +120,9 @@ fn read_capabilities() -> Capabilities {
         basic,
     }
 }
+
+/// Exits that are the kernel's own, always or sometimes: a bit for each reason (appendix C).
+const KERNEL: u64 = 1 << 0 | 1 << 1 | 1 << 29 | 1 << 46 | 1 << 47 | 1 << TIMED_OUT;
 
 /// All accesses exit but those of abi.md 11.3.
 fn make_msr_bitmap(pool: &Pool) -> Result<(), &'static str> {
@@ -167,24 +170,34 @@ impl Vmcs for Current {
     }
 
     #[inline(always)]
-    fn read_segment<const INDEX: usize>(&self, mirror: &mut Mirror) {
+    fn read_into<const AT: usize>(&self, field: u32, image: &mut Image) {
+        const { assert!(AT.is_multiple_of(8) && AT < offset::EXIT_REASON) };
+        // SAFETY: a VMREAD as in `read`, to a word of the image.
+        unsafe {
+            asm!("vmread [{} + {at}], {}", in(reg) image.as_mut_ptr(), in(reg) u64::from(field),
+                at = const AT, options(nostack));
+        }
+    }
+
+    #[inline(always)]
+    fn read_segment<const INDEX: usize>(&self, image: &mut Image) {
         // SAFETY: VMREADs as in `read`. They store 8 bytes each: selector, limit over its upper half,
         // base over the limit's; then the two bytes of the access rights between selector and limit.
-        // All of it lies in the 16 bytes of this segment (`Segment`), which are inside the mirror.
+        // All of it lies in the 16 bytes of this segment (`Segment`), which are inside the image.
         unsafe {
             asm!(
                 "mov {field:e}, {selector}",
-                "vmread [{mirror} + {at}], {field}",
+                "vmread [{image} + {at}], {field}",
                 "mov {field:e}, {limit}",
-                "vmread [{mirror} + {at} + 4], {field}",
+                "vmread [{image} + {at} + 4], {field}",
                 "mov {field:e}, {base}",
-                "vmread [{mirror} + {at} + 8], {field}",
+                "vmread [{image} + {at} + 8], {field}",
                 "mov {field:e}, {rights}",
                 "vmread {field}, {field}",
-                "mov [{mirror} + {at} + 2], {field:l}",
+                "mov [{image} + {at} + 2], {field:l}",
                 "shr {field:e}, 12",
-                "mov [{mirror} + {at} + 3], {field:l}",
-                mirror = in(reg) mirror.as_mut_ptr(),
+                "mov [{image} + {at} + 3], {field:l}",
+                image = in(reg) image.as_mut_ptr(),
                 field = out(reg) _,
                 at = const offset::ES + 16 * INDEX,
                 selector = const field::GUEST_ES_SELECTOR + 2 * INDEX as u32,
@@ -214,13 +227,19 @@ pub struct Vmx {
     ready: bool,
     launched: bool,
     event_written: bool,
-    controls_stale: bool,
+    /// Controls, duties or the place must be written before the next entry.
+    stale: bool,
     host_rsp: u64,
-    /// What `write_place` last wrote: tag, first port page, CR3.
-    place: [u64; 3],
+    /// What `write_place` last wrote: first port page, CR3.
+    place: [u64; 2],
+    tag: u16,
     flush: bool,
-    /// DR0 to DR3 and DR6 are loaded with each entry; otherwise their first use exits.
-    debug: bool,
+    /// What must change hands at each entry.
+    duties: Duties,
+    /// Units of the preemption timer that the VMCS holds.
+    timer: u64,
+    /// The same for [`LOOK_AROUND`].
+    look_around: u64,
     instruction_error: u32,
 }
 
@@ -242,11 +261,14 @@ impl Vmx {
             ready: false,
             launched: false,
             event_written: false,
-            controls_stale: true,
+            stale: true,
             host_rsp: 0,
-            place: [u64::MAX; 3],
+            place: [u64::MAX; 2],
+            tag: 0,
             flush: false,
-            debug: false,
+            duties: Duties::empty(),
+            timer: u64::MAX,
+            look_around: LOOK_AROUND >> cpu.timer_shift(),
             instruction_error: 0,
         })
     }
@@ -258,7 +280,7 @@ impl Vmx {
         }
         vmx_host::vmclear(self.frame.address());
         self.ready = false;
-        let current = &place().current;
+        let current = &percpu::local().vmcs;
         if current.load(Relaxed) == self.frame.0 {
             current.store(0, Relaxed);
         }
@@ -271,49 +293,122 @@ impl Vmx {
         }
     }
 
+    /// See [`super::Guest::activate`].
     #[inline(always)]
-    fn make_current(&mut self) {
-        if place().current.load(Relaxed) != self.frame.0 {
-            self.switch_to();
+    pub fn activate(&mut self, software: &mut Software) {
+        if percpu::vmcs() != self.frame.0 {
+            self.switch_to(software);
         }
     }
 
     #[cold]
-    fn switch_to(&mut self) {
+    #[inline(never)]
+    fn switch_to(&mut self, software: &mut Software) {
         if !self.ready {
             vmx_host::vmclear(self.frame.address());
         }
         vmx_host::vmptrld(self.frame.address());
-        place().current.store(self.frame.0, Relaxed);
+        percpu::local().vmcs.store(self.frame.0, Relaxed);
         guest_switch::reset_dr6();
         if !self.ready {
             self.ready = true;
             self.launched = false;
+            self.timer = u64::MAX;
             vmx_host::write_host(&mut Current);
-            self.state.reset(&mut Current, &self.cpu);
+            self.state.reset(&mut Current, &self.cpu, software);
         }
     }
 
     /// See [`super::Guest::load`].
-    #[inline]
-    pub fn load(&mut self, software: &Software, page: &SharedPage, mtd: Mtd) {
-        self.make_current();
-        if mtd.0 & (Mtd::CTRL.0 | Mtd::INJ.0) != 0 {
-            self.controls_stale = true;
-        }
+    #[inline(always)]
+    pub fn load(&mut self, software: &mut Software, page: &SharedPage, mtd: Mtd) {
         if mtd.contains(Mtd::TLB) {
             self.flush = true;
+            self.stale = true;
         }
         self.state.load(&mut Current, &self.cpu, software, page, mtd);
     }
 
     /// See [`super::Guest::enter`].
-    #[inline]
+    #[inline(always)]
     pub fn enter(&mut self, software: &mut Software, env: &GuestEnv) -> GuestEvent {
-        self.make_current();
-        self.write_place(env);
-        if self.state.choose_watch(&self.cpu) || self.controls_stale {
-            self.write_controls(software, env);
+        let moved = self.place != [env.ports.0, vmx_host::read_cr3()];
+        if software.news | self.stale | env.flush_tag | moved {
+            self.prepare(software, env);
+        }
+        let Some(switch) = Switch::enter(software, env, self.duties | Duties::BARE) else {
+            return GuestEvent::Exit(abi::exit::INVALID_STATE);
+        };
+        let unlimited = env.host_deadline.is_none() && software.timeout == software.longest;
+        let mut armed = Armed::Host;
+        let mut start = 0;
+        if unlimited && !env.pending_poke {
+            self.set_timer(self.look_around);
+        } else {
+            start = now();
+            armed = self.arm(software, env, start);
+        }
+        let failed = self.run(software);
+        switch.leave(software, env, self.duties | Duties::BARE);
+        percpu::after_exit();
+        if failed != 0 {
+            return self.entry_failed();
+        }
+        if !unlimited {
+            software.spend(now().wrapping_sub(start));
+        }
+        self.instruction_error = 0;
+        self.after(software, armed)
+    }
+
+    /// Into the guest and back; not 0 if the instruction failed.
+    #[inline(always)]
+    fn run(&mut self, software: &mut Software) -> u32 {
+        let failed: u32;
+        // SAFETY: the VMCS is current, its host part is this CPU's, HOST_RIP is `vmx_exit`, which goes on here
+        // because HOST_RSP is the stack of `vmx_enter`; the registers stay borrowed. All registers are named as
+        // lost but RBX and RBP, which are kept on the stack. A guest reaches nothing but its space, by EPT.
+        unsafe {
+            asm!(
+                "push rbx",
+                "push rbp",
+                "call {enter}",
+                "pop rbp",
+                "pop rbx",
+                enter = sym vmx_enter,
+                inlateout("rdi") software.image.as_mut_ptr().wrapping_byte_add(offset::RAX) => _,
+                inlateout("rsi") u64::from(self.launched) => _,
+                inlateout("rdx") &raw mut self.host_rsp => _,
+                lateout("eax") failed, lateout("rcx") _,
+                lateout("r8") _, lateout("r9") _, lateout("r10") _, lateout("r11") _,
+                lateout("r12") _, lateout("r13") _, lateout("r14") _, lateout("r15") _,
+            );
+        }
+        failed
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn entry_failed(&mut self) -> GuestEvent {
+        self.instruction_error = Current.read(field::INSTRUCTION_ERROR) as u32;
+        GuestEvent::Exit(abi::exit::ENTRY_FAILED)
+    }
+
+    /// Writes what is not as it was at the last entry.
+    #[cold]
+    #[inline(never)]
+    fn prepare(&mut self, software: &mut Software, env: &GuestEnv) {
+        let place = [env.ports.0, vmx_host::read_cr3()];
+        if self.place != place || self.tag != env.tag {
+            (self.place, self.tag) = (place, env.tag);
+            Self::write_place(env, place);
+        }
+        let watch = self.state.choose_watch(&self.cpu);
+        if software.news | self.stale | watch {
+            self.choose_duties(software);
+            let (ports, tagged) = (env.ports != Frame(0), env.tag != 0);
+            let mov_dr = !self.duties.contains(Duties::DEBUG);
+            self.state.write_controls(&mut Current, &self.cpu, software, ports, tagged, mov_dr);
         }
         if software.event.0 & VALID != 0 {
             self.event_written = true;
@@ -323,78 +418,28 @@ impl Vmx {
             Current.write(field::ENTRY_INTERRUPT_INFO, 0);
         }
         if env.flush_tag | self.flush {
-            self.forget(env);
+            self.flush = false;
+            let ept = ept_pointer(env.place.table.0);
+            vmx_host::invalidate(&self.cpu, ept, env.tag, env.flush_tag);
         }
-        let duties = Duties {
-            syscall: true,
-            syscall_msrs: self.state.syscall_enabled(),
-            free_msrs: software.asked.primary & primary::MSR_BITMAPS != 0,
-            cr2: true,
-            debug: self.debug,
-            dr6: self.debug,
-            xcr0: false,
-        };
-        let Some(switch) = Switch::enter(software, env.fpu, duties) else {
-            return GuestEvent::Exit(abi::exit::INVALID_STATE);
-        };
-        let start = now();
-        let armed = self.arm(software, env, start);
-        // SAFETY: the VMCS is current, its host part is this CPU's, HOST_RIP is `vmx_exit`, and the
-        // registers stay borrowed; a guest reaches nothing but its space, by EPT.
-        let failed = unsafe {
-            vmx_enter(&mut software.registers, u64::from(self.launched), &mut self.host_rsp)
-        };
-        let end = now();
-        switch.leave(software, env.fpu, duties);
-        vmx_host::after_exit();
-        if failed != 0 {
-            self.instruction_error = Current.read(field::INSTRUCTION_ERROR) as u32;
-            return GuestEvent::Exit(abi::exit::ENTRY_FAILED);
-        }
-        software.spend(end.wrapping_sub(start));
-        self.instruction_error = 0;
-        self.after(software, armed)
+        (software.news, self.stale) = (false, false);
     }
 
-    #[cold]
-    #[inline(never)]
-    fn forget(&mut self, env: &GuestEnv) {
-        self.flush = false;
-        let ept = ept_pointer(env.place.table.0);
-        vmx_host::invalidate(&self.cpu, ept, env.tag, env.flush_tag);
+    /// What the guest and its controls make necessary at each entry and exit.
+    fn choose_duties(&mut self, software: &Software) {
+        let debug = self.duties & Duties::DEBUG;
+        let free = software.asked.primary & primary::MSR_BITMAPS != 0;
+        self.duties = debug | guest_switch::msr_duties(software, free);
+        self.duties.set(Duties::SYSCALL_MSRS, VmxState::syscall_enabled(software));
     }
 
-    #[cold]
-    #[inline(never)]
-    fn write_controls(&mut self, software: &Software, env: &GuestEnv) {
-        self.controls_stale = false;
-        let (ports, tagged, mov_dr) = (env.ports != Frame(0), env.tag != 0, !self.debug);
-        self.state.write_controls(&mut Current, &self.cpu, software, ports, tagged, mov_dr);
-    }
-
-    /// Addresses that change with the vCPU's surroundings: all others change with the tag only.
-    #[inline(always)]
-    fn write_place(&mut self, env: &GuestEnv) {
-        let cr3 = vmx_host::read_cr3();
-        let tag = u64::from(env.tag);
-        // Without ports of its own no bitmap is used; any page will do.
-        let ports = env.ports.0;
-        let [old_tag, old_ports, old_cr3] = self.place;
-        if old_tag != tag || old_ports != ports || old_cr3 != cr3 {
-            self.rewrite_place(env, [tag, ports, cr3]);
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn rewrite_place(&mut self, env: &GuestEnv, values: [u64; 3]) {
-        self.place = values;
-        self.controls_stale = true;
-        let [tag, _, cr3] = values;
+    /// Addresses that change with the vCPU's surroundings.
+    fn write_place(env: &GuestEnv, [_, cr3]: [u64; 2]) {
         let GuestPlace { table, vlapic, apic_access } = *env.place;
         for (field, value) in [
             (field::EPT_POINTER, ept_pointer(table.0)),
-            (field::VPID, tag),
+            (field::VPID, u64::from(env.tag)),
+            // Without ports of its own no bitmap is used; any page will do.
             (field::IO_BITMAP_A, env.ports.address()),
             (field::IO_BITMAP_B, env.ports.plus(1).address()),
             (field::VIRTUAL_APIC_ADDRESS, vlapic.address()),
@@ -407,7 +452,7 @@ impl Vmx {
     }
 
     /// Arms the preemption timer for the first of the monitor's time-out and the host's deadline.
-    #[inline]
+    #[inline(never)]
     fn arm(&mut self, software: &Software, env: &GuestEnv, start: u64) -> Armed {
         let host = env
             .host_deadline
@@ -419,12 +464,21 @@ impl Vmx {
         };
         // At most `LOOK_AROUND`, so neither sum nor result overflows.
         let shift = self.cpu.timer_shift();
-        Current.write(field::PREEMPTION_TIMER, (ticks + (1 << shift) - 1) >> shift);
+        self.set_timer((ticks + (1 << shift) - 1) >> shift);
         armed
     }
 
+    /// The VMCS keeps the value: it counts down from it at each entry (26.5.1, 25.7.1).
+    #[inline(always)]
+    fn set_timer(&mut self, units: u64) {
+        if self.timer != units {
+            self.timer = units;
+            Current.write(field::PREEMPTION_TIMER, units);
+        }
+    }
+
     /// The guest ran, or its state was refused.
-    #[inline]
+    #[inline(always)]
     fn after(&mut self, software: &mut Software, armed: Armed) -> GuestEvent {
         let reason = Current.read(field::EXIT_REASON) as u32;
         if reason & abi::exit::ENTRY_FAILURE_BIT != 0 {
@@ -435,7 +489,19 @@ impl Vmx {
         self.event_written = false;
         software.event = (0, 0);
         self.state.entered();
-        if self.debug && !guest_switch::breakpoints_armed(Current.read(field::GUEST_DR7)) {
+        let concerns_kernel = reason < 64 && KERNEL >> reason & 1 != 0;
+        if concerns_kernel | self.duties.contains(Duties::DEBUG) {
+            return self.settle(software, armed, reason);
+        }
+        GuestEvent::Exit(reason)
+    }
+
+    /// An exit of which some are the kernel's own, or of a guest that uses debug registers.
+    #[cold]
+    #[inline(never)]
+    fn settle(&mut self, software: &mut Software, armed: Armed, reason: u32) -> GuestEvent {
+        let debug = self.duties.contains(Duties::DEBUG);
+        if debug && !guest_switch::breakpoints_armed(Current.read(field::GUEST_DR7)) {
             self.set_debug(false);
         }
         match reason {
@@ -481,16 +547,14 @@ impl Vmx {
     }
 
     fn set_debug(&mut self, on: bool) {
-        self.debug = on;
-        self.controls_stale = true;
+        self.duties.set(Duties::DEBUG, on);
+        self.stale = true;
     }
 
-    /// See [`super::Guest::store_groups`].
-    #[inline]
+    /// See [`super::Guest::store`].
+    #[inline(always)]
     pub fn store(&mut self, software: &mut Software, page: &SharedPage, wanted: Mtd, reason: u32) {
-        self.make_current();
-        vmx_nmi::block_again(&mut Current, reason);
-        self.state.store(&Current, &self.cpu, software, page, wanted, reason);
+        self.state.store(&mut Current, &self.cpu, software, page, wanted, reason, now());
     }
 
     /// See [`super::Guest::store_extended`].
@@ -519,7 +583,6 @@ impl Vmx {
     /// See [`super::Guest::load_extended`].
     pub fn load_extended(&mut self, page: &SharedPage) {
         use abi::utcb::extended_offset as at;
-        self.make_current();
         Current.write(field::GUEST_DEBUGCTL, page.read_u64(at::DEBUGCTL));
         Current.write(field::GUEST_PENDING_DEBUG, page.read_u64(at::PENDING_DEBUG));
         self.set_debug(true);

@@ -5,6 +5,7 @@ pub mod descriptor;
 pub mod event;
 pub mod feature;
 pub mod guest_software;
+pub mod image;
 pub mod mtrr;
 pub mod page;
 pub mod svm_controls;

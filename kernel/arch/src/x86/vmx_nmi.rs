@@ -97,7 +97,7 @@ mod tests {
             let mut software = Software::new(u64::MAX);
             let to = page();
             let cpu = Capabilities::default();
-            state.store(&vmcs, &cpu, &mut software, &to, Mtd::INJ, 0);
+            state.store(&mut vmcs, &cpu, &mut software, &to, Mtd::INJ, 0, 0);
             assert_eq!(to.read_u64(offset::VECT_INFO), SOFT);
             state.write_event(&mut vmcs, &software);
             assert_eq!(vmcs.read(field::ENTRY_INTERRUPT_INFO), SOFT);
