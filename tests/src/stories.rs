@@ -33,6 +33,8 @@ pub enum Load {
     Program(&'static str),
     /// The same; a second module tells it to do what takes long.
     LongProgram(&'static str),
+    /// The same program by `cargo xtask run --root`, as somebody else's root task.
+    RootOption(&'static str),
     /// Our root task, the monitor and a stock Linux guest.
     Linux,
     /// Our root task, the monitor and the guests of this manifest, which take the same kernel and initrd.
@@ -253,6 +255,7 @@ pub const STORIES: &[Story] = &[
     Story { name: "suite_bochs_haswell", cpu_model: "corei7_haswell_4770", ..SUITE_BOCHS },
     Story { name: "suite_bochs_penryn", cpu_model: "core2_penryn_t9600", ..SUITE_BOCHS },
     Story { name: "suite_bochs_2", cpus: 2, tier: Tier::Long, ..SUITE_BOCHS },
+    Story { name: "suite_bochs_4", cpus: 4, tier: Tier::Long, timeout_s: 1800, ..SUITE_BOCHS },
     Story { name: "suite_qemu_1", ..SUITE },
     Story { name: "suite_qemu_2", cpus: 2, ..SUITE },
     Story { name: "suite_qemu_4", cpus: 4, ..SUITE },
@@ -309,6 +312,16 @@ pub const STORIES: &[Story] = &[
     // A root program that knows only abi/include/hematite.h.
     Story { name: "boot_c_hello", lines: C_HELLO, load: Load::Program("hello-c"), ..BOOT },
     Story { name: "boot_c_hello_bochs", lines: C_HELLO, load: Load::Program("hello-c"), ..BOCHS },
+    // Root programs given with `--root`.
+    Story { name: "root_suite_qemu", load: Load::RootOption("suite"), ..SUITE },
+    Story { name: "root_suite_bochs", load: Load::RootOption("suite"), ..SUITE_BOCHS },
+    Story { name: "root_hello_c", lines: C_HELLO, load: Load::RootOption("hello-c"), ..BOOT },
+    Story {
+        name: "root_hello_c_bochs",
+        lines: C_HELLO,
+        load: Load::RootOption("hello-c"),
+        ..BOCHS
+    },
     // Neither SVM nor VMX: a plain microkernel.
     Story { name: "boot_plain_1", cpu_model: "max,-svm", ..BOOT },
     Story {

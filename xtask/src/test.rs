@@ -9,7 +9,7 @@ use crate::image::{Module, Recipe};
 use crate::manifest::{self, Guest};
 use crate::progress::Step;
 use crate::rebreak;
-use crate::recipe::REFERENCE;
+use crate::recipe::{BootArgs, REFERENCE};
 use crate::run;
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -223,7 +223,7 @@ fn tell(stories: &[&Story], interrupted: &AtomicBool) -> Vec<(String, Duration, 
 }
 
 fn tell_one(story: &Story, interrupted: &AtomicBool) -> Result<()> {
-    if story.load == Load::Program(c_hello::NAME)
+    if [Load::Program(c_hello::NAME), Load::RootOption(c_hello::NAME)].contains(&story.load)
         && let Err(why) = c_hello::compiler()
     {
         eprintln!("  skip  {}: {why}", story.name);
@@ -282,6 +282,16 @@ fn recipe(story: &Story) -> Result<Recipe> {
         Load::Program(name) => vec![Module::new("root", built(name).file)],
         Load::LongProgram(name) => {
             vec![Module::new("root", built(name).file), Module::new("long", built(name).file)]
+        }
+        Load::RootOption(name) => {
+            let options = BootArgs {
+                cpus: story.cpus,
+                root: Some(built(name).file),
+                cmdline: "serial".to_string(),
+                no_build: true,
+                ..BootArgs::default()
+            };
+            return Ok(options.plan()?.recipe);
         }
         Load::Root => vec![built("root"), built("vmm")],
         Load::Small(words) => {

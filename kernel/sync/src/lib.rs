@@ -16,6 +16,7 @@
 #![cfg_attr(target_os = "none", no_std)]
 
 mod atomic;
+mod bell;
 mod count;
 mod epoch;
 #[cfg(test)]
@@ -48,6 +49,7 @@ mod slab;
 #[cfg(not(loom))]
 mod tests;
 
+pub use bell::Bell;
 #[cfg(not(loom))]
 pub use cap::{CapSlot, CapSpace, Capability, Creator, NewTables, Removed, SELECTORS, Tree};
 #[cfg(not(loom))]

@@ -150,11 +150,18 @@ impl Pool {
     /// How many frames are in use for something; tests compare it with what they find.
     #[cfg(not(target_os = "none"))]
     pub fn frames_of(&self, site: Site) -> usize {
-        let what = site as u8 + 1;
-        let is = |used: &&core::sync::atomic::AtomicU8| {
-            used.load(core::sync::atomic::Ordering::Relaxed) == what
-        };
-        self.uses.iter().filter(is).count()
+        self.frames_by_site()[site as usize]
+    }
+
+    /// How many frames are in use, by the number of their [`Site`] (host only).
+    #[cfg(not(target_os = "none"))]
+    pub fn frames_by_site(&self) -> [usize; Site::ALL.len()] {
+        let mut count = [0; Site::ALL.len() + 1];
+        for used in &self.uses {
+            let what = usize::from(used.load(core::sync::atomic::Ordering::Relaxed));
+            count[what] += 1;
+        }
+        core::array::from_fn(|site| count[site + 1])
     }
 
     /// Gives frames back. Nonsense (not allocated, wrong order) is refused by the buddy and changes nothing.

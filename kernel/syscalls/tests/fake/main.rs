@@ -15,6 +15,8 @@ mod life;
 #[cfg(test)]
 mod memory;
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod random;
 #[cfg(test)]
 mod steps;

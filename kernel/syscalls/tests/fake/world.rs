@@ -211,6 +211,20 @@ impl World {
         self.steps(SETTLING);
     }
 
+    /// Whether nothing waits to be freed.
+    pub fn is_quiet(&self) -> bool {
+        let cpus = self.seats.borrow().len();
+        (0..cpus).all(|cpu| self.with_cpu(cpu, |cpu, _| !cpu.has_garbage()))
+    }
+
+    /// Steps all CPUs until nothing waits to be freed, for a while at most; whether it came to that.
+    pub fn free_garbage(&self) -> bool {
+        (0..SETTLING).any(|_| {
+            self.steps(1);
+            self.is_quiet()
+        })
+    }
+
     /// Free frames of kernel memory when nothing waits to be freed.
     pub fn free_frames(&self) -> usize {
         self.settle();

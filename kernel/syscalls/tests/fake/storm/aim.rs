@@ -280,7 +280,9 @@ impl Storm {
         let own = base + Fixed::Own as u64;
         let order = [0, 1, 4, 9][(roll >> 16 & 3) as usize];
         let place = |bits: u64| 0x8000 + (bits & 0x1fff);
-        let (source, target) = (place(roll >> 18), place(roll >> 33));
+        // Some of it is the kernel's own.
+        let kernels = if roll & 1 << 52 == 0 { 0 } else { self.world.pool.range().0.0 - 0x9000 };
+        let (source, target) = (place(roll >> 18) + kernels, place(roll >> 33));
         let guest = if roll & 1 << 50 == 0 { ItemMeta(0) } else { ItemMeta::GUEST };
         let meta = (ItemMeta::DELEGATE | ItemMeta::FROM_KERNEL | guest).at(target);
         let (crd, window) = (Crd::memory(source, order, 7), Crd::memory(target, order, 0x1f));
@@ -322,6 +324,7 @@ impl Storm {
             self.world.step(0);
             if let Some(back) = self.second.result() {
                 self.note(words, crate::world::status_of(&back));
+                self.check();
                 break;
             }
         }
