@@ -11,6 +11,7 @@ use lifecycle::{Operation, State};
 use root::manifest::{Guest, Image};
 use root::modules::{self, Module};
 use root::pool::Pool;
+use root::taken::{Kept, Taken};
 use rt::Boot;
 use rt::memory::Window;
 use rt::start::own_pd;
@@ -51,7 +52,7 @@ pub struct Cell {
     /// A domain stands behind the seat.
     alive: bool,
     /// Physical ranges of this life, for the pool.
-    taken: Vec<(u64, u64)>,
+    taken: Taken,
     /// The latest of its serial line, for `guest log`.
     pub log: Vec<u8>,
 }
@@ -76,7 +77,7 @@ impl Cell {
             seat,
             loaded: false,
             alive: false,
-            taken: Vec::new(),
+            taken: Taken::default(),
             log: Vec::new(),
         })
     }
@@ -214,6 +215,11 @@ impl Cell {
         rt::calls::quota_read(self.seat.pd).ok().filter(|_| self.alive)
     }
 
+    /// Bytes that the monitor has for itself: program and heap.
+    pub fn monitor_memory(&self) -> u64 {
+        self.taken.bytes().saturating_sub(self.guest.memory)
+    }
+
     /// Takes the domain apart and gives its memory back, clean.
     fn tear_down(&mut self, maker: &mut Maker<'_>) {
         self.loaded = false;
@@ -223,14 +229,14 @@ impl Cell {
         self.seat.close();
         // First the memory, with a shoot-down, then the domain: no thread of it can touch a page
         // that is somebody else's by then.
-        let _ = rt::calls::revoke_from(self.seat.pd, Crd::memory(0, ALL_PAGES, MEM_RWX));
+        let revoked = rt::calls::revoke_from(self.seat.pd, Crd::memory(0, ALL_PAGES, MEM_RWX));
         for object in [self.seat.sc, self.seat.ec, self.seat.pd] {
             let _ = rt::calls::revoke(Crd::objects(object, 0, abi::cap::ALL));
         }
-        for (physical, size) in self.taken.drain(..) {
-            if loader::scrub(physical, size).is_ok() {
-                maker.pool.give(physical, size);
-            }
+        let back = self.taken.give_back(maker.pool, revoked.map_err(refused), loader::scrub);
+        if let Err(Kept { bytes, why }) = back {
+            let name = &self.guest.name;
+            rt::println!("root: {} KiB of {name} are kept out of use: {why}", bytes >> 10);
         }
     }
 }
@@ -245,12 +251,7 @@ fn quota(guest: &Guest) -> u64 {
 
 impl Maker<'_> {
     /// A domain with memory, monitor and seat, in which nothing runs yet.
-    fn build(
-        &mut self,
-        guest: &Guest,
-        seat: &Seat,
-        taken: &mut Vec<(u64, u64)>,
-    ) -> Result<(), String> {
+    fn build(&mut self, guest: &Guest, seat: &Seat, taken: &mut Taken) -> Result<(), String> {
         let program = self.module("vmm")?;
         let file = Window::physical(program.address, program.size, MEM_R).map_err(refused)?;
         let bytes = file.bytes().ok_or("the monitor cannot be read")?;
@@ -318,19 +319,14 @@ impl Maker<'_> {
 
     /// Guest RAM: readable and writable for the monitor, everything for the guest, in pieces as
     /// large as the machine has them.
-    fn memory(
-        &mut self,
-        pd: Selector,
-        bytes: u64,
-        taken: &mut Vec<(u64, u64)>,
-    ) -> Result<(), String> {
+    fn memory(&mut self, pd: Selector, bytes: u64, taken: &mut Taken) -> Result<(), String> {
         let mut done = 0;
         while done < bytes {
             let (physical, size) = self
                 .pool
                 .take_some(bytes - done, LARGE)
                 .ok_or(format!("the machine has no {bytes} bytes for the guest"))?;
-            taken.push((physical, size));
+            taken.add(physical, size);
             loader::scrub(physical, size)?;
             loader::give(pd, physical, size, control::RAM + done, MEM_RW, Space::Host)?;
             for (start, end) in around_hole(done, done + size) {
@@ -343,15 +339,10 @@ impl Maker<'_> {
     }
 
     /// Memory for the monitor's threads.
-    fn heap(
-        &mut self,
-        pd: Selector,
-        vcpus: u32,
-        taken: &mut Vec<(u64, u64)>,
-    ) -> Result<(), String> {
+    fn heap(&mut self, pd: Selector, vcpus: u32, taken: &mut Taken) -> Result<(), String> {
         let bytes = control::heap_size(vcpus);
         let (physical, window) = loader::fresh(self.pool, bytes)?;
-        taken.push((physical, bytes));
+        taken.add(physical, bytes);
         loader::unmap(&window);
         loader::give(pd, physical, bytes, control::HEAP, MEM_RW, Space::Host)
     }

@@ -16,6 +16,11 @@ use vmm::control::End;
 const LONG_US: u64 = 100_000;
 const SHORT_US: u64 = 5_000;
 const CHUNK: usize = 4096;
+/// The counter of free frames (`docs/spec/statistics.md`).
+const FREE_FRAMES: u64 = 2;
+/// How long the number of free frames has to stay the same, and how often that is looked at.
+const SETTLE_US: u64 = 30_000;
+const SETTLE_ROUNDS: u32 = 30;
 
 /// The console with everything it serves.
 pub struct Terminal<'a> {
@@ -142,9 +147,7 @@ impl Terminal<'_> {
                 out.extend_from_slice(&guest.log);
                 say(out, "");
             }
-            Command::Memory => {
-                say(out, &format!("{} KiB free for guests", self.maker.pool.bytes() >> 10))
-            }
+            Command::Memory => self.memory(out),
             Command::Processors => {
                 for cpu in self.maker.boot.hip.cpus() {
                     say(out, &format!("{cpu:?}"));
@@ -195,6 +198,27 @@ impl Terminal<'_> {
         Ok(())
     }
 
+    /// What is free, what is lost, what each guest has.
+    fn memory(&self, out: &mut Vec<u8>) {
+        for guest in &self.guests {
+            let Some((kernel, _)) = guest.kernel_memory() else { continue };
+            let (memory, monitor) = (guest.guest.memory >> 10, guest.monitor_memory() >> 10);
+            let (name, kernel) = (&guest.guest.name, kernel >> 10);
+            say(
+                out,
+                &format!("{name:15} {memory} KiB, monitor {monitor} KiB, kernel {kernel} KiB"),
+            );
+        }
+        let lost = self.maker.pool.lost();
+        if lost > 0 {
+            say(out, &format!("{} KiB kept out of use", lost >> 10));
+        }
+        if let Some(frames) = settled(|| rt::calls::statistics(self.maker.boot.cpu, FREE_FRAMES)) {
+            say(out, &format!("{} KiB free in the kernel", frames * (abi::PAGE_SIZE >> 10)));
+        }
+        say(out, &format!("{} KiB free for guests", self.maker.pool.bytes() >> 10));
+    }
+
     fn attach(&mut self, name: Option<&str>, out: &mut Vec<u8>) -> Result<(), String> {
         let index = match name {
             Some(name) => self.index(name)?,
@@ -207,6 +231,20 @@ impl Terminal<'_> {
         self.console.to_guest(index, out);
         Ok(())
     }
+}
+
+/// A number that the kernel brings up to date after grace periods: as soon as it stays the same.
+fn settled(read: impl Fn() -> Result<u64, abi::Status>) -> Option<u64> {
+    let mut last = read().ok()?;
+    for _ in 0..SETTLE_ROUNDS {
+        rt::sync::sleep_us(SETTLE_US);
+        let now = read().ok()?;
+        if now == last {
+            break;
+        }
+        last = now;
+    }
+    Some(last)
 }
 
 /// One line about a guest.
