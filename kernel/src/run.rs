@@ -3,7 +3,7 @@
 //! Nothing of a thread is on the kernel stack when control comes back here: a blocked or preempted thread is data.
 //! Between two rounds this CPU holds no borrowed reference, which is what the grace periods of `sync` count.
 
-use arch::Event;
+use arch::{Event, stretch};
 use objects::{Attention, Cpu, GuestStop, Resume};
 use sync::Token;
 
@@ -129,10 +129,12 @@ fn resume(cpu: &mut Cpu, token: &Token) {
         Resume::Restart => {
             state.resume = Resume::User;
             let first = state.thread.registers.rdi;
+            stretch::relabel(first as u8);
             again(cpu, token, first);
             poll(cpu);
         }
         Resume::ReceiveItems | Resume::SendItems => {
+            stretch::relabel(abi::Call::Call as u8);
             syscalls::move_items(cpu, token);
             poll(cpu);
         }

@@ -147,6 +147,24 @@ pub fn build(only: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// The kernel that measures how long it keeps interrupts off.
+pub const STRETCH: &str = "hematite-stretch.elf64";
+
+/// Builds it.
+pub fn measuring_kernel() -> Result<()> {
+    let kernel = PROGRAMS.iter().find(|program| program.link == Link::Kernel);
+    let kernel = kernel.context("no kernel among the programs")?;
+    let step = Step::new("build the kernel that measures");
+    let mut command = kernel.cargo(&Toolchain::find()?, "build");
+    command.args(["--bin", kernel.package, "--features", "stretch"]);
+    tools::watched(&mut command, &step)?;
+    let path = kernel.built();
+    let file = fs::read(&path).with_context(|| format!("cargo left no {}", path.display()))?;
+    desk::write_if_changed(&desk::out()?.join(STRETCH), &file)?;
+    step.finish(&format!("target/hematite/{STRETCH}"));
+    Ok(())
+}
+
 fn build_one(program: Program, toolchain: &Toolchain) -> Result<()> {
     let step = Step::new(format!("build {}", program.package));
     let mut command = program.cargo(toolchain, "build");

@@ -28,6 +28,11 @@ pub fn can_run_guests() -> bool {
     arch::guest_vendor() != arch::GuestVendor::None && arch::fpu_order() == 0
 }
 
+/// The longest time that interrupts were off for a label of `abi::log`, where that is measured.
+pub fn longest_stretch(label: u64) -> Option<u64> {
+    arch::stretch::longest(label)
+}
+
 /// The root entry under which a domain's own port bitmap hangs.
 pub const PORT_ROOT_ENTRY: usize = (arch::PORT_BITMAP_ADDRESS >> 39 & 511) as usize;
 

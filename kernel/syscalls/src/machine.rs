@@ -51,7 +51,10 @@ pub fn statistics(cpu: &mut Cpu, _token: &Token, words: Words) -> Outcome {
         }
         told::FREE_FRAMES => cpu.kernel.pool.free_frames() as u64,
         told::LOG_RECORDS => cpu.kernel.log.written(),
-        _ => return Err(Status::BadPar),
+        other => {
+            let label = other.checked_sub(told::STRETCHES).ok_or(Status::BadPar)?;
+            objects::machine::longest_stretch(label).ok_or(Status::BadPar)?
+        }
     };
     if let Some(state) = cpu.state() {
         state.thread.registers.rsi = value;

@@ -21,7 +21,7 @@ use crate::x86::svm_exit::{Meaning, Raw};
 use crate::x86::svm_state::SvmState;
 use crate::x86::svm_vmcb::{self as vmcb, clean, msr_permission_bit};
 use crate::x86::vmx_controls::{MACHINE_CHECK, primary};
-use crate::{GuestEnv, GuestEvent, vector};
+use crate::{GuestEnv, GuestEvent, stretch, vector};
 
 unsafe extern "C" {
     fn svm_enter(registers: *mut GuestRegisters, block: u64, host: u64);
@@ -173,9 +173,11 @@ impl Svm {
         }
         let host = place().block.load(Relaxed) << 12;
         let registers = software.image.as_mut_ptr().wrapping_byte_add(offset::RAX);
+        stretch::end();
         // SAFETY: the VMCB is this guest's, intercepts what it must (`svm_controls`), and nested paging
         // confines the guest to its space; the save block is this CPU's; the registers stay borrowed.
         unsafe { svm_enter(registers, self.frame.address(), host) };
+        stretch::begin(stretch::STRETCH_GUEST);
         let end = now();
         switch.leave(software, env, duties);
         software.spend(end.wrapping_sub(start));

@@ -13,7 +13,7 @@ use super::percpu::{self, INTERRUPT, KERNEL_RSP, THREAD};
 use super::traps::NO_ERROR_PUSHED;
 use super::{apic, bases, cpu, descriptors, fpu, guest_switch};
 use crate::x86::descriptor::{USER_CS, USER_SS};
-use crate::{Event, ExitKind, Registers, Thread, vector};
+use crate::{Event, ExitKind, Registers, Thread, stretch, vector};
 
 global_asm!(
     concat!(include_str!("registers.S"), include_str!("user.S"), include_str!("traps.S")),
@@ -90,8 +90,10 @@ pub fn run(thread: &mut Thread) -> Event {
             thread.exit = ExitKind::Trap;
             return Event::Exception { vector: 13, error: 0, cr2: 0 };
         }
+        stretch::end();
         if thread.exit == ExitKind::Syscall {
             if leave!(thread, leave_by_sysret) == 0 {
+                stretch::begin(thread.registers.rdi as u8);
                 return Event::Syscall;
             }
         } else {
@@ -99,12 +101,18 @@ pub fn run(thread: &mut Thread) -> Event {
             thread.registers.ss = USER_SS.into();
             thread.registers.rflags = thread.registers.rflags & USER_FLAGS | FIXED_FLAGS;
             if leave!(thread, leave_by_iret) == 0 {
+                stretch::begin(thread.registers.rdi as u8);
                 thread.exit = ExitKind::Syscall;
                 return Event::Syscall;
             }
         }
         thread.exit = ExitKind::Trap;
         let number = thread.registers.vector as u8;
+        stretch::begin(if number < 32 {
+            stretch::STRETCH_EXCEPTION
+        } else {
+            stretch::STRETCH_INTERRUPT
+        });
         if number < 32 && 1 << number & PLAIN != 0 {
             return Event::Exception { vector: number, error: thread.registers.error, cr2: 0 };
         }
@@ -191,15 +199,19 @@ pub fn park(thread: &mut Thread) {
 
 /// Waits for an interrupt and takes it: its vector, if one came (an NMI also ends the wait).
 pub fn idle() -> Option<u8> {
+    stretch::end();
     // SAFETY: interrupts are on for this one instruction; the handler only notes the vector.
     unsafe { asm!("sti", "hlt", "cli", options(nostack)) };
+    stretch::begin(stretch::STRETCH_INTERRUPT);
     taken()
 }
 
 /// Takes a pending interrupt, if there is one: its vector.
 pub fn take_interrupt() -> Option<u8> {
+    stretch::end();
     // SAFETY: as `idle`. STI takes effect after the next instruction, hence two.
     unsafe { asm!("sti", "nop", "nop", "cli", options(nostack)) };
+    stretch::again();
     taken()
 }
 

@@ -22,7 +22,7 @@ use crate::x86::image::Image;
 use crate::x86::vmx_controls::{Allowed, Capabilities, MACHINE_CHECK, primary};
 use crate::x86::vmx_fields as field;
 use crate::x86::vmx_state::{Vmcs, VmxState};
-use crate::{GuestEnv, GuestEvent, GuestPlace};
+use crate::{GuestEnv, GuestEvent, GuestPlace, stretch};
 
 unsafe extern "C" {
     fn vmx_enter();
@@ -348,7 +348,9 @@ impl Vmx {
             start = now();
             armed = self.arm(software, env, start);
         }
+        stretch::end();
         let failed = self.run(software);
+        stretch::begin(stretch::STRETCH_GUEST);
         switch.leave(software, env, self.duties | Duties::BARE);
         percpu::after_exit();
         if failed != 0 {
