@@ -53,7 +53,9 @@ fn take_care(cpu: &mut Cpu, token: &Token) {
         on_interrupt(cpu, vector);
     }
     cpu.serve_flush();
-    cpu.take_inbox();
+    if cpu.take_inbox() {
+        poll(cpu);
+    }
     if cpu.has_dying() {
         cpu.bury_some(token);
         poll(cpu);
@@ -61,6 +63,7 @@ fn take_care(cpu: &mut Cpu, token: &Token) {
     if cpu.has_garbage() {
         if cpu.may_collect() {
             collect(cpu);
+            poll(cpu);
         }
     } else {
         cpu.waiting_since = 0;
@@ -89,7 +92,6 @@ fn collect(cpu: &mut Cpu) {
         cpu.hurry_others();
     }
     if cpu.current.is_none() {
-        poll(cpu);
         arch::relax();
     }
 }

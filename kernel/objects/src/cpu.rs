@@ -104,6 +104,11 @@ impl Tags {
 /// Kernel entries between two looks at garbage.
 const PATIENCE: u8 = 16;
 
+/// Table pages freed in one pass through the loop.
+const TABLES: usize = 16;
+/// Objects freed in one pass.
+const OBJECTS: usize = 4;
+
 /// Table pages on their way back to the pool.
 #[derive(Default)]
 struct Limbo {
@@ -303,7 +308,7 @@ impl Cpu {
             self.limbo.waiting = core::mem::take(&mut self.limbo.open);
             self.limbo.target = rcu.begin();
         } else if self.limbo.waiting != 0 && rcu.has_passed(self.limbo.target) {
-            for _ in 0..32 {
+            for _ in 0..TABLES {
                 if self.limbo.waiting == 0 {
                     break;
                 }
@@ -315,7 +320,7 @@ impl Cpu {
         }
         let waits = self.limbo.waiting != 0 || self.limbo.open != 0;
         self.tables = waits.into();
-        let collected = rcu.collect(16);
+        let collected = rcu.collect(OBJECTS);
         if collected == sync::Collected::More {
             // Nobody keeps us waiting; the rest of the batch goes at the next entries.
             self.waiting_since = 0;

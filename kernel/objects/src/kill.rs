@@ -312,9 +312,9 @@ impl Effort {
     }
 }
 
-/// What one pass of a revocation may cost: 32 capabilities, or 4 objects that die.
-pub const EFFORT: usize = 32;
+/// What one pass of a revocation may cost: 16 capabilities, or 2 objects that die.
+pub const EFFORT: usize = 16;
 /// Waiters of a dead semaphore that are woken in one step.
-const ORPHANS: usize = 16;
+const ORPHANS: usize = 8;
 /// Contexts of a dead domain that are killed in one step.
-const CONTEXTS: usize = 4;
+const CONTEXTS: usize = 2;

@@ -392,9 +392,9 @@ impl Cpu {
         self.ask_choice();
     }
 
-    /// Takes some of what others left: ready contexts, dead ones. The rest waits for the next pass.
+    /// Takes some of what others left: ready contexts, dead ones; whether there was any. The rest waits for the next pass.
     #[inline(always)]
-    pub fn take_inbox(&mut self) {
+    pub fn take_inbox(&mut self) -> bool {
         self.mine.begin_care();
         if self.inbox_has_more {
             self.inbox_has_more = false;
@@ -404,7 +404,10 @@ impl Cpu {
             self.take(work);
         } else if let Some(work) = self.mine.take_work() {
             self.take(work);
+        } else {
+            return false;
         }
+        true
     }
 
     #[inline(never)]
@@ -432,6 +435,6 @@ impl Cpu {
 }
 
 /// What is taken from the inbox in one pass.
-const INBOX: usize = 16;
+const INBOX: usize = 8;
 /// Waits that end by their deadline in one pass; the timer fires again for the rest.
-const EXPIRED: usize = 16;
+const EXPIRED: usize = 8;

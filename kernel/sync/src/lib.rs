@@ -19,6 +19,7 @@ mod atomic;
 mod bell;
 mod count;
 mod epoch;
+mod locked;
 #[cfg(test)]
 #[cfg(loom)]
 mod loom_tests;
@@ -61,6 +62,8 @@ pub use epoch::Token;
 pub use list::List;
 #[cfg(not(loom))]
 pub use lock::{Guard, SpinLock};
+#[cfg(all(not(target_os = "none"), not(loom)))]
+pub use locked::Locked;
 #[cfg(not(loom))]
 pub use once::Once;
 #[cfg(not(loom))]

@@ -11,9 +11,9 @@ use sync::{Ref, SELECTORS, Token, Tree};
 use crate::oom;
 
 /// Table entries visited in one step.
-const BUDGET: u64 = 256;
+const BUDGET: u64 = 128;
 /// Capabilities given in one step.
-const CAPABILITIES: usize = 32;
+const CAPABILITIES: usize = 12;
 /// What a new page of selectors counts as: it has to be zeroed.
 const NEW_PAGE: usize = 8;
 /// Bit of a cursor: something was given.

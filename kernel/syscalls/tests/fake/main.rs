@@ -19,6 +19,8 @@ mod model;
 #[cfg(test)]
 mod random;
 #[cfg(test)]
+mod slow;
+#[cfg(test)]
 mod steps;
 #[cfg(test)]
 mod storm;
