@@ -62,6 +62,8 @@ fn take_care(cpu: &mut Cpu, token: &Token) {
     }
     if cpu.has_garbage() {
         if cpu.may_collect() {
+            // What came before, this, and what comes after: interrupts get in between.
+            poll(cpu);
             collect(cpu);
             poll(cpu);
         }

@@ -38,6 +38,7 @@ pub fn latency(write: bool) -> Result<()> {
         for (label, ticks) in text.lines().filter_map(stretch) {
             stretches.entry(label).or_default()[place] = ticks;
         }
+        println!("{}", markdown(&stretches, &[]));
     }
     if stretches.is_empty() {
         bail!("the suite told no stretch");
