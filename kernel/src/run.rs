@@ -128,6 +128,10 @@ fn step(cpu: &mut Cpu, token: &Token) {
 #[cold]
 #[inline(never)]
 fn resume(cpu: &mut Cpu, token: &Token) {
+    if cpu.awaits_frees() {
+        poll(cpu);
+        return arch::relax();
+    }
     let Some(state) = cpu.state() else { return };
     match state.resume {
         Resume::Restart => {
@@ -162,6 +166,9 @@ fn resume(cpu: &mut Cpu, token: &Token) {
 #[inline(never)]
 fn again(cpu: &mut Cpu, token: &Token, first: u64) {
     syscalls::handle(cpu, token, first);
+    if cpu.state().is_some_and(|state| !matches!(state.resume, Resume::Restart)) {
+        cpu.forget_frees();
+    }
 }
 
 /// An event that is not an exception.

@@ -23,7 +23,11 @@ struct Running {
 
 #[cfg(feature = "stretch")]
 static RUNNING: [Running; MAX_CPUS] =
-    [const { Running { since: AtomicU64::new(0), label: AtomicU64::new(0) } }; MAX_CPUS];
+    [const { Running { since: AtomicU64::new(0), label: AtomicU64::new(NOTHING) } }; MAX_CPUS];
+
+/// Label of what is not measured: the time before the first program runs.
+#[cfg(feature = "stretch")]
+const NOTHING: u64 = u64::MAX;
 
 #[cfg(feature = "stretch")]
 static LONGEST: [AtomicU64; STRETCH_LABELS] = [const { AtomicU64::new(0) }; STRETCH_LABELS];

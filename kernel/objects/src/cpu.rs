@@ -13,7 +13,7 @@ use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use logic::addr::Frame;
 use sync::{Counted, CpuKey, List, Rcu, Token};
 
-use crate::{Ec, Kernel, Memory, Pd, Progress, Remote, RunQueue, Sc, Sm, Work};
+use crate::{Ec, EcState, Frees, Kernel, Memory, Pd, Progress, Remote, RunQueue, Sc, Sm, Work};
 
 /// One processor's own state; nobody else can reach it.
 pub struct Cpu {
@@ -106,6 +106,8 @@ const PATIENCE: u8 = 16;
 
 /// Table pages freed in one pass through the loop.
 const TABLES: usize = 16;
+/// Grace periods that a call short of memory waits for, at most: what an object holds dies after the object.
+const GRACE_PERIODS: u64 = 8;
 /// Objects freed in one pass.
 const OBJECTS: usize = 4;
 
@@ -369,6 +371,40 @@ impl Cpu {
     #[inline(always)]
     pub fn has_garbage(&self) -> bool {
         self.tables | self.rcu.dead() != 0
+    }
+
+    /// The running thread found no memory: it shall wait for what is about to be freed and try again. `false` if there is
+    /// nothing to wait for, or it has waited already.
+    #[cold]
+    pub fn wait_for_frees(&mut self) -> bool {
+        let until = self.rcu.epoch() + GRACE_PERIODS;
+        let has_garbage = self.has_garbage();
+        let Some(state) = self.state() else { return false };
+        let waits = has_garbage && state.frees == Frees::Unasked;
+        if waits {
+            state.frees = Frees::Until(until);
+        }
+        waits
+    }
+
+    /// Whether the running thread still waits for that; frees what can be freed by now.
+    pub fn awaits_frees(&mut self) -> bool {
+        let Some(EcState { frees: Frees::Until(until), .. }) = self.state() else { return false };
+        let until = *until;
+        let waits = self.release_memory() && self.rcu.epoch() < until;
+        if waits {
+            self.hurry_others();
+        } else if let Some(state) = self.state() {
+            state.frees = Frees::Waited;
+        }
+        waits
+    }
+
+    /// The call of the running thread is over: the next one may wait again.
+    pub fn forget_frees(&mut self) {
+        if let Some(state) = self.state() {
+            state.frees = Frees::Unasked;
+        }
     }
 
     /// Unmaps the page of an object from a domain, for ever or until it is mapped again.

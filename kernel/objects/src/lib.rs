@@ -42,7 +42,7 @@ mod vcpu;
 pub use account::{Account, Charge};
 pub use chain::{Entered, Help, Passed, Reply};
 pub use cpu::Cpu;
-pub use ec::{Attention, Ec, EcState, Item, Kind, Moving, Resume, USER_FLAGS};
+pub use ec::{Attention, Ec, EcState, Frees, Item, Kind, Moving, Resume, USER_FLAGS};
 pub use frames::OwnedFrames;
 pub use guest::{GuestStop, RunOrder};
 pub use irq::{IrqTable, VectorUse};

@@ -470,8 +470,14 @@ const END: u64 = 1 << USER_ORDER;
 
 impl Drop for Memory {
     fn drop(&mut self) {
+        let guest = self.guest_root_if_made();
+        if self.is_dismantled() {
+            // Nothing is left below the roots.
+            guest.into_iter().chain([self.root]).for_each(|root| self.pool.free(root, 0));
+            return self.account.give(self.pages.load(Relaxed) * PAGE_SIZE);
+        }
         release_all::<HostFormat>(self.pool, self.root);
-        if let Some(guest) = self.guest_root_if_made() {
+        if let Some(guest) = guest {
             if arch::guest_vendor() == arch::GuestVendor::Svm {
                 release_all::<NestedFormat>(self.pool, guest);
             } else {

@@ -125,13 +125,23 @@ impl Rcu {
                     break;
                 }
                 batch.dead = (*node).dead_next();
+                let is_large = Header::is_large(node);
                 Header::free(node);
+                if is_large {
+                    // Its last portion was work enough for now.
+                    break;
+                }
             }
         }
         if batch.dead.is_null() {
             self.waits_for.store(0, Relaxed);
         }
         Collected::More
+    }
+
+    /// A number that grows with every grace period that begins.
+    pub fn epoch(&self) -> u64 {
+        self.epochs.now()
     }
 
     /// Begins a grace period of the caller's own; ask [`Rcu::has_passed`] with the result.

@@ -77,6 +77,15 @@ impl Header {
         unsafe { (*node).slab.dismantle.is_none_or(|portion| portion(node)) }
     }
 
+    /// Whether the value is taken apart in portions.
+    ///
+    /// # Safety
+    /// As for [`Header::free`], which must not have been called.
+    pub(crate) unsafe fn is_large(node: *mut Header) -> bool {
+        // SAFETY: the caller's promise; the slab lives for ever.
+        unsafe { (*node).slab.dismantle.is_some() }
+    }
+
     /// Drops the value and returns the node to its slab.
     ///
     /// # Safety

@@ -5,10 +5,10 @@
 //! so interrupts, other threads and death get in; each step looks the authority up anew. What it does not do
 //! is to judge an item: that is `transfer.rs`.
 
-use abi::Crd;
 use abi::crd::ItemMeta;
 use abi::utcb::{MAX_TYPED, offset, typed_offset};
-use objects::{Cpu, Ec, Item, Moving, Resume};
+use abi::{Crd, Status};
+use objects::{Cpu, Ec, Frees, Item, Moving, Resume};
 use sync::{Counted, Token};
 
 use crate::transfer::{Giver, Step, item};
@@ -49,6 +49,9 @@ pub fn go_on(cpu: &mut Cpu, token: &Token) {
     let is_done = moving.done == moving.count;
     let Some(state) = cpu.state() else { return };
     state.moving = moving;
+    if is_done {
+        state.frees = Frees::Unasked;
+    }
     match (is_done, is_call) {
         (false, _) => {}
         (true, true) => state.resume = Resume::User,
@@ -100,6 +103,10 @@ fn step(
             return None;
         }
         Ok(Step::Done { crd, flags }) => (crd, flags),
+        Err(Status::Oom) if cpu.wait_for_frees() => {
+            moving.item = Some(now);
+            return None;
+        }
         Err(_) => (Crd::NULL, meta.flags()),
     };
     if around.is_none() {

@@ -121,10 +121,19 @@ fn answer(cpu: &mut Cpu, outcome: Outcome) {
     let status = match outcome {
         Ok(Verdict::Done) => return,
         Ok(Verdict::Answer(status)) => status,
+        Err(Status::Oom) if cpu.wait_for_frees() => return repeat(cpu),
         Err(status) => refused(cpu, status),
     };
     if let Some(state) = cpu.state() {
         state.thread.registers.rdi = status as u64;
+    }
+}
+
+/// The running thread makes its call once more when its wait is over; one that is done in steps goes on where it was.
+#[cold]
+fn repeat(cpu: &mut Cpu) {
+    if let Some(state) = cpu.state() {
+        state.resume = objects::Resume::Restart;
     }
 }
 

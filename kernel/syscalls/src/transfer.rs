@@ -11,7 +11,7 @@ use sync::{Ref, SELECTORS, Token, Tree};
 use crate::oom;
 
 /// Table entries visited in one step.
-const BUDGET: u64 = 128;
+const BUDGET: u64 = 64;
 /// Capabilities given in one step.
 const CAPABILITIES: usize = 12;
 /// What a new page of selectors counts as: it has to be zeroed.

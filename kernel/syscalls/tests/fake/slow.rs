@@ -107,7 +107,9 @@ impl Sheet {
     /// The cost of the second time: the first may make tables and wake what sleeps.
     fn row(&mut self, name: &str, row: [u64; COLUMNS]) {
         let _ = write!(self.0, "| {name} |");
-        row.iter().for_each(|count| drop(write!(self.0, " {count} |")));
+        for count in row {
+            let _ = write!(self.0, " {count} |");
+        }
         self.0.push('\n');
     }
 }
