@@ -156,9 +156,8 @@ fn resume(cpu: &mut Cpu, token: &Token) {
         }
         Resume::Guest(_) => guest(cpu),
         Resume::User => {}
-        Resume::AwaitReply | Resume::AwaitEventReply | Resume::Dead => {
-            cpu.kill_current("it ran without a reply");
-        }
+        Resume::AwaitEventReply => cpu.kill_current("its exception handler died"),
+        Resume::AwaitReply | Resume::Dead => cpu.kill_current("it ran without a reply"),
     }
 }
 

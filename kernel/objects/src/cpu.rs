@@ -13,7 +13,9 @@ use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use logic::addr::Frame;
 use sync::{Counted, CpuKey, List, Rcu, Token};
 
-use crate::{Ec, EcState, Frees, Kernel, Memory, Pd, Progress, Remote, RunQueue, Sc, Sm, Work};
+use crate::{
+    Deadlines, Ec, EcState, Frees, Kernel, Memory, Pd, Progress, Remote, RunQueue, Sc, Sm, Work,
+};
 
 /// One processor's own state; nobody else can reach it.
 pub struct Cpu {
@@ -40,7 +42,7 @@ pub struct Cpu {
     /// A host interrupt that ended guest time, not yet settled; `reschedule` is set with it, so that the loop looks.
     pub pending_interrupt: Option<u8>,
     pub(crate) queue: RunQueue,
-    pub(crate) deadlines: List<Sc, 1>,
+    pub(crate) deadlines: Deadlines<Sc>,
     pub(crate) started: u64,
     /// When the timer fires, TSC; `u64::MAX` for never.
     pub(crate) armed: u64,
@@ -137,7 +139,7 @@ impl Cpu {
             helped: 0,
             pending_interrupt: None,
             queue: RunQueue::new(),
-            deadlines: List::new(),
+            deadlines: Deadlines::new(),
             started: 0,
             armed: u64::MAX,
             space: 0,

@@ -167,37 +167,34 @@ impl Cpu {
         }
     }
 
-    /// The running thread is dead: its caller, if any, gets `ABORT` (or dies too, if it waited for the handling of
-    /// an exception), and the CPU goes on with whoever is left.
+    /// The running thread is dead: its caller, if any, gets `ABORT`, and the CPU goes on with whoever is left. A caller
+    /// that waited for the handling of an exception must die too: it is current now, and the next pass finds it.
     pub fn kill_current(&mut self, reason: &'static str) {
         self.depart();
-        let mut reason = reason;
-        while let Some(current) = self.current.take() {
-            self.tell_killed(reason);
-            current.ask(Attention::KILL);
-            let Some(state) = current.cell.open(&mut self.key) else { return };
-            let was = core::mem::replace(&mut state.resume, Resume::Dead);
-            self.current = state.caller.take();
-            let interrupted = state.interrupted.take();
-            let vcpu = if let Resume::Guest(vcpu) = was { Some(vcpu) } else { interrupted };
-            if let Some(vcpu) = vcpu
-                && let Some(inner) = vcpu.cell.open(&mut self.key)
-            {
-                inner.busy = false;
-            }
-            let Some(state) = self.state() else { break };
-            if let Resume::AwaitReply = state.resume {
-                state.resume = Resume::User;
-                state.thread.registers.rdi = Status::Abort as u64;
-                self.arrive();
-                return;
-            }
-            reason = "its exception handler died";
+        let Some(current) = self.current.take() else { return };
+        self.tell_killed(reason);
+        current.ask(Attention::KILL);
+        let Some(state) = current.cell.open(&mut self.key) else { return };
+        let was = core::mem::replace(&mut state.resume, Resume::Dead);
+        self.current = state.caller.take();
+        let interrupted = state.interrupted.take();
+        let vcpu = if let Resume::Guest(vcpu) = was { Some(vcpu) } else { interrupted };
+        if let Some(vcpu) = vcpu
+            && let Some(inner) = vcpu.cell.open(&mut self.key)
+        {
+            inner.busy = false;
         }
-        // The root died: its time has nothing left to run.
-        self.chain = None;
-        self.sc = None;
-        self.ask_choice();
+        let Some(state) = self.state() else {
+            // The root died: its time has nothing left to run.
+            self.chain = None;
+            self.sc = None;
+            return self.ask_choice();
+        };
+        if let Resume::AwaitReply = state.resume {
+            state.resume = Resume::User;
+            state.thread.registers.rdi = Status::Abort as u64;
+        }
+        self.arrive();
     }
 
     /// Kills a domain. What it consists of goes in steps ([`Cpu::bury_some`]).
@@ -312,8 +309,8 @@ impl Effort {
     }
 }
 
-/// What one pass of a revocation may cost: 16 capabilities, or 2 objects that die.
-pub const EFFORT: usize = 16;
+/// What one pass of a revocation may cost: 12 capabilities, or 2 objects that die.
+pub const EFFORT: usize = 12;
 /// Waiters of a dead semaphore that are woken in one step.
 const ORPHANS: usize = 8;
 /// Contexts of a dead domain that are killed in one step.

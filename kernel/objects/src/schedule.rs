@@ -142,9 +142,8 @@ impl Cpu {
     fn make_ready(&mut self, sc: Counted<Sc>, status: Status) {
         let mut fresh = true;
         // Only this CPU writes deadlines.
-        if sc.deadline.load(Relaxed) != 0 {
-            sc.deadline.store(0, Relaxed);
-            let _ = self.deadlines.remove(&sc);
+        if sc.due.at.load(Relaxed) != 0 {
+            self.deadlines.remove(&sc);
         }
         let waited = sc.cell.open(&mut self.key).and_then(|state| state.waiting.take());
         if let Some((_sm, chain)) = waited {
@@ -202,9 +201,7 @@ impl Cpu {
             Down::Queued => {}
         }
         if deadline != 0 {
-            sc.deadline.store(deadline, Relaxed);
-            let later = |other: &Sc| other.deadline.load(Relaxed) > deadline;
-            let _ = self.deadlines.insert_before(sc.clone(), later);
+            self.deadlines.insert(sc.clone(), deadline);
         }
         self.stop_clock();
         let chain = self.put_away();
@@ -326,8 +323,8 @@ impl Cpu {
         let waiting = sc.cell.open(&mut self.key).and_then(|state| state.waiting.take());
         if let Some((sm, chain)) = waiting {
             let _ = sm.remove(sc);
-            if sc.deadline.swap(0, Relaxed) != 0 {
-                let _ = self.deadlines.remove(sc);
+            if sc.due.at.load(Relaxed) != 0 {
+                self.deadlines.remove(sc);
             }
             self.end_wait(chain.as_ref().unwrap_or(&sc.ec), Status::Abort);
         }
@@ -336,12 +333,8 @@ impl Cpu {
     /// Wakes those whose deadline has passed, a few at once.
     pub fn expire(&mut self) {
         let now = arch::now();
-        for _ in 0..EXPIRED {
-            if self.deadlines.first().is_none_or(|sc| sc.deadline.load(Relaxed) > now) {
-                return;
-            }
-            let Some(sc) = self.deadlines.pop_front() else { return };
-            sc.deadline.store(0, Relaxed);
+        let mut effort = EXPIRED;
+        while let Some(sc) = self.deadlines.expired(now, &mut effort) {
             let sm = sc.cell.open(&mut self.key).and_then(|state| state.waiting.as_ref());
             // If somebody released it meanwhile it is in our inbox, with its status.
             if let Some(sm) = sm.map(|(sm, _)| sm.clone())
@@ -354,7 +347,7 @@ impl Cpu {
 
     /// The next moment at which this CPU has something to do by itself.
     pub fn next_deadline(&mut self) -> Option<u64> {
-        let timeout = self.deadlines.first().map(|sc| sc.deadline.load(Relaxed));
+        let timeout = self.deadlines.next();
         let slice = match &self.sc {
             Some(sc) if self.queue.has(sc.priority) => {
                 let started = self.started;

@@ -13,7 +13,7 @@ use crate::oom;
 /// Table entries visited in one step.
 const BUDGET: u64 = 64;
 /// Capabilities given in one step.
-const CAPABILITIES: usize = 12;
+const CAPABILITIES: usize = 8;
 /// What a new page of selectors counts as: it has to be zeroed.
 const NEW_PAGE: usize = 8;
 /// Bit of a cursor: something was given.
