@@ -37,6 +37,7 @@ pub enum Isolate {
 }
 
 /// What a guest needs from its surroundings for one entry. All may change between entries.
+#[derive(Clone, Copy)]
 pub struct GuestEnv<'a> {
     /// Where frames become pages.
     pub pool: &'a Pool,
@@ -63,8 +64,9 @@ pub struct GuestEnv<'a> {
 /// Why a guest came back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GuestEvent {
-    /// A host interrupt, acknowledged; the receiver ends it.
-    Interrupt(u8),
+    /// A host interrupt, acknowledged; the receiver ends it. (A vector, in the width of a reason: so the pair
+    /// stays in two registers.)
+    Interrupt(u32),
     /// The host's deadline has come, without an interrupt so far.
     HostTimer,
     /// The monitor's: an exit reason word (abi.md 11.2).

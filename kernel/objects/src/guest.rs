@@ -4,10 +4,11 @@ use core::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
 
 use abi::{Mtd, Status, exit};
 use arch::{GuestEnv, GuestEvent};
-use sync::{Pool, Ref};
+use sync::{Pool, Ref, SharedPage};
 
-use crate::vcpu::VcpuState;
-use crate::{Cpu, Pd, Resume, Vcpu};
+use crate::cpu::Tags;
+use crate::vcpu::{Translations, VcpuState};
+use crate::{Cpu, Pd, Remote, Resume, Vcpu};
 
 /// What the loop does after a stretch of guest time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,48 +56,47 @@ impl Cpu {
         if inner.busy {
             return Some(Status::Busy);
         }
-        let (false, Some(guest)) = (vcpu.is_dead(), inner.guest.as_mut()) else {
+        let (false, Some(guest), Some(current)) =
+            (vcpu.is_dead(), inner.guest.as_mut(), &self.current)
+        else {
             return Some(Status::BadCap);
         };
         let page = vcpu.state.page();
-        guest.activate();
-        guest.load(self.kernel.pool, page, order.load);
-        if order.load_extended {
-            guest.load_extended(self.kernel.pool, page);
-        }
-        let stop = match self.guest_time(&vcpu) {
-            Some(GuestEvent::Exit(reason)) => {
-                let Some(inner) = vcpu.cell.open(&mut self.key) else {
-                    return Some(Status::BadCpu);
-                };
-                inner.tell(&vcpu, self.kernel.pool, reason, order.tell, order.tell_extended);
-                return Some(Status::Success);
-            }
-            Some(event) => self.stop(&vcpu, event),
-            None => return Some(Status::BadCap),
+        let here = Here { mine: self.mine, owner: &mut self.guest_owner, tags: &mut self.tags };
+        let (known, pool) = (&mut inner.translations, self.kernel.pool);
+        let event = guest.start(page, order.load, order.load_extended, || {
+            here.surround(&vcpu, known, pool, current.fpu(), self.armed)
+        });
+        self.mine.guest_space.store(0, Release);
+        let GuestEvent::Exit(reason) = event else {
+            return self.run_on(vcpu, order.tell, order.tell_extended, event);
         };
-        self.run_on(vcpu, order, stop)
+        vcpu.poked.store(false, Relaxed);
+        guest.store(self.kernel.pool, page, reason, order.tell);
+        if order.tell_extended {
+            guest.store_extended(self.kernel.pool, page, reason);
+        }
+        Some(Status::Success)
     }
 
-    /// The run goes on through the loop, or was poked at the same time.
-    #[cold]
+    /// The first exit was not the monitor's: the run goes on through the loop, or was poked at the same time.
     #[inline(never)]
     fn run_on(
         &mut self,
         vcpu: Ref<'_, Vcpu>,
-        order: RunOrder,
-        stop: Option<GuestStop>,
+        tell: Mtd,
+        tell_extended: bool,
+        event: GuestEvent,
     ) -> Option<Status> {
+        let stop = self.stop(&vcpu, event);
         let Some(inner) = vcpu.cell.open(&mut self.key) else { return Some(Status::BadCpu) };
+        (inner.tell, inner.tell_extended) = (tell, tell_extended);
         let Some(stop) = stop else {
-            let pool = self.kernel.pool;
-            inner.tell(&vcpu, pool, exit::POKED, order.tell, order.tell_extended);
+            inner.tell(&vcpu, self.kernel.pool, exit::POKED);
             return Some(Status::Success);
         };
         let Some(held) = vcpu.hold() else { return Some(Status::BadCap) };
         inner.busy = true;
-        inner.tell = order.tell;
-        inner.tell_extended = order.tell_extended;
         match stop {
             GuestStop::Interrupt(vector) => {
                 self.pending_interrupt = Some(vector);
@@ -117,7 +117,7 @@ impl Cpu {
         let Resume::Guest(vcpu) = core::mem::replace(&mut state.resume, Resume::User) else {
             return GuestStop::Over;
         };
-        let reason = match self.guest_time_again(&vcpu) {
+        let reason = match self.guest_time(&vcpu) {
             Some(GuestEvent::Exit(reason)) => reason,
             Some(event) => match self.stop(&vcpu, event) {
                 Some(stop) => {
@@ -131,57 +131,28 @@ impl Cpu {
             None => return self.end_run(&vcpu, Status::BadCap),
         };
         if let Some(inner) = vcpu.cell.open(&mut self.key) {
-            let (tell, extended) = (inner.tell, inner.tell_extended);
-            inner.tell(&vcpu, self.kernel.pool, reason, tell, extended);
+            inner.tell(&vcpu, self.kernel.pool, reason);
         }
         self.end_run(&vcpu, Status::Success)
     }
 
-    /// [`Cpu::guest_time`] after other things have been done.
-    #[inline(never)]
-    fn guest_time_again(&mut self, vcpu: &Vcpu) -> Option<GuestEvent> {
+    /// One more stretch of guest time, or `None` if the vCPU has died.
+    fn guest_time(&mut self, vcpu: &Vcpu) -> Option<GuestEvent> {
+        let current = self.current.as_ref()?;
         let inner = vcpu.cell.open(&mut self.key)?;
         if vcpu.is_dead() {
             return None;
         }
-        inner.guest.as_mut()?.activate();
-        self.guest_time(vcpu)
-    }
-
-    /// One stretch of guest time; the vCPU is alive, active and in use by the current thread's run. `None` if it
-    /// cannot run.
-    #[inline(always)]
-    fn guest_time(&mut self, vcpu: &Vcpu) -> Option<GuestEvent> {
-        let monitor = self.current.as_ref()?.fpu();
-        let inner = vcpu.cell.open(&mut self.key)?;
         let guest = inner.guest.as_mut()?;
-        let pd: &Pd = &vcpu.pd;
-        // Whoever changes guest mappings from here on finds this CPU; earlier changes are in the generation.
-        self.mine.guest_space.store(pd.identity(), SeqCst);
-        let generation = pd.memory.generation();
-        let mut flush_tag = inner.generation != generation;
-        inner.generation = generation;
-        if inner.tag_round != self.tags.round() {
-            (inner.tag, inner.tag_round) = self.tags.next();
-            flush_tag = true;
-        }
-        let env = GuestEnv {
-            pool: self.kernel.pool,
-            place: &vcpu.place,
-            tag: inner.tag,
-            flush_tag,
-            ports: pd.guest_ports(),
-            fpu: vcpu.fpu.page(),
-            monitor,
-            // The timer never fires later than `next_deadline` while somebody runs.
-            host_deadline: (self.armed != u64::MAX).then_some(self.armed),
-            pending_poke: vcpu.poked.load(Relaxed),
-        };
-        if pd.identity() != self.guest_owner {
-            self.guest_owner = pd.identity();
-            arch::isolate(arch::Isolate::Guest);
-        }
-        let event = guest.enter(&env);
+        let here = Here { mine: self.mine, owner: &mut self.guest_owner, tags: &mut self.tags };
+        let env = here.surround(
+            vcpu,
+            &mut inner.translations,
+            self.kernel.pool,
+            current.fpu(),
+            self.armed,
+        );
+        let event = guest.enter(env);
         self.mine.guest_space.store(0, Release);
         Some(event)
     }
@@ -190,7 +161,7 @@ impl Cpu {
     #[cold]
     fn stop(&mut self, vcpu: &Vcpu, event: GuestEvent) -> Option<GuestStop> {
         let stop = match event {
-            GuestEvent::Interrupt(vector) => GuestStop::Interrupt(vector),
+            GuestEvent::Interrupt(vector) => GuestStop::Interrupt(vector as u8),
             GuestEvent::HostTimer => GuestStop::Timer,
             GuestEvent::Nothing | GuestEvent::Exit(_) => GuestStop::Again,
         };
@@ -240,16 +211,62 @@ impl Cpu {
     }
 }
 
+/// What of a CPU a guest's entry needs, apart from its key.
+struct Here<'a> {
+    mine: &'static Remote,
+    owner: &'a mut u64,
+    tags: &'a mut Tags,
+}
+
+impl Here<'_> {
+    /// What the guest needs for one entry, which comes now. The host's timer fires at `armed`, and never later than
+    /// this CPU has something to do.
+    #[inline(always)]
+    fn surround<'v>(
+        self,
+        vcpu: &'v Vcpu,
+        known: &mut Translations,
+        pool: &'static Pool,
+        monitor: &'v SharedPage,
+        armed: u64,
+    ) -> GuestEnv<'v> {
+        let pd: &Pd = &vcpu.pd;
+        // Whoever changes guest mappings from here on finds this CPU; earlier changes are in the generation.
+        self.mine.guest_space.store(pd.identity(), SeqCst);
+        let generation = pd.memory.generation();
+        let mut flush_tag = known.generation != generation;
+        known.generation = generation;
+        if known.round != self.tags.round() {
+            (known.tag, known.round) = self.tags.next();
+            flush_tag = true;
+        }
+        if pd.identity() != *self.owner {
+            *self.owner = pd.identity();
+            arch::isolate(arch::Isolate::Guest);
+        }
+        GuestEnv {
+            pool,
+            place: &vcpu.place,
+            tag: known.tag,
+            flush_tag,
+            ports: pd.guest_ports(),
+            fpu: vcpu.fpu.page(),
+            monitor,
+            host_deadline: (armed != u64::MAX).then_some(armed),
+            pending_poke: vcpu.poked.load(Relaxed),
+        }
+    }
+}
+
 impl VcpuState {
     /// An exit ends the run: what it tells goes to the state page.
-    #[inline(always)]
-    fn tell(&mut self, vcpu: &Vcpu, pool: &'static Pool, reason: u32, groups: Mtd, extended: bool) {
+    fn tell(&mut self, vcpu: &Vcpu, pool: &'static Pool, reason: u32) {
         vcpu.poked.store(false, Relaxed);
         let Some(guest) = self.guest.as_mut() else { return };
         let page = vcpu.state.page();
-        guest.store(pool, page, reason, groups);
-        if extended {
-            guest.store_extended(pool, page);
+        guest.store(pool, page, reason, self.tell);
+        if self.tell_extended {
+            guest.store_extended(pool, page, reason);
         }
     }
 }

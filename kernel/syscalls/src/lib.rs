@@ -57,7 +57,7 @@ type Words = abi::args::Words;
 
 /// Does what the running thread asks for in its registers: the table of calls (abi.md 4).
 ///
-/// Call, reply and pt_ctrl are part of the loop itself; every other call is a function of its own ([`serve`]), so that none
+/// Call, reply, pt_ctrl and a poke are part of the loop itself; every other call is a function of its own ([`serve`]), so that none
 /// pays for the registers that another one needs.
 ///
 /// `first` is the call's first word, RDI.
@@ -86,7 +86,7 @@ pub fn handle(cpu: &mut Cpu, token: &Token, first: u64) {
         Call::KpCtrl => serve(cpu, token, pages::kp_ctrl),
         Call::IrqCtrl => serve(cpu, token, interrupts::irq_ctrl),
         Call::CreateVcpu => serve(cpu, token, create::create_vcpu),
-        Call::VcpuCtrl => serve(cpu, token, vcpu::vcpu_ctrl),
+        Call::VcpuCtrl => vcpu::vcpu_ctrl(cpu, token, first),
         Call::QuotaGive => serve(cpu, token, quota::quota_give),
         Call::QuotaRead => serve(cpu, token, quota::quota_read),
         Call::TrustGroup => serve(cpu, token, trust::trust_group),

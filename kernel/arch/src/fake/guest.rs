@@ -78,14 +78,24 @@ impl Guest {
         pool.free(self.block, 0);
     }
 
-    /// Nothing is to be done: each guest is its own machine.
-    pub fn activate(&mut self) {}
-
-    /// Takes the monitor's state; the fake takes all of it whatever the message descriptor says.
-    pub fn load(&mut self, _pool: &Pool, page: &SharedPage, _mtd: Mtd) {
-        for index in STATE {
-            self.words[index] = page.word(index);
+    /// Takes the monitor's state and runs: the fake takes all of it whatever the message descriptor says.
+    pub fn start<'a>(
+        &mut self,
+        page: &SharedPage,
+        _mtd: Mtd,
+        extended: bool,
+        surround: impl FnOnce() -> GuestEnv<'a>,
+    ) -> GuestEvent {
+        let mut take = |words: core::ops::RangeInclusive<usize>| {
+            for index in words {
+                self.words[index] = page.word(index);
+            }
+        };
+        take(STATE);
+        if extended {
+            take(EXTENDED);
         }
+        self.enter(surround())
     }
 
     /// Gives the monitor the groups of `wanted` and the exit reason.
@@ -99,29 +109,22 @@ impl Guest {
         page.write_u32(EXIT_REASON, exit_reason);
     }
 
-    /// Takes the extended words.
-    pub fn load_extended(&mut self, _pool: &Pool, page: &SharedPage) {
-        for index in EXTENDED {
-            self.words[index] = page.word(index);
-        }
-    }
-
-    /// Gives them.
-    pub fn store_extended(&self, _pool: &Pool, page: &SharedPage) {
+    /// Gives the extended words.
+    pub fn store_extended(&self, _pool: &Pool, page: &SharedPage, _reason: u32) {
         for index in EXTENDED {
             page.set_word(index, self.words[index]);
         }
     }
 
     /// Runs the next script; a poked guest comes back at once.
-    pub fn enter(&mut self, env: &GuestEnv<'_>) -> GuestEvent {
+    pub fn enter(&mut self, env: GuestEnv<'_>) -> GuestEvent {
         with(|state| state.record(Deed::EnterGuest { tag: env.tag, flush: env.flush_tag }));
         self.custody.enter();
         if env.pending_poke {
             return GuestEvent::Exit(POKED);
         }
         if let Some(vector) = with(|state| state.take_interrupt()) {
-            return GuestEvent::Interrupt(vector);
+            return GuestEvent::Interrupt(vector.into());
         }
         run_guest(&mut self.words).unwrap_or(GuestEvent::Exit(HLT))
     }

@@ -7,10 +7,11 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use abi::utcb::offset;
+use sync::SharedPage;
 
-use super::{bases, cpu, cpu_number, fpu, fpu_restore, fpu_save, xstate};
+use super::{bases, cpu, cpu_number, fpu, fpu_restore, fpu_save, percpu, xstate};
+use crate::MAX_CPUS;
 use crate::x86::guest_software::{DR6_RESET, Software};
-use crate::{GuestEnv, MAX_CPUS};
 
 /// MSRs that the kernel switches by hand.
 mod msr {
@@ -29,7 +30,6 @@ const SYSCALL_MSRS: [(u32, usize); 3] =
 pub struct HostValues {
     syscall: [AtomicU64; 3],
     tsc_aux: AtomicU64,
-    xcr0: AtomicU64,
     features: AtomicU64,
 }
 
@@ -41,7 +41,6 @@ static HOSTS: [HostValues; MAX_CPUS] = [const {
     HostValues {
         syscall: [const { AtomicU64::new(0) }; 3],
         tsc_aux: AtomicU64::new(0),
-        xcr0: AtomicU64::new(1),
         features: AtomicU64::new(0),
     }
 }; MAX_CPUS];
@@ -71,7 +70,7 @@ pub fn note_host() {
         features |= HAS_XSAVE;
     }
     host.features.store(features, Relaxed);
-    host.xcr0.store(xstate(), Relaxed);
+    percpu::local().xcr0.store(xstate(), Relaxed);
 }
 
 /// Whether the CPU has SPEC_CTRL: Intel says so in leaf 7 (EDX bits 26, 27 and 31), AMD in leaf 0x80000008
@@ -103,6 +102,8 @@ bitflags::bitflags! {
         const DEBUG = 1 << 5;
         /// The guest can execute XSETBV without an exit: not every SVM intercepts it (QEMU 7.2 does not).
         const XCR0 = 1 << 6;
+        /// The CPU lacks the newer instructions for FPU, FS and GS base.
+        const SLOW = 1 << 7;
     }
 }
 
@@ -120,33 +121,38 @@ pub fn msr_duties(guest: &Software, free: bool) -> Duties {
     let aux = free || u64::from(guest.tsc_aux()) != host.tsc_aux.load(Relaxed);
     let spec = free || guest.image.at(offset::SPEC_CTRL) != 0;
     let mut duties = Duties::empty();
+    duties.set(Duties::SLOW, !cpu::has_fast_switch());
     duties.set(Duties::FREE, free);
     duties.set(Duties::TSC_AUX, features & HAS_TSC_AUX != 0 && aux);
     duties.set(Duties::SPEC_CTRL, features & HAS_SPEC_CTRL != 0 && spec);
     duties
 }
 
-/// What [`Switch::enter`] changed and [`Switch::leave`] puts back.
-pub struct Switch {
-    host: &'static HostValues,
-    bases: (u64, u64),
-}
+/// What [`Switch::enter`] took of the host and [`Switch::leave`] puts back: the thread's FS and GS base.
+pub struct Switch((u64, u64));
 
 impl Switch {
     /// Loads the guest's side. Refused, with nothing changed, if XCR0 or the FPU page is invalid.
     #[inline(always)]
-    pub fn enter(guest: &mut Software, env: &GuestEnv, duties: Duties) -> Option<Self> {
-        let host = host();
-        let xcr0 = host.xcr0.load(Relaxed);
+    pub fn enter(
+        guest: &mut Software,
+        monitor: &SharedPage,
+        fpu: &SharedPage,
+        duties: Duties,
+    ) -> Option<Self> {
+        let xcr0 = percpu::xcr0();
         if !guest.has_valid_xcr0(xcr0) {
             return None;
         }
         let own = guest.image.at(offset::XCR0);
         let base = guest.image.at(offset::KERNEL_GS_BASE);
         let mut kept = (0, 0);
-        if cpu::has_fast_switch() {
-            if fpu::exchange(env.monitor, env.fpu).is_err() {
-                let _ = fpu_restore(env.monitor);
+        if duties.contains(Duties::SLOW) {
+            let base = duties.contains(Duties::BARE).then_some(base);
+            kept = enter_slowly(monitor, fpu, own, base)?;
+        } else {
+            if fpu::exchange(monitor, fpu).is_err() {
+                let _ = fpu_restore(monitor);
                 return None;
             }
             if own != xcr0 {
@@ -155,56 +161,65 @@ impl Switch {
             if duties.contains(Duties::BARE) {
                 kept = bases::give(base);
             }
-        } else {
-            kept = enter_slowly(host, env, own, duties.contains(Duties::BARE).then_some(base))?;
         }
         if duties.intersects(SELDOM) {
-            load_seldom(host, guest, duties);
+            load_seldom(guest, duties);
         }
         let cr2 = guest.image.at(offset::CR2);
         if duties.contains(Duties::BARE) && read_cr2() != cr2 {
             write_cr2(cr2);
         }
-        Some(Self { host, bases: kept })
+        Some(Self(kept))
     }
 
     /// Takes the guest's side out and loads the host's.
     #[inline(always)]
-    pub fn leave(self, guest: &mut Software, env: &GuestEnv, duties: Duties) {
+    pub fn leave(
+        self,
+        guest: &mut Software,
+        monitor: &SharedPage,
+        fpu: &SharedPage,
+        duties: Duties,
+    ) {
         if duties.contains(Duties::BARE) {
             guest.image.set(offset::CR2, read_cr2());
         }
         if duties.intersects(SELDOM) {
-            save_seldom(self.host, guest, duties);
+            save_seldom(guest, duties);
         }
-        let xcr0 = self.host.xcr0.load(Relaxed);
-        if cpu::has_fast_switch() {
-            if duties.contains(Duties::BARE) {
-                guest.image.set(offset::KERNEL_GS_BASE, bases::take_back(self.bases));
-            }
-            if guest.image.at(offset::XCR0) != xcr0 {
-                xsetbv(xcr0);
-            }
-            fpu::switch(env.fpu, env.monitor);
-        } else {
-            self.leave_slowly(guest, env, duties);
+        if duties.contains(Duties::SLOW) {
+            return self.leave_slowly(guest, fpu, monitor, duties);
         }
+        if duties.contains(Duties::BARE) {
+            guest.image.set(offset::KERNEL_GS_BASE, bases::take_back(self.0));
+        }
+        let xcr0 = percpu::xcr0();
+        if guest.image.at(offset::XCR0) != xcr0 {
+            xsetbv(xcr0);
+        }
+        fpu::switch(fpu, monitor);
     }
 
     /// [`Self::leave`] without the newer instructions.
     #[cold]
     #[inline(never)]
-    fn leave_slowly(self, guest: &mut Software, env: &GuestEnv, duties: Duties) {
+    fn leave_slowly(
+        self,
+        guest: &mut Software,
+        from: &SharedPage,
+        to: &SharedPage,
+        duties: Duties,
+    ) {
         if duties.contains(Duties::BARE) {
-            guest.image.set(offset::KERNEL_GS_BASE, bases::restore(self.bases));
+            guest.image.set(offset::KERNEL_GS_BASE, bases::restore(self.0));
         }
-        let xcr0 = self.host.xcr0.load(Relaxed);
-        let has_xsave = self.host.features.load(Relaxed) & HAS_XSAVE != 0;
+        let xcr0 = percpu::xcr0();
+        let has_xsave = host().features.load(Relaxed) & HAS_XSAVE != 0;
         if has_xsave && guest.image.at(offset::XCR0) != xcr0 {
             xsetbv(xcr0);
         }
-        fpu_save(env.fpu);
-        let _ = fpu_restore(env.monitor);
+        fpu_save(from);
+        let _ = fpu_restore(to);
     }
 }
 
@@ -212,25 +227,26 @@ impl Switch {
 #[cold]
 #[inline(never)]
 fn enter_slowly(
-    host: &HostValues,
-    env: &GuestEnv,
+    from: &SharedPage,
+    to: &SharedPage,
     xcr0: u64,
     base: Option<u64>,
 ) -> Option<(u64, u64)> {
-    fpu_save(env.monitor);
-    if fpu_restore(env.fpu).is_err() {
-        let _ = fpu_restore(env.monitor);
+    fpu_save(from);
+    if fpu_restore(to).is_err() {
+        let _ = fpu_restore(from);
         return None;
     }
-    let has_xsave = host.features.load(Relaxed) & HAS_XSAVE != 0;
-    if has_xsave && xcr0 != host.xcr0.load(Relaxed) {
+    let has_xsave = host().features.load(Relaxed) & HAS_XSAVE != 0;
+    if has_xsave && xcr0 != percpu::xcr0() {
         xsetbv(xcr0);
     }
     Some(base.map_or((0, 0), bases::exchange))
 }
 
 #[inline(never)]
-fn load_seldom(host: &HostValues, guest: &Software, duties: Duties) {
+fn load_seldom(guest: &Software, duties: Duties) {
+    let host = host();
     if duties.contains(Duties::SYSCALL_MSRS) {
         for ((number, at), host) in SYSCALL_MSRS.into_iter().zip(&host.syscall) {
             exchange(number, host.load(Relaxed), guest.image.at(at));
@@ -248,7 +264,8 @@ fn load_seldom(host: &HostValues, guest: &Software, duties: Duties) {
 }
 
 #[inline(never)]
-fn save_seldom(host: &HostValues, guest: &mut Software, duties: Duties) {
+fn save_seldom(guest: &mut Software, duties: Duties) {
+    let host = host();
     if duties.contains(Duties::DEBUG) {
         save_debug(guest, duties.contains(Duties::BARE));
     }

@@ -42,6 +42,8 @@ pub struct CpuLocal {
     pub stack_slot: AtomicU64,
     /// VMX: the frame of the current VMCS, 0 for none.
     pub vmcs: AtomicU64,
+    /// The host's XCR0, once the CPU may run guests.
+    pub xcr0: AtomicU64,
     /// What LGDT takes: the limit in the upper two bytes of the first word, the base in the second.
     pub gdt_pointer: [AtomicU64; 2],
     /// Its descriptor table.
@@ -74,6 +76,7 @@ impl CpuLocal {
             window_entries: AtomicU64::new(0),
             stack_slot: AtomicU64::new(0),
             vmcs: AtomicU64::new(0),
+            xcr0: AtomicU64::new(1),
             gdt_pointer: [const { AtomicU64::new(0) }; 2],
             gdt: [const { AtomicU64::new(0) }; GDT_ENTRIES],
         }
@@ -164,6 +167,18 @@ pub fn vmcs() -> u64 {
             options(readonly, nostack, preserves_flags));
     }
     frame
+}
+
+/// The calling CPU's own XCR0 (one instruction, too).
+#[inline(always)]
+pub fn xcr0() -> u64 {
+    let value: u64;
+    // SAFETY: as `local`; reads a word of it that changes in bring-up only.
+    unsafe {
+        core::arch::asm!("mov {}, gs:[{}]", out(reg) value, const offset_of!(CpuLocal, xcr0),
+            options(readonly, nostack, preserves_flags));
+    }
+    value
 }
 
 /// An exit from a guest leaves limits of 0xffff in GDTR and 0x67 in TR (Intel SDM vol. 3, 28.5.2): loads the table's

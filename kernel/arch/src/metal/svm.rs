@@ -149,7 +149,9 @@ impl Svm {
     }
 
     /// See [`super::Guest::enter`].
-    pub fn enter(&mut self, software: &mut Software, env: &GuestEnv) -> GuestEvent {
+    #[inline(never)]
+    pub fn enter(&mut self, software: &mut Software, env: GuestEnv) -> GuestEvent {
+        let env = &env;
         let block = env.pool.page(self.frame);
         if let Some(event) = self.before(software, env, block) {
             return event;
@@ -157,11 +159,11 @@ impl Svm {
         let free = software.asked.primary & primary::MSR_BITMAPS != 0;
         let mut duties = Duties::XCR0 | guest_switch::msr_duties(software, free);
         duties.set(Duties::DEBUG, self.debug);
-        let Some(switch) = Switch::enter(software, env, duties) else {
+        let Some(switch) = Switch::enter(software, env.monitor, env.fpu, duties) else {
             return GuestEvent::Exit(abi::exit::INVALID_STATE);
         };
         if self.state.write_event(block, software).is_err() {
-            switch.leave(software, env, duties);
+            switch.leave(software, env.monitor, env.fpu, duties);
             return GuestEvent::Exit(abi::exit::ENTRY_FAILED);
         }
         let exception = software.event.0 & (VALID | event::TYPE) == VALID | event::HARDWARE;
@@ -179,7 +181,7 @@ impl Svm {
         unsafe { svm_enter(registers, self.frame.address(), host) };
         stretch::begin(stretch::STRETCH_GUEST);
         let end = now();
-        switch.leave(software, env, duties);
+        switch.leave(software, env.monitor, env.fpu, duties);
         software.spend(end.wrapping_sub(start));
         set_deadline(env.host_deadline);
         self.after(software, env, block)
@@ -254,7 +256,7 @@ impl Svm {
         let vector = idle();
         software.spend(now().wrapping_sub(start));
         set_deadline(env.host_deadline);
-        Some(vector.map_or(GuestEvent::Nothing, GuestEvent::Interrupt))
+        Some(vector.map_or(GuestEvent::Nothing, |vector| GuestEvent::Interrupt(vector.into())))
     }
 
     /// The guest ran, or was refused.
@@ -287,7 +289,10 @@ impl Svm {
             }
             Meaning::Interrupt => {
                 self.again(software);
-                return take_interrupt().map_or(GuestEvent::Nothing, GuestEvent::Interrupt);
+                return match take_interrupt() {
+                    Some(vector) => GuestEvent::Interrupt(vector.into()),
+                    None => GuestEvent::Nothing,
+                };
             }
             // STGI let the host's handler have it.
             Meaning::Nmi => return self.again(software),

@@ -5,145 +5,29 @@
 //! stacks and tables are the kernel's by the hardware's own doing.
 
 use core::arch::asm;
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::Ordering::Relaxed;
 
 use abi::Mtd;
 use abi::utcb::offset;
 use logic::Oom;
 use logic::addr::Frame;
-use sync::{Pool, SharedPage, Site, SpinLock};
+use sync::{Pool, SharedPage, Site};
 
-use super::guest::{TIMED_OUT, keep, place};
-use super::guest_switch::{self, Duties, Switch, rdmsr};
-use super::{now, percpu, vmx_host, write_msr};
+use super::guest::TIMED_OUT;
+use super::guest_switch::{self, Duties, Switch};
+use super::vmx_enable::{capabilities, msr_bitmap, revision};
+use super::{now, percpu, vmx_host};
 use crate::x86::event::{self, VALID};
 use crate::x86::guest_software::Software;
 use crate::x86::image::Image;
-use crate::x86::vmx_controls::{Allowed, Capabilities, MACHINE_CHECK, primary};
+use crate::x86::vmx_controls::{Capabilities, MACHINE_CHECK, primary};
 use crate::x86::vmx_fields as field;
 use crate::x86::vmx_state::{Vmcs, VmxState};
+use crate::x86::vmx_store::Kind;
 use crate::{GuestEnv, GuestEvent, GuestPlace, stretch};
 
 unsafe extern "C" {
     fn vmx_enter();
-}
-
-/// What all CPUs have in common.
-static COMMON: SpinLock<Option<Capabilities>> = SpinLock::new(None);
-/// The frame of the MSR bitmap, one for all guests.
-static MSR_BITMAP: AtomicU64 = AtomicU64::new(0);
-
-const FEATURE_CONTROL: u32 = 0x3a;
-const BASIC: u32 = 0x480;
-
-/// Whether the CPU has VMX (CPUID.1:ECX bit 5).
-pub fn present() -> bool {
-    core::arch::x86_64::__cpuid(1).ecx >> 5 & 1 != 0
-}
-
-/// Tags for translations; 0 if the CPUs have none.
-pub fn tags() -> u16 {
-    if capabilities().vpid() { u16::MAX } else { 0 }
-}
-
-/// The HIP's word about secondary controls.
-pub fn hip_word() -> u64 {
-    capabilities().hip_word()
-}
-
-/// Most TSC ticks that a guest runs before this CPU looks around (some milliseconds on hardware). An
-/// interrupt ends guest time earlier; where it is missed, as in Bochs when host and guest both have IF clear,
-/// this bounds how late a poke, a shoot-down or a grace period is seen.
-const LOOK_AROUND: u64 = 1 << 24;
-
-/// The longest time the preemption timer counts, in TSC ticks.
-pub fn longest_timeout() -> u64 {
-    u64::from(u32::MAX) << capabilities().timer_shift()
-}
-
-fn capabilities() -> Capabilities {
-    COMMON.lock().unwrap_or_default()
-}
-
-/// Enters VMX operation on the calling CPU.
-pub fn enable(pool: &Pool) -> Result<(), &'static str> {
-    const LOCKED: u64 = 1 << 0;
-    const OUTSIDE_SMX: u64 = 1 << 2;
-    let control = rdmsr(FEATURE_CONTROL);
-    if control & LOCKED == 0 {
-        // The firmware left the choice to us.
-        write_msr(FEATURE_CONTROL, control | LOCKED | OUTSIDE_SMX)
-            .map_err(|()| "VMX cannot be enabled")?;
-    } else if control & OUTSIDE_SMX == 0 {
-        return Err("VMX is locked off by the firmware");
-    }
-    let cpu = read_capabilities();
-    if let Some(reason) = cpu.missing() {
-        return Err(reason);
-    }
-    let area = keep(&place().area, pool, 0)?;
-    pool.page(area).write_u32(0, revision(&cpu));
-    make_msr_bitmap(pool)?;
-    vmx_host::enable_cr4();
-    if !vmx_host::vmxon(area.address()) {
-        return Err("VMXON failed");
-    }
-    vmx_host::forget_translations();
-    percpu::note_gdt();
-    let mut common = COMMON.lock();
-    *common = Some(common.map_or(cpu, |other| other.common(&cpu)));
-    Ok(())
-}
-
-fn revision(cpu: &Capabilities) -> u32 {
-    cpu.basic as u32 & 0x7fff_ffff
-}
-
-/// Appendix A of the manual; the TRUE words where the CPU has them (BASIC bit 55).
-fn read_capabilities() -> Capabilities {
-    let basic = rdmsr(BASIC);
-    let first = if basic >> 55 & 1 != 0 { 0x48d } else { 0x481 };
-    let primary_word = Allowed(rdmsr(first + 1));
-    let has_secondary = primary_word.allows(primary::SECONDARY);
-    let secondary_word = if has_secondary { Allowed(rdmsr(0x48b)) } else { Allowed(0) };
-    let ept = has_secondary && secondary_word.possible() & (1 << 1 | 1 << 5) != 0;
-    Capabilities {
-        pin: Allowed(rdmsr(first)),
-        primary: primary_word,
-        secondary: secondary_word,
-        exit: Allowed(rdmsr(first + 2)),
-        entry: Allowed(rdmsr(first + 3)),
-        cr0_fixed: [rdmsr(0x486), rdmsr(0x487)],
-        cr4_fixed: [rdmsr(0x488), rdmsr(0x489)],
-        ept_vpid: if ept { rdmsr(0x48c) } else { 0 },
-        misc: rdmsr(0x485),
-        basic,
-    }
-}
-
-/// Exits that are the kernel's own, always or sometimes: a bit for each reason (appendix C).
-const KERNEL: u64 = 1 << 0 | 1 << 1 | 1 << 29 | 1 << 46 | 1 << 47 | 1 << TIMED_OUT;
-
-/// All accesses exit but those of abi.md 11.3.
-fn make_msr_bitmap(pool: &Pool) -> Result<(), &'static str> {
-    const FREE: [u32; 8] =
-        [0xc000_0100, 0xc000_0101, 0xc000_0102, 0xc000_0103, 0x10a, 0x48, 0x49, 0x10b];
-    if MSR_BITMAP.load(Relaxed) != 0 {
-        return Ok(());
-    }
-    let frame = pool.alloc_zeroed(0, Site::Boot).map_err(|Oom| "no memory for the MSR bitmap")?;
-    let page = pool.page(frame);
-    page.fill(u64::MAX);
-    for msr in FREE {
-        // Reads of low MSRs at 0, of high ones at 0x400; writes 0x800 further (25.6.9).
-        let base = if msr >= 0xc000_0000 { 0x400 } else { 0 };
-        let at = base + (msr as usize & 0x1fff) / 8;
-        for at in [at, at + 0x800] {
-            page.write_u8(at, page.read_u8(at) & !(1 << (msr & 7)));
-        }
-    }
-    MSR_BITMAP.store(frame.0, Relaxed);
-    Ok(())
 }
 
 /// The current VMCS of the calling CPU.
@@ -210,6 +94,11 @@ impl Vmcs for Current {
     }
 }
 
+/// Most TSC ticks that a guest runs before this CPU looks around (some milliseconds on hardware). An
+/// interrupt ends guest time earlier; where it is missed, as in Bochs when host and guest both have IF clear,
+/// this bounds how late a poke, a shoot-down or a grace period is seen.
+const LOOK_AROUND: u64 = 1 << 24;
+
 /// What the preemption timer was armed for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Armed {
@@ -227,19 +116,16 @@ pub struct Vmx {
     ready: bool,
     launched: bool,
     event_written: bool,
-    /// Controls, duties or the place must be written before the next entry.
-    stale: bool,
     host_rsp: u64,
     /// What `write_place` last wrote: first port page, CR3.
     place: [u64; 2],
     tag: u16,
-    flush: bool,
     /// What must change hands at each entry.
     duties: Duties,
-    /// Units of the preemption timer that the VMCS holds.
-    timer: u64,
-    /// The same for [`LOOK_AROUND`].
-    look_around: u64,
+    armed: Armed,
+    /// The preemption timer is armed for [`LOOK_AROUND`].
+    looks_around: bool,
+    /// Of the last entry that failed.
     instruction_error: u32,
 }
 
@@ -261,14 +147,12 @@ impl Vmx {
             ready: false,
             launched: false,
             event_written: false,
-            stale: true,
             host_rsp: 0,
             place: [u64::MAX; 2],
             tag: 0,
-            flush: false,
             duties: Duties::empty(),
-            timer: u64::MAX,
-            look_around: LOOK_AROUND >> cpu.timer_shift(),
+            armed: Armed::Host,
+            looks_around: false,
             instruction_error: 0,
         })
     }
@@ -293,7 +177,7 @@ impl Vmx {
         }
     }
 
-    /// See [`super::Guest::activate`].
+    /// Makes it the current VMCS: before all else, after another guest's turn.
     #[inline(always)]
     pub fn activate(&mut self, software: &mut Software) {
         if percpu::vmcs() != self.frame.0 {
@@ -313,7 +197,7 @@ impl Vmx {
         if !self.ready {
             self.ready = true;
             self.launched = false;
-            self.timer = u64::MAX;
+            self.looks_around = false;
             vmx_host::write_host(&mut Current);
             self.state.reset(&mut Current, &self.cpu, software);
         }
@@ -322,45 +206,40 @@ impl Vmx {
     /// See [`super::Guest::load`].
     #[inline(always)]
     pub fn load(&mut self, software: &mut Software, page: &SharedPage, mtd: Mtd) {
-        if mtd.contains(Mtd::TLB) {
-            self.flush = true;
-            self.stale = true;
-        }
         self.state.load(&mut Current, &self.cpu, software, page, mtd);
     }
 
-    /// See [`super::Guest::enter`].
+    /// See [`super::Guest::enter`]. The VMCS is active.
     #[inline(always)]
-    pub fn enter(&mut self, software: &mut Software, env: &GuestEnv) -> GuestEvent {
+    pub fn enter(&mut self, software: &mut Software, env: GuestEnv) -> GuestEvent {
         let moved = self.place != [env.ports.0, vmx_host::read_cr3()];
-        if software.news | self.stale | env.flush_tag | moved {
-            self.prepare(software, env);
+        if software.news | env.flush_tag | moved {
+            self.prepare(software, env.place, env.tag, env.flush_tag, env.ports);
         }
-        let Some(switch) = Switch::enter(software, env, self.duties | Duties::BARE) else {
+        let duties = self.duties | Duties::BARE;
+        let Some(switch) = Switch::enter(software, env.monitor, env.fpu, duties) else {
             return GuestEvent::Exit(abi::exit::INVALID_STATE);
         };
-        let unlimited = env.host_deadline.is_none() && software.timeout == software.longest;
-        let mut armed = Armed::Host;
         let mut start = 0;
-        if unlimited && !env.pending_poke {
-            self.set_timer(self.look_around);
-        } else {
+        if env.host_deadline.is_some() || software.is_limited() || env.pending_poke {
             start = now();
-            armed = self.arm(software, env, start);
+            self.arm(software, env.host_deadline, env.pending_poke, start);
+        } else if !self.looks_around {
+            self.arm(software, None, false, 0);
+            self.looks_around = true;
         }
         stretch::end();
         let failed = self.run(software);
         stretch::begin(stretch::STRETCH_GUEST);
-        switch.leave(software, env, self.duties | Duties::BARE);
+        switch.leave(software, env.monitor, env.fpu, self.duties | Duties::BARE);
         percpu::after_exit();
         if failed != 0 {
             return self.entry_failed();
         }
-        if !unlimited {
+        if software.is_limited() {
             software.spend(now().wrapping_sub(start));
         }
-        self.instruction_error = 0;
-        self.after(software, armed)
+        self.after(software)
     }
 
     /// Into the guest and back; not 0 if the instruction failed.
@@ -399,16 +278,23 @@ impl Vmx {
     /// Writes what is not as it was at the last entry.
     #[cold]
     #[inline(never)]
-    fn prepare(&mut self, software: &mut Software, env: &GuestEnv) {
-        let place = [env.ports.0, vmx_host::read_cr3()];
-        if self.place != place || self.tag != env.tag {
-            (self.place, self.tag) = (place, env.tag);
-            Self::write_place(env, place);
+    fn prepare(
+        &mut self,
+        software: &mut Software,
+        frames: &GuestPlace,
+        tag: u16,
+        flush: bool,
+        ports: Frame,
+    ) {
+        let place = [ports.0, vmx_host::read_cr3()];
+        if self.place != place || self.tag != tag {
+            (self.place, self.tag) = (place, tag);
+            Self::write_place(frames, tag, ports, place[1]);
         }
         let watch = self.state.choose_watch(&self.cpu);
-        if software.news | self.stale | watch {
+        if software.news | watch {
             self.choose_duties(software);
-            let (ports, tagged) = (env.ports != Frame(0), env.tag != 0);
+            let (ports, tagged) = (ports != Frame(0), tag != 0);
             let mov_dr = !self.duties.contains(Duties::DEBUG);
             self.state.write_controls(&mut Current, &self.cpu, software, ports, tagged, mov_dr);
         }
@@ -419,12 +305,11 @@ impl Vmx {
             self.event_written = false;
             Current.write(field::ENTRY_INTERRUPT_INFO, 0);
         }
-        if env.flush_tag | self.flush {
-            self.flush = false;
-            let ept = ept_pointer(env.place.table.0);
-            vmx_host::invalidate(&self.cpu, ept, env.tag, env.flush_tag);
+        if flush | self.state.flush {
+            self.state.flush = false;
+            vmx_host::invalidate(&self.cpu, ept_pointer(frames.table.0), tag, flush);
         }
-        (software.news, self.stale) = (false, false);
+        software.news = false;
     }
 
     /// What the guest and its controls make necessary at each entry and exit.
@@ -436,52 +321,44 @@ impl Vmx {
     }
 
     /// Addresses that change with the vCPU's surroundings.
-    fn write_place(env: &GuestEnv, [_, cr3]: [u64; 2]) {
-        let GuestPlace { table, vlapic, apic_access } = *env.place;
+    fn write_place(frames: &GuestPlace, tag: u16, ports: Frame, cr3: u64) {
+        let GuestPlace { table, vlapic, apic_access } = *frames;
         for (field, value) in [
             (field::EPT_POINTER, ept_pointer(table.0)),
-            (field::VPID, u64::from(env.tag)),
+            (field::VPID, u64::from(tag)),
             // Without ports of its own no bitmap is used; any page will do.
-            (field::IO_BITMAP_A, env.ports.address()),
-            (field::IO_BITMAP_B, env.ports.plus(1).address()),
+            (field::IO_BITMAP_A, ports.address()),
+            (field::IO_BITMAP_B, ports.plus(1).address()),
             (field::VIRTUAL_APIC_ADDRESS, vlapic.address()),
             (field::APIC_ACCESS_ADDRESS, apic_access.address()),
-            (field::MSR_BITMAP, MSR_BITMAP.load(Relaxed) << 12),
+            (field::MSR_BITMAP, msr_bitmap()),
             (field::HOST_CR3, cr3),
         ] {
             Current.write(field, value);
         }
     }
 
-    /// Arms the preemption timer for the first of the monitor's time-out and the host's deadline.
+    /// Arms the preemption timer for the first of the monitor's time-out and the host's deadline. The VMCS keeps the
+    /// value, from which it counts down at each entry (26.5.1, 25.7.1).
     #[inline(never)]
-    fn arm(&mut self, software: &Software, env: &GuestEnv, start: u64) -> Armed {
-        let host = env
-            .host_deadline
+    fn arm(&mut self, software: &Software, deadline: Option<u64>, poked: bool, start: u64) {
+        let host = deadline
             .map_or(LOOK_AROUND, |deadline| deadline.saturating_sub(start).min(LOOK_AROUND));
-        let (ticks, armed) = match env.pending_poke {
+        let ticks;
+        (ticks, self.armed) = match poked {
             true => (0, Armed::Poke),
             false if software.timeout <= host => (software.timeout, Armed::Monitor),
             false => (host, Armed::Host),
         };
+        self.looks_around = false;
         // At most `LOOK_AROUND`, so neither sum nor result overflows.
         let shift = self.cpu.timer_shift();
-        self.set_timer((ticks + (1 << shift) - 1) >> shift);
-        armed
-    }
-
-    /// The VMCS keeps the value: it counts down from it at each entry (26.5.1, 25.7.1).
-    #[inline(always)]
-    fn set_timer(&mut self, units: u64) {
-        if self.timer != units {
-            self.timer = units;
-            Current.write(field::PREEMPTION_TIMER, units);
-        }
+        Current.write(field::PREEMPTION_TIMER, (ticks + (1 << shift) - 1) >> shift);
     }
 
     /// The guest ran, or its state was refused.
     #[inline(always)]
-    fn after(&mut self, software: &mut Software, armed: Armed) -> GuestEvent {
+    fn after(&mut self, software: &mut Software) -> GuestEvent {
         let reason = Current.read(field::EXIT_REASON) as u32;
         if reason & abi::exit::ENTRY_FAILURE_BIT != 0 {
             return GuestEvent::Exit(reason);
@@ -491,20 +368,18 @@ impl Vmx {
         self.event_written = false;
         software.event = (0, 0);
         self.state.entered();
-        let concerns_kernel = reason < 64 && KERNEL >> reason & 1 != 0;
-        if concerns_kernel | self.duties.contains(Duties::DEBUG) {
-            return self.settle(software, armed, reason);
+        if Kind::of(reason).has(Kind::KERNEL) || self.duties.contains(Duties::DEBUG) {
+            return self.settle(software, reason);
         }
         GuestEvent::Exit(reason)
     }
 
-    /// An exit of which some are the kernel's own, or of a guest that uses debug registers.
-    #[cold]
+    /// An exit that may be the kernel's own, or of a guest that uses debug registers.
     #[inline(never)]
-    fn settle(&mut self, software: &mut Software, armed: Armed, reason: u32) -> GuestEvent {
+    fn settle(&mut self, software: &mut Software, reason: u32) -> GuestEvent {
         let debug = self.duties.contains(Duties::DEBUG);
         if debug && !guest_switch::breakpoints_armed(Current.read(field::GUEST_DR7)) {
-            self.set_debug(false);
+            self.set_debug(software, false);
         }
         match reason {
             0 => self.exception(software, Current.read(field::EXIT_INTERRUPT_INFO) as u32),
@@ -513,15 +388,15 @@ impl Vmx {
                 if vector == crate::vector::TIMER {
                     super::timer_fired();
                 }
-                GuestEvent::Interrupt(vector)
+                GuestEvent::Interrupt(vector.into())
             }
             29 if software.asked.primary & primary::MOV_DR == 0 => {
                 guest_switch::adopt_dr6(software);
-                self.set_debug(true);
+                self.set_debug(software, true);
                 GuestEvent::Nothing
             }
             46 | 47 if self.state.release_tables(software) => GuestEvent::Nothing,
-            TIMED_OUT => match armed {
+            TIMED_OUT => match self.armed {
                 Armed::Monitor => {
                     software.timeout = 0;
                     GuestEvent::Exit(TIMED_OUT)
@@ -548,9 +423,9 @@ impl Vmx {
         GuestEvent::Exit(0)
     }
 
-    fn set_debug(&mut self, on: bool) {
+    fn set_debug(&mut self, software: &mut Software, on: bool) {
         self.duties.set(Duties::DEBUG, on);
-        self.stale = true;
+        software.news = true;
     }
 
     /// See [`super::Guest::store`].
@@ -560,7 +435,7 @@ impl Vmx {
     }
 
     /// See [`super::Guest::store_extended`].
-    pub fn store_extended(&self, software: &Software, page: &SharedPage) {
+    pub fn store_extended(&self, software: &Software, page: &SharedPage, reason: u32) {
         use abi::utcb::extended_offset as at;
         let vmcs = Current;
         page.write_u64(at::DR6, software.dr6);
@@ -574,7 +449,8 @@ impl Vmx {
         ] {
             page.write_u64(at, vmcs.read(field));
         }
-        page.write_u32(at::INSTRUCTION_ERROR, self.instruction_error);
+        let failed = reason == abi::exit::ENTRY_FAILED;
+        page.write_u32(at::INSTRUCTION_ERROR, if failed { self.instruction_error } else { 0 });
         page.write_u32(at::INSTRUCTION_INFO, vmcs.read(field::EXIT_INSTRUCTION_INFO) as u32);
         let info = vmcs.read(field::EXIT_INTERRUPT_INFO) & 0xffff_ffff;
         page.write_u64(at::RAW_INT_INFO, info | vmcs.read(field::EXIT_ERROR_CODE) << 32);
@@ -583,10 +459,10 @@ impl Vmx {
     }
 
     /// See [`super::Guest::load_extended`].
-    pub fn load_extended(&mut self, page: &SharedPage) {
+    pub fn load_extended(&mut self, software: &mut Software, page: &SharedPage) {
         use abi::utcb::extended_offset as at;
         Current.write(field::GUEST_DEBUGCTL, page.read_u64(at::DEBUGCTL));
         Current.write(field::GUEST_PENDING_DEBUG, page.read_u64(at::PENDING_DEBUG));
-        self.set_debug(true);
+        self.set_debug(software, true);
     }
 }

@@ -37,10 +37,14 @@ pub struct Software {
     pub interrupt_window: bool,
     /// The monitor wants to know when an NMI can be taken.
     pub nmi_window: bool,
+    /// The injection word that was loaded last.
+    injection: u32,
     /// Something came with the last load that the next entry must look at: an event, controls, an MSR.
     pub news: bool,
     /// Controls that the monitor asked for.
     pub asked: Asked,
+    /// The groups that the monitor gets when it does not choose (abi.md 11.1): more with virtual interrupt delivery.
+    pub told: Mtd,
     /// DR0 to DR3.
     pub dr: [u64; 4],
     /// DR6.
@@ -54,7 +58,7 @@ impl Software {
     /// A guest that never ran; `longest` is the longest time-out the hardware can count.
     #[must_use]
     pub fn new(longest: u64) -> Self {
-        Self { timeout: longest, longest, dr6: DR6_RESET, ..Self::default() }
+        Self { timeout: longest, longest, dr6: DR6_RESET, told: Mtd::VCPU_EXIT, ..Self::default() }
     }
 
     /// Takes over the groups of `mtd` that live here.
@@ -81,14 +85,11 @@ impl Software {
         }
         if mtd.contains(Mtd::INJ) {
             let info = page.read_u32(offset::INTR_INFO);
-            let (interrupt, nmi) =
-                (info & event::INTERRUPT_WINDOW != 0, info & event::NMI_WINDOW != 0);
-            self.news |= interrupt != self.interrupt_window || nmi != self.nmi_window;
-            (self.interrupt_window, self.nmi_window) = (interrupt, nmi);
-            let windows = event::INTERRUPT_WINDOW | event::NMI_WINDOW;
             // One that waits since an entry that failed is in the control block.
-            self.news |= (info | self.event.0) & event::VALID != 0;
-            self.event = (info & !windows, page.read_u32(offset::INTR_ERROR));
+            let event = (info | self.event.0) & event::VALID != 0;
+            if event || info != self.injection {
+                self.inject(info, page.read_u32(offset::INTR_ERROR));
+            }
         }
         if mtd.contains(Mtd::CTRL) {
             let asked = Asked {
@@ -98,8 +99,11 @@ impl Software {
                 cr0: page.read_u64(offset::CR0_MON),
                 cr4: page.read_u64(offset::CR4_MON),
             };
-            self.news |= asked != self.asked;
-            self.asked = asked;
+            if asked != self.asked {
+                self.asked = asked;
+                self.told = asked.told();
+                self.news = true;
+            }
         }
         if mtd.contains(Mtd::CR) {
             self.image.take::<{ offset::CR2 }, 1>(page);
@@ -122,6 +126,25 @@ impl Software {
         if mtd.contains(Mtd::TSC_TIMEOUT) {
             self.timeout = page.read_u64(offset::TSC_TIMEOUT).min(self.longest);
         }
+    }
+
+    /// Takes over the injection word.
+    fn inject(&mut self, info: u32, error: u32) {
+        let windows = event::INTERRUPT_WINDOW | event::NMI_WINDOW;
+        self.injection = info;
+        self.interrupt_window = info & event::INTERRUPT_WINDOW != 0;
+        self.nmi_window = info & event::NMI_WINDOW != 0;
+        self.event = (info & !windows, error);
+        self.news = true;
+    }
+
+    /// Takes over DR0 to DR3 and DR6.
+    pub fn load_extended(&mut self, page: &SharedPage) {
+        use abi::utcb::extended_offset as at;
+        for (i, value) in self.dr.iter_mut().enumerate() {
+            *value = page.read_u64(at::DR0 + 8 * i);
+        }
+        self.dr6 = page.read_u64(at::DR6) & 0xffff_ffff;
     }
 
     /// Tells the monitor the groups of `wanted` that live here, and the words that every exit sets.
@@ -195,15 +218,6 @@ impl Software {
         self.image.at(offset::TSC_AUX) as u32
     }
 
-    /// The groups that the monitor gets when it does not choose (abi.md 11.1).
-    #[must_use]
-    pub const fn all_groups(&self) -> Mtd {
-        use super::vmx_controls::{primary, secondary};
-        let delivery = self.asked.primary & primary::SECONDARY != 0
-            && self.asked.secondary & secondary::VIRTUAL_INTERRUPT != 0;
-        if delivery { Mtd::VCPU_EXIT_VINTR } else { Mtd::VCPU_EXIT }
-    }
-
     /// What the injection group tells: the event of the exit, or for a poke the one that still waits.
     #[must_use]
     pub fn told_event(&self, reason: u32, exit: (u32, u32)) -> (u32, u32) {
@@ -224,10 +238,27 @@ impl Software {
         true
     }
 
+    /// Whether there is a time-out at all.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_limited(&self) -> bool {
+        self.timeout != self.longest
+    }
+
     /// Ticks used by the guest are taken off its time-out.
     #[inline(always)]
     pub fn spend(&mut self, ticks: u64) {
         self.timeout = self.timeout.saturating_sub(ticks);
+    }
+}
+
+impl Asked {
+    /// What an exit tells a monitor that does not choose.
+    const fn told(&self) -> Mtd {
+        use super::vmx_controls::{primary, secondary};
+        let delivery = self.primary & primary::SECONDARY != 0
+            && self.secondary & secondary::VIRTUAL_INTERRUPT != 0;
+        if delivery { Mtd::VCPU_EXIT_VINTR } else { Mtd::VCPU_EXIT }
     }
 }
 

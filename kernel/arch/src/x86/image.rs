@@ -69,16 +69,16 @@ impl Image {
         }
     }
 
-    /// Whether `COUNT` words of the page, from byte offset `AT` on, are those here: straight to the answer, because
-    /// they nearly always are.
+    /// Whether `COUNT` words of the page, from byte offset `AT` on, are those here.
     #[inline(always)]
     #[must_use]
     pub fn agrees<const AT: usize, const COUNT: usize>(&self, page: &SharedPage) -> bool {
-        let mut difference = 0;
         for i in 0..COUNT {
-            difference |= self.at(AT + 8 * i) ^ page.read_u64(AT + 8 * i);
+            if self.at(AT + 8 * i) != page.read_u64(AT + 8 * i) {
+                return false;
+            }
         }
-        difference == 0
+        true
     }
 
     /// Where the words begin, for assembly and for VMREAD.

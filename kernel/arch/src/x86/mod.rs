@@ -16,4 +16,4 @@ pub mod vmx_controls;
 pub mod vmx_fields;
 pub mod vmx_nmi;
 pub mod vmx_state;
-mod vmx_store;
+pub mod vmx_store;

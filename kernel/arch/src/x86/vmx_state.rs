@@ -87,6 +87,8 @@ pub struct VmxState {
     exceptions: u32,
     /// Instructions on [`TABLES`] exit.
     pub(super) watched: bool,
+    /// The monitor wants the translations under this tag forgotten.
+    pub flush: bool,
 }
 
 impl VmxState {
@@ -175,6 +177,9 @@ impl VmxState {
         }
         if mtd.contains(Mtd::CTRL) {
             self.load_masks(vmcs, cpu, software);
+        }
+        if mtd.contains(Mtd::TLB) {
+            (self.flush, software.news) = (true, true);
         }
         self.known |= mtd;
         software.news |= self.known.contains(TABLES) != self.watched;
@@ -524,7 +529,6 @@ const SOFTWARE: Mtd = Mtd(Mtd::GPR.0
     | Mtd::INJ.0
     | Mtd::SYSCALL_SWAPGS.0
     | Mtd::TSC_TIMEOUT.0
-    | Mtd::TLB.0
     | Mtd::FPU.0);
 pub(super) const PDPTES: [u32; 4] =
     [field::GUEST_PDPTE_0, field::GUEST_PDPTE_1, field::GUEST_PDPTE_2, field::GUEST_PDPTE_3];

@@ -18,6 +18,8 @@ use super::vmx_state::{EFER_LMA, PDPTES, TABLES, Vmcs, VmxState};
 const EFER_LME: u64 = 1 << 8;
 const CR0_PG: u64 = 1 << 31;
 const CR4_PAE: u64 = 1 << 5;
+/// The exit reason of an EPT misconfiguration.
+const MISCONFIGURATION: u32 = 49;
 
 impl VmxState {
     /// Reads what the exit interrupted (28.2.4). The caller knows whether that is possible.
@@ -45,18 +47,21 @@ impl VmxState {
         now: u64,
     ) {
         let kind = Kind::of(reason);
-        if kind.has(Kind::VECTORED) {
-            vmx_nmi::block_again(vmcs, reason);
+        read_qualification(vmcs, &mut software.image, kind);
+        if kind.has(Kind::EVENT | Kind::VECTORED | Kind::SPECIAL) {
+            self.read_events(vmcs, software, kind, reason);
+        } else {
+            software.image.set(offset::INTR_INFO, 0);
+            software.image.set(offset::VECT_INFO, 0);
         }
         // After nearly every exit the same groups are known. With both sets constant the compiler makes one straight
         // line of VMREADs; a test counts them.
         if wanted == Mtd::VCPU_EXIT && self.known & ASKED == USUAL {
             self.read_all(vmcs, &mut software.image, wanted, USUAL, kind);
-            self.read_events(vmcs, software, kind, reason);
             self.known |= wanted & !NOT_KEPT;
             software.store_all(page, wanted, reason, now);
         } else {
-            self.store_some(vmcs, cpu, software, page, wanted, reason, now, kind);
+            self.store_some(vmcs, cpu, software, page, wanted, reason, now);
         }
     }
 
@@ -72,11 +77,9 @@ impl VmxState {
         wanted: Mtd,
         reason: u32,
         now: u64,
-        kind: Kind,
     ) {
         let known = self.known;
-        self.read_all(vmcs, &mut software.image, wanted, known, kind);
-        self.read_events(vmcs, software, kind, reason);
+        self.read_all(vmcs, &mut software.image, wanted, known, Kind::of(reason));
         self.known |= wanted & !NOT_KEPT;
         let fresh = self.known & !known;
         software.news |= fresh.contains(Mtd::DR) || self.known.contains(TABLES) != self.watched;
@@ -109,18 +112,6 @@ impl VmxState {
         }
         if wanted.contains(Mtd::STA) {
             read_activity(vmcs, image);
-        }
-        if wanted.contains(Mtd::QUAL) {
-            if kind.has(Kind::QUALIFIED) {
-                vmcs.read_into::<{ offset::QUAL0 }>(field::EXIT_QUALIFICATION, image);
-            } else {
-                image.set(offset::QUAL0, 0);
-            }
-            if kind.has(Kind::ADDRESS) {
-                vmcs.read_into::<{ offset::QUAL1 }>(field::GUEST_PHYSICAL_ADDRESS, image);
-            } else {
-                image.set(offset::QUAL1, 0);
-            }
         }
         if wanted.0 & !SHORT.0 != 0 {
             self.read_more(vmcs, image, wanted, known);
@@ -166,14 +157,8 @@ impl VmxState {
     #[inline(always)]
     fn read_paging(&self, vmcs: &impl Vmcs, image: &mut Image, wanted: Mtd, known: Mtd) {
         let cr0 = guest_view(vmcs.read(field::GUEST_CR0), self.cr0_shadow, self.cr0_mask);
-        // LMA is LME and PG, always (Intel SDM vol. 3, 4.1.2): no VMREAD of EFER needed.
-        let efer = image.at(offset::EFER);
-        let mut lma = 0;
-        if efer & EFER_LME != 0 {
-            lma = if cr0 & CR0_PG != 0 { EFER_LMA } else { 0 };
-            if wanted.contains(Mtd::EFER_PAT) {
-                image.set(offset::EFER, efer & !EFER_LMA | lma);
-            }
+        if image.at(offset::EFER) & EFER_LME != 0 && wanted.contains(Mtd::EFER_PAT) {
+            read_efer(image, cr0);
         }
         if wanted.0 & (Mtd::CR.0 | Mtd::PDPTE.0) == 0 {
             return;
@@ -186,33 +171,33 @@ impl VmxState {
                 vmcs.read_into::<{ offset::CR3 }>(field::GUEST_CR3, image);
             }
         }
-        if wanted.contains(Mtd::PDPTE) && cr4 & CR4_PAE != 0 && cr0 & CR0_PG != 0 && lma == 0 {
-            read_pdptes(vmcs, image);
+        if wanted.contains(Mtd::PDPTE) && cr4 & CR4_PAE != 0 {
+            read_pdptes(vmcs, image, cr0);
         }
     }
 
-    /// The event of the exit and the one it interrupted, which waits again if an exception did that (abi.md 11.5).
+    /// The event of the exit and the one it interrupted. Before the interruptibility is read: an IRET that has to be
+    /// repeated blocks NMIs again.
     #[inline(always)]
-    fn read_events(&self, vmcs: &impl Vmcs, software: &mut Software, kind: Kind, reason: u32) {
-        let mut told = (0, 0);
-        let mut vectoring = (0, 0);
-        if kind.has(Kind::EVENT | Kind::POKE) {
-            told = self.read_event(vmcs, software, reason);
+    fn read_events(&self, vmcs: &mut impl Vmcs, software: &mut Software, kind: Kind, reason: u32) {
+        let qualification = software.image.at(offset::QUAL0);
+        let vectoring = if kind.has(Kind::VECTORED) { vmcs.read(field::VECTORING_INFO) } else { 0 };
+        let iret = kind.has(Kind::IRET) && vmx_nmi::was_unblocked(qualification);
+        if kind.has(Kind::EVENT | Kind::SPECIAL) || vectoring as u32 & event::VALID != 0 || iret {
+            return self.read_event(vmcs, software, kind, reason);
         }
-        if kind.has(Kind::VECTORED) {
-            vectoring = self.read_vectoring(vmcs);
-            if reason == 0 && vectoring.0 & event::VALID != 0 {
-                software.event = vectoring;
-                software.event_length = vmcs.read(field::EXIT_INSTRUCTION_LENGTH);
-                software.news = true;
-            }
-        }
-        software.image.set(offset::INTR_INFO, pair(told));
-        software.image.set(offset::VECT_INFO, pair(vectoring));
+        software.image.set(offset::INTR_INFO, 0);
+        software.image.set(offset::VECT_INFO, 0);
     }
 
-    #[cold]
-    fn read_event(&self, vmcs: &impl Vmcs, software: &Software, reason: u32) -> (u32, u32) {
+    /// The same where there is something to tell. An event interrupted by an exception waits again (abi.md 11.5).
+    #[inline(never)]
+    fn read_event(&self, vmcs: &mut impl Vmcs, software: &mut Software, kind: Kind, reason: u32) {
+        vmx_nmi::block_again(vmcs, reason);
+        if reason == MISCONFIGURATION {
+            let image = &mut software.image;
+            vmcs.read_into::<{ offset::QUAL1 }>(field::GUEST_PHYSICAL_ADDRESS, image);
+        }
         let mut exit = (0, 0);
         if reason == 0 {
             exit.0 = vmcs.read(field::EXIT_INTERRUPT_INFO) as u32;
@@ -220,8 +205,33 @@ impl VmxState {
                 exit.1 = vmcs.read(field::EXIT_ERROR_CODE) as u32;
             }
         }
-        software.told_event(reason, exit)
+        let mut vectoring = (0, 0);
+        if kind.has(Kind::VECTORED) {
+            vectoring = self.read_vectoring(vmcs);
+        }
+        let told = software.told_event(reason, exit);
+        if reason == 0 && vectoring.0 & event::VALID != 0 {
+            software.event = vectoring;
+            software.event_length = vmcs.read(field::EXIT_INSTRUCTION_LENGTH);
+            software.news = true;
+        }
+        software.image.set(offset::INTR_INFO, pair(told));
+        software.image.set(offset::VECT_INFO, pair(vectoring));
     }
+}
+
+/// What the exit says of its cause.
+#[inline(always)]
+fn read_qualification(vmcs: &impl Vmcs, image: &mut Image, kind: Kind) {
+    if kind.has(Kind::QUALIFIED) {
+        vmcs.read_into::<{ offset::QUAL0 }>(field::EXIT_QUALIFICATION, image);
+        if kind.has(Kind::ADDRESS) {
+            return vmcs.read_into::<{ offset::QUAL1 }>(field::GUEST_PHYSICAL_ADDRESS, image);
+        }
+        return image.set(offset::QUAL1, 0);
+    }
+    image.set(offset::QUAL0, 0);
+    image.set(offset::QUAL1, 0);
 }
 
 /// Writes the groups of `wanted` that `Software` does not, and what an exit says of itself.
@@ -294,9 +304,19 @@ fn read_table(vmcs: &impl Vmcs, image: &mut Image, at: usize, step: u32) {
     image.set(at + 8, vmcs.read(field::GUEST_GDTR_BASE + step));
 }
 
-/// Only a guest with PAE paging has them.
-#[cold]
-fn read_pdptes(vmcs: &impl Vmcs, image: &mut Image) {
+/// LMA is LME and PG, always (Intel SDM vol. 3, 4.1.2): no VMREAD of EFER needed.
+#[inline(never)]
+fn read_efer(image: &mut Image, cr0: u64) {
+    let lma = if cr0 & CR0_PG != 0 { EFER_LMA } else { 0 };
+    image.set(offset::EFER, image.at(offset::EFER) & !EFER_LMA | lma);
+}
+
+/// Only a guest with PAE paging outside IA-32e mode has them.
+#[inline(never)]
+fn read_pdptes(vmcs: &impl Vmcs, image: &mut Image, cr0: u64) {
+    if cr0 & CR0_PG == 0 || image.at(offset::EFER) & EFER_LME != 0 {
+        return;
+    }
     for (i, pdpte) in PDPTES.iter().enumerate() {
         image.set(offset::PDPTE + 8 * i, vmcs.read(*pdpte));
     }
@@ -319,7 +339,7 @@ const NOT_KEPT: Mtd = Mtd(Mtd::CTRL.0 | Mtd::VINTR.0 | Mtd::PDPTE.0);
 
 /// What an exit of some reason brings along: a set of the bits below.
 #[derive(Clone, Copy)]
-struct Kind(u8);
+pub struct Kind(u8);
 
 /// The kinds of the reasons below 64: one look instead of a question for each bit.
 static KINDS: [u8; 64] = {
@@ -343,11 +363,18 @@ impl Kind {
     const VECTORED: u8 = 1 << 3;
     /// It is an exception.
     const EVENT: u8 = 1 << 4;
-    /// It is the kernel's own, for a poke.
-    const POKE: u8 = 1 << 5;
+    /// It has words of its own: a poke (the kernel's own) tells the waiting event, an EPT misconfiguration has an
+    /// address but no qualification.
+    const SPECIAL: u8 = 1 << 5;
+    /// Its qualification says whether an IRET unblocked NMIs.
+    const IRET: u8 = 1 << 7;
+    /// The kernel settles it itself, always or sometimes.
+    pub const KERNEL: u8 = 1 << 6;
 
+    /// What the exit reason says.
     #[inline(always)]
-    fn of(reason: u32) -> Self {
+    #[must_use]
+    pub fn of(reason: u32) -> Self {
         match KINDS.get(reason as usize) {
             Some(kind) => Self(*kind),
             None => Self::unusual(reason),
@@ -358,14 +385,16 @@ impl Kind {
     #[cold]
     fn unusual(reason: u32) -> Self {
         match reason {
-            abi::exit::POKED => Self(Self::POKE),
+            abi::exit::POKED => Self(Self::SPECIAL),
             _ if reason & abi::exit::ENTRY_FAILURE_BIT != 0 => Self(Self::QUALIFIED),
             _ => Self(0),
         }
     }
 
+    /// Whether it is of any of these kinds.
     #[inline(always)]
-    const fn has(self, any: u8) -> bool {
+    #[must_use]
+    pub const fn has(self, any: u8) -> bool {
         self.0 & any != 0
     }
 
@@ -381,7 +410,7 @@ impl Kind {
         ) {
             kind |= Self::QUALIFIED;
         }
-        if matches!(reason, 48 | 49) {
+        if reason == 48 {
             kind |= Self::ADDRESS;
         }
         if matches!(reason, 0 | 2 | 9 | 44 | 48 | 49 | 56 | 62) {
@@ -389,6 +418,16 @@ impl Kind {
         }
         if reason == 0 {
             kind |= Self::EVENT;
+        }
+        if matches!(reason, 48 | 62) {
+            kind |= Self::IRET;
+        }
+        if reason == MISCONFIGURATION {
+            kind |= Self::SPECIAL;
+        }
+        // NMIs and machine checks, interrupts, debug registers, tables, the timer.
+        if matches!(reason, 0 | 1 | 29 | 46 | 47 | 52) {
+            kind |= Self::KERNEL;
         }
         kind
     }

@@ -212,7 +212,7 @@ fn a_vcpu_destroyed_while_another_cpu_runs_it() {
         let entries = entries.clone();
         Machine::guest(move |_| {
             entries.set(entries.get() + 1);
-            GuestEvent::Interrupt(vector::RESCHEDULE)
+            GuestEvent::Interrupt(vector::RESCHEDULE.into())
         });
     }
     (0..10).for_each(|_| world.step(1));
@@ -330,7 +330,7 @@ fn guest_mappings_go_while_the_vcpu_runs_in_another_domain_than_its_monitors() {
         (0..20).for_each(|_| world.step(0));
         assert!(world.terminal.result().is_some());
         Machine::set_cpu(1);
-        GuestEvent::Interrupt(vector::SHOOTDOWN)
+        GuestEvent::Interrupt(vector::SHOOTDOWN.into())
     });
     Machine::guest(|_| GuestEvent::Exit(12));
     other.order(RUN);

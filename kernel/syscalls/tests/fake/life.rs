@@ -270,7 +270,7 @@ fn guests_run_and_are_poked() {
     state.write_u64(abi::utcb::offset::RIP, 0x1000);
     Machine::guest(|words| {
         words[6] += 3;
-        arch::GuestEvent::Interrupt(arch::vector::RESCHEDULE)
+        arch::GuestEvent::Interrupt(arch::vector::RESCHEDULE.into())
     });
     Machine::guest(|_| arch::GuestEvent::Exit(10));
     world.must(run);
@@ -307,7 +307,7 @@ fn a_run_tells_what_it_was_asked_for() {
     };
     let step = || {
         // The mask holds for the whole run, host interrupts and all.
-        Machine::guest(|_| arch::GuestEvent::Interrupt(arch::vector::RESCHEDULE));
+        Machine::guest(|_| arch::GuestEvent::Interrupt(arch::vector::RESCHEDULE.into()));
         Machine::guest(|words| {
             words[offset::RIP / 8] += 3;
             words[offset::RAX / 8] += 1;
