@@ -30,6 +30,7 @@ mod log;
 pub mod machine;
 mod make;
 mod memory;
+mod microcode;
 mod pd;
 mod ports;
 mod pt;
@@ -51,6 +52,7 @@ pub use kp::Kp;
 pub use log::Log;
 pub use make::RootParts;
 pub use memory::{Memory, Progress, Target, Transfer};
+pub use microcode::{Microcode, Refused};
 pub use pd::{NewSlot, Pd, Trust};
 pub use ports::{PORTS, PortNode, PortTree, Source};
 pub use pt::Pt;
@@ -103,6 +105,8 @@ pub struct Kernel {
     pub controllers: [u64; 18],
     /// What happened, for whoever reads it.
     pub log: Log,
+    /// The microcode that is being loaded.
+    pub microcode: Microcode,
 }
 
 /// An object that capabilities name.
@@ -154,6 +158,7 @@ impl Kernel {
             own,
             controllers,
             log: Log::new(),
+            microcode: Microcode::new(),
         }
     }
 
