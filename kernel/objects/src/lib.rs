@@ -31,6 +31,7 @@ mod log;
 pub mod machine;
 mod make;
 mod memory;
+mod microcode;
 mod pd;
 mod ports;
 mod pt;
@@ -53,6 +54,7 @@ pub use kp::Kp;
 pub use log::Log;
 pub use make::RootParts;
 pub use memory::{Memory, Progress, Target, Transfer};
+pub use microcode::{Microcode, Refused};
 pub use pd::{NewSlot, Pd, Trust};
 pub use ports::{PORTS, PortNode, PortTree, Source};
 pub use pt::Pt;
@@ -105,6 +107,8 @@ pub struct Kernel {
     pub controllers: [u64; 18],
     /// What happened, for whoever reads it.
     pub log: Log,
+    /// The microcode that is being loaded.
+    pub microcode: Microcode,
 }
 
 /// An object that capabilities name.
@@ -156,6 +160,7 @@ impl Kernel {
             own,
             controllers,
             log: Log::new(),
+            microcode: Microcode::new(),
         }
     }
 

@@ -137,7 +137,7 @@ fn find_ioapic(id: u8, pin: u8) -> Option<usize> {
     (u32::from(pin) < arch::ioapic_pins(found)).then_some(found)
 }
 
-/// Runs `see` on any page of physical memory (start-up only).
+/// Runs `see` on any page of physical memory.
 pub fn with_physical(frame: Frame, see: &mut dyn FnMut(&SharedPage)) {
     arch::with_physical(frame, see);
 }

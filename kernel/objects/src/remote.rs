@@ -1,5 +1,6 @@
 //! What other CPUs may touch of a CPU: its inbox, and the marks by which it is found.
 
+use core::num::NonZeroU64;
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use abi::Status;
@@ -20,6 +21,8 @@ pub struct Work {
     pub dead_scs: List<Sc, 2>,
     /// Virtual CPUs whose control block must be cleared here.
     pub dead_vcpus: List<Vcpu, 2>,
+    /// Where the kernel has microcode to be loaded.
+    pub microcode: Option<NonZeroU64>,
 }
 
 /// The part of a CPU that all others see.
@@ -56,6 +59,7 @@ impl Remote {
                 dead_ecs: List::new(),
                 dead_scs: List::new(),
                 dead_vcpus: List::new(),
+                microcode: None,
             }),
             bell: Bell::new(),
             space: AtomicU64::new(0),

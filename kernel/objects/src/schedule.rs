@@ -417,6 +417,8 @@ impl Cpu {
                 self.bury(&ec);
             } else if let Some(vcpu) = work.dead_vcpus.pop_front() {
                 self.retire(&vcpu);
+            } else if let Some(address) = work.microcode.take() {
+                self.trigger_microcode(address);
             } else {
                 return;
             }

@@ -1,8 +1,8 @@
 //! Memory runs out at every place where it can: each allocation of each call fails once.
 
 use abi::args::{
-    CallPortal, CreateEc, CreateKp, CreatePd, CreatePt, CreateSc, CreateVcpu, KpCtrl, PdCtrl,
-    Reply, Revoke, Words,
+    CallPortal, CreateEc, CreateKp, CreatePd, CreatePt, CreateSc, CreateVcpu, KpCtrl, MachineCtrl,
+    PdCtrl, Reply, Revoke, Words,
 };
 use abi::cap::ROOT_PD;
 use abi::crd::ItemMeta;
@@ -86,6 +86,8 @@ fn world() -> World {
         utcb.set_word(0, 0);
         syscall(thread, Reply { semaphore: 0 }.encode())
     });
+    // The fake makes memory outside the kernel's when it is first looked at.
+    (1..3).for_each(|frame| arch::with_physical(logic::Frame(frame), &mut |_| {}));
     let window = Crd::objects(FAR & !0xfff, 12, 0x1f);
     world.utcb(50).write_u64(offset::DELEGATE_WINDOW, window.0);
     world
@@ -109,6 +111,7 @@ fn cases() -> Vec<Case> {
     let access = PdCtrl::MapAccessPage { crd: Crd::memory(0xfee00, 0, 3) };
     let split = Revoke { own: true, remote: false, crd: Crd::memory(0x2010, 0, 0), pd: 0 };
     let fixed = Crd::memory(0x2010, 0, 7);
+    let microcode = MachineCtrl::UpdateMicrocode { size: 0x2000, physical: 0x1000 };
     vec![
         bounded("create_pd", pd(Crd::NULL)),
         bounded("create_pd with objects", pd(Crd::objects(64, 6, 0x1f))),
@@ -128,6 +131,7 @@ fn cases() -> Vec<Case> {
         bounded("create_vcpu", vcpu.encode()),
         bounded("kp_ctrl", KpCtrl::Map { kp: 81, pd: CHILD, address: 0x7777_7777_7000 }.encode()),
         bounded("map_access_page", access.encode()),
+        bounded("load microcode", microcode.encode()),
         steps("delegate objects", delegate(CHILD, Crd::objects(64, 6, 0x1f), FAR & !63, both)),
         steps("delegate memory", delegate(CHILD, Crd::memory(0x2000, 2, 7), 0x20_0000, both)),
         steps("delegate over a large page", delegate(ROOT_PD, fixed, 0x2044, ItemMeta(0))),

@@ -15,6 +15,8 @@ mod life;
 #[cfg(test)]
 mod memory;
 #[cfg(test)]
+mod microcode;
+#[cfg(test)]
 mod model;
 #[cfg(test)]
 mod random;

@@ -2,7 +2,7 @@
 
 use abi::args::{
     AssignPci, CallPortal, CreateEc, CreateKp, CreatePd, CreatePt, CreateSc, CreateSm, CreateVcpu,
-    EcCtrl, IrqCtrl, KpCtrl, PdCtrl, PtCtrl, Revoke, ScCtrl, SmCtrl, VcpuCtrl, Words,
+    EcCtrl, IrqCtrl, KpCtrl, MachineCtrl, PdCtrl, PtCtrl, Revoke, ScCtrl, SmCtrl, VcpuCtrl, Words,
 };
 use abi::cap::USER_TOP;
 use abi::crd::ItemMeta;
@@ -185,7 +185,13 @@ impl Storm {
             Call::AssignPci => {
                 AssignPci { pd: if bad_cap { wrong } else { own }, config: 0, hint: 0 }.encode()
             }
-            Call::MachineCtrl => [15 | (roll & 1) << 8 | 1 << 12, 0, 0, 0, 0],
+            Call::MachineCtrl => match status {
+                Status::BadPar => MachineCtrl::Suspend { slp_typ_a: 5, slp_typ_b: 5 }.encode(),
+                _ => {
+                    let size = (roll & 0x3fff) as u32;
+                    MachineCtrl::UpdateMicrocode { size, physical: roll >> 46 }.encode()
+                }
+            },
             Call::KpCtrl => {
                 let address = 0x5000_0000;
                 match (status, roll & 1) {
