@@ -2,6 +2,7 @@
 
 use crate::emulator::Engine;
 use crate::serial::Step;
+use crate::stories_cells as cells;
 use crate::stories_small as small;
 use crate::warnings;
 use std::time::Duration;
@@ -41,6 +42,13 @@ pub enum Load {
     Manifest(&'static str),
     /// Our root task, the monitor and the guest in `guests/small` with this command line.
     Small(&'static str),
+    /// Our root task, this monitor and the guests of this manifest, all with the kernel in `guests/small`.
+    Smalls {
+        /// The monitor's name in `target/hematite`.
+        monitor: &'static str,
+        /// The manifest.
+        manifest: &'static str,
+    },
 }
 
 /// One line of a story.
@@ -52,6 +60,24 @@ pub enum Line {
     Type(&'static str),
     /// The serial line never says this.
     Never(&'static str),
+    /// A line with this text comes, and it is the same each time the story asks for it.
+    Same(&'static str),
+    /// These lines, so many times.
+    Times(u32, &'static [Line]),
+}
+
+impl Line {
+    fn add_to(&self, steps: &mut Vec<Step>) {
+        match self {
+            Line::Says(text) => steps.push(Step::Expect((*text).to_string())),
+            Line::Type(text) => steps.push(Step::Send(text.as_bytes().to_vec())),
+            Line::Never(text) => steps.push(Step::Refuse((*text).to_string())),
+            Line::Same(text) => steps.push(Step::Same((*text).to_string())),
+            Line::Times(count, lines) => {
+                (0..*count).for_each(|_| lines.iter().for_each(|line| line.add_to(steps)));
+            }
+        }
+    }
 }
 
 /// One emulator run and what must come of it.
@@ -83,12 +109,9 @@ impl Story {
     /// The story's lines as steps for the serial line.
     #[must_use]
     pub fn steps(&self) -> Vec<Step> {
-        let steps = self.lines.iter().map(|line| match line {
-            Line::Says(text) => Step::Expect((*text).to_string()),
-            Line::Type(text) => Step::Send(text.as_bytes().to_vec()),
-            Line::Never(text) => Step::Refuse((*text).to_string()),
-        });
-        steps.collect()
+        let mut steps = Vec::new();
+        self.lines.iter().for_each(|line| line.add_to(&mut steps));
+        steps
     }
 
     /// How long it may take.
@@ -303,6 +326,7 @@ pub const STORIES: &[Story] = &[
     small::one!("small_lapic_qemu", "lapic"),
     small::one!("small_deadline_qemu", "deadline"),
     small::one!("small_spin_qemu", "spin"),
+    Story { name: "crash_monitor_qemu", ..cells::CRASH },
     Story { name: "boot_bochs_2", cpus: 2, timeout_s: 300, ..BOCHS },
     Story { name: "boot_bochs_1", ..BOCHS },
     Story { name: "boot_qemu_1", ..BOOT },

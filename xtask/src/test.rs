@@ -304,6 +304,14 @@ fn recipe(story: &Story) -> Result<Recipe> {
                 Module::new("kernel", out.join("small.bin")),
             ]
         }
+        Load::Smalls { monitor, manifest } => {
+            vec![
+                built("root"),
+                Module::new("vmm", built(monitor).file),
+                Module::new("manifest", manifest::compile(&desk::root().join(manifest))?),
+                Module::new("kernel", out.join("small.bin")),
+            ]
+        }
         Load::Manifest(path) => {
             let linux = guest::default_guest()?;
             vec![

@@ -155,15 +155,37 @@ impl Cpu {
         }
     }
 
-    /// A dead root that no time is bound to must not keep itself.
-    fn forget_unrunnable(&mut self, root: &Counted<Ec>) {
-        if root.is_dead()
-            && let Some(state) = root.cell.open(&mut self.key)
-            && state.top.as_ref().is_some_and(|top| top.same(root))
+    /// A dead chain that waits for time, or has none any more, must not keep itself: its root names its last thread,
+    /// and each thread its caller. While one of them lives, whoever wants its service helps it along.
+    pub(crate) fn forget_unrunnable(&mut self, root: &Counted<Ec>) {
+        let Some(state) = root.cell.open(&mut self.key) else { return };
+        if state.blocked.is_some() {
+            return;
+        }
+        let mut at = state.top.clone();
+        while let Some(ec) = at {
+            if !ec.is_dead() {
+                return;
+            }
+            at = ec.cell.open(&mut self.key).and_then(|state| state.caller.clone());
+        }
+        let mut at = root.cell.open(&mut self.key).and_then(|state| state.top.take());
+        while let Some(ec) = at {
+            let Some(state) = ec.cell.open(&mut self.key) else { return };
+            let was = core::mem::replace(&mut state.resume, Resume::Dead);
+            let interrupted = state.interrupted.take();
+            at = state.caller.take();
+            self.leave_guest(was, interrupted);
+        }
+    }
+
+    /// A dead thread runs its virtual processor no more.
+    fn leave_guest(&mut self, was: Resume, interrupted: Option<Counted<Vcpu>>) {
+        let vcpu = if let Resume::Guest(vcpu) = was { Some(vcpu) } else { interrupted };
+        if let Some(vcpu) = vcpu
+            && let Some(inner) = vcpu.cell.open(&mut self.key)
         {
-            state.resume = Resume::Dead;
-            let itself = state.top.take();
-            drop(itself);
+            inner.busy = false;
         }
     }
 
@@ -178,12 +200,7 @@ impl Cpu {
         let was = core::mem::replace(&mut state.resume, Resume::Dead);
         self.current = state.caller.take();
         let interrupted = state.interrupted.take();
-        let vcpu = if let Resume::Guest(vcpu) = was { Some(vcpu) } else { interrupted };
-        if let Some(vcpu) = vcpu
-            && let Some(inner) = vcpu.cell.open(&mut self.key)
-        {
-            inner.busy = false;
-        }
+        self.leave_guest(was, interrupted);
         let Some(state) = self.state() else {
             // The root died: its time has nothing left to run.
             self.chain = None;

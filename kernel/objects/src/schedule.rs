@@ -318,6 +318,7 @@ impl Cpu {
             return;
         }
         if self.queue.remove(sc).is_some() {
+            self.forget_unrunnable(&sc.ec);
             return;
         }
         let waiting = sc.cell.open(&mut self.key).and_then(|state| state.waiting.take());

@@ -47,7 +47,7 @@ pub struct Cell {
     pub end: &'static str,
     /// What stays between its lives.
     pub seat: Seat,
-    /// The images are in place.
+    /// The images are in place, or were when the monitor ended: a reset puts them there again.
     loaded: bool,
     /// A domain stands behind the seat.
     alive: bool,
@@ -55,6 +55,8 @@ pub struct Cell {
     taken: Taken,
     /// The latest of its serial line, for `guest log`.
     pub log: Vec<u8>,
+    /// How much of the end of the log nobody has seen on the line.
+    unseen: usize,
 }
 
 /// Bytes of a guest's output that are kept.
@@ -79,6 +81,7 @@ impl Cell {
             alive: false,
             taken: Taken::default(),
             log: Vec::new(),
+            unseen: 0,
         })
     }
 
@@ -109,7 +112,10 @@ impl Cell {
                     self.load(maker)?;
                 }
             }
-            Operation::Destroy => self.tear_down(maker),
+            Operation::Destroy => {
+                self.tear_down(maker);
+                self.loaded = false;
+            }
         }
         self.state = next;
         Ok(())
@@ -172,9 +178,17 @@ impl Cell {
         }
     }
 
-    /// Keeps the latest output.
-    pub fn remember(&mut self, bytes: &[u8]) {
+    /// What was printed since the line last showed this guest, as far as the log has it.
+    pub fn catch_up(&mut self) -> &[u8] {
+        let unseen = core::mem::take(&mut self.unseen);
+        let from = self.log.len().saturating_sub(unseen);
+        self.log.get(from..).unwrap_or_default()
+    }
+
+    /// Keeps the latest output; `seen` says whether it is on the line, too.
+    pub fn remember(&mut self, bytes: &[u8], seen: bool) {
         self.log.extend_from_slice(bytes);
+        self.unseen = if seen { 0 } else { self.unseen.saturating_add(bytes.len()) };
         let extra = self.log.len().saturating_sub(LOG);
         self.log.drain(..extra);
     }
@@ -201,6 +215,7 @@ impl Cell {
     }
 
     fn build(&mut self, maker: &mut Maker<'_>) -> Result<(), String> {
+        self.loaded = false;
         let built = maker.build(&self.guest, &self.seat, &mut self.taken);
         self.alive = true;
         if built.is_err() {
@@ -222,7 +237,6 @@ impl Cell {
 
     /// Takes the domain apart and gives its memory back, clean.
     fn tear_down(&mut self, maker: &mut Maker<'_>) {
-        self.loaded = false;
         if !core::mem::take(&mut self.alive) {
             return;
         }
@@ -263,8 +277,9 @@ impl Maker<'_> {
             rt::calls::quota_give(pd, quota(guest)).map_err(refused)?;
         }
         let entry = loader::load(self.pool, taken, pd, bytes);
-        loader::unmap(&file);
-        let entry = entry.map_err(|why| format!("vmm: {why}"))?;
+        let entry = entry.map_err(|why| format!("vmm: {why}"));
+        file.close().map_err(refused)?;
+        let entry = entry?;
         self.memory(pd, guest.memory, taken)?;
         self.heap(pd, guest.vcpus, taken)?;
         seat.furnish(entry, &order)?;
@@ -343,7 +358,7 @@ impl Maker<'_> {
         let bytes = control::heap_size(vcpus);
         let (physical, window) = loader::fresh(self.pool, bytes)?;
         taken.add(physical, bytes);
-        loader::unmap(&window);
+        window.close().map_err(refused)?;
         loader::give(pd, physical, bytes, control::HEAP, MEM_RW, Space::Host)
     }
 

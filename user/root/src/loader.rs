@@ -68,7 +68,7 @@ pub fn fresh(pool: &mut Pool, bytes: u64) -> Result<(u64, Window), String> {
 pub fn scrub(physical: u64, bytes: u64) -> Result<(), String> {
     let window = Window::physical(physical, bytes, MEM_RW).map_err(refused)?;
     let filled = window.fill(0);
-    unmap(&window);
+    window.close().map_err(refused)?;
     filled.ok_or("memory is not writable".into())
 }
 
@@ -120,16 +120,5 @@ fn load_segment(
         rights |= MEM_X;
     }
     give(pd, physical, segment.size, segment.address, rights, Space::Host)?;
-    unmap(&window);
-    Ok(())
-}
-
-/// Forgets a window, so that this program cannot reach the memory any more.
-pub fn unmap(window: &Window) {
-    let first = window.address() >> PAGE_BITS;
-    let pages = (window.len() as u64).div_ceil(PAGE_SIZE);
-    for (done, order) in blocks(first, first, pages) {
-        // A refusal leaves a mapping that nobody names.
-        let _ = rt::memory::unmap((first + done) << PAGE_BITS, order);
-    }
+    window.close().map_err(refused)
 }

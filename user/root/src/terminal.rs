@@ -75,16 +75,16 @@ impl Terminal<'_> {
         let mut buffer = vec![0; CHUNK];
         let end = match End::from_word(guest.seat.messages.status()) {
             _ if guest.seat.crashed() => "its monitor crashed",
-            End::Running => "",
+            End::Running | End::Crashed => "",
             End::PoweredOff => "powered off",
             End::Reset => "reset itself and could not start again",
             End::Stopped => "stopped by its monitor",
         };
         let count = guest.seat.out.read(&mut buffer);
         let bytes = buffer.get(..count).unwrap_or_default();
-        guest.remember(bytes);
         let seen = self.console.focus() == Focus::Guest(index);
         // Who is not looked at writes into its log alone, unless nobody else could be meant.
+        guest.remember(bytes, seen || !shared);
         if seen || !shared {
             self.console.guest_output(bytes, out);
         }
@@ -229,6 +229,9 @@ impl Terminal<'_> {
                 .ok_or("no guest runs")?,
         };
         self.console.to_guest(index, out);
+        if let Some(guest) = self.guests.get_mut(index) {
+            self.console.guest_output(guest.catch_up(), out);
+        }
         Ok(())
     }
 }

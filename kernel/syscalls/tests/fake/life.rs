@@ -155,6 +155,44 @@ fn a_domain_lives_and_dies(world: &World) -> usize {
 }
 
 #[test]
+fn a_domain_that_dies_while_it_handles_an_event_leaves_nothing() {
+    let world = World::new(2, FRAMES);
+    let rival = world.spawn((130, 200), 1, 0x55_0000, 5, &[]);
+    let life = || {
+        world.must(create_pd(CHILD));
+        // The handler of the child's first event belongs to the child and never answers.
+        world.must(CreateEc { cpu: 1, ..local(90, CHILD) }.encode());
+        let pt = CreatePt { sel: 91, owner: CHILD, ec: 90, mtd: Mtd::RIP_LEN, entry: 0x60_0000 };
+        world.must(pt.encode());
+        Machine::program(0x60_0000, |_| Event::Interrupt(arch::vector::SPURIOUS));
+        let startup = PdCtrl::Delegate {
+            source: ROOT_PD,
+            destination: CHILD,
+            crd: Crd::objects(91, 0, 0x1f),
+            meta: ItemMeta::DELEGATE,
+            window: Crd::objects(30, 0, 0x1f),
+        };
+        world.must(startup.encode());
+        world.must(CreateEc { cpu: 1, global: true, ..local(92, CHILD) }.encode());
+        let sc = CreateSc { sel: 93, owner: CHILD, ec: 92, priority: 3, quantum_us: 10 };
+        world.must(sc.encode());
+        world.steps(10);
+        // Somebody more important has the CPU while the domain dies, so the two never run again.
+        (0..300).for_each(|_| rival.order([255, 0, 0, 0, 0]));
+        world.rouse(130);
+        world.must(revoke(CHILD, 0));
+        world.must(revoke(64, 6));
+        world.settle();
+        while rival.result().is_some() {}
+        world.free_frames()
+    };
+    let first = life();
+    for round in 0..3 {
+        assert_eq!(life(), first, "round {round}");
+    }
+}
+
+#[test]
 fn time_taken_away_stops_the_thread() {
     let world = World::new(2, FRAMES);
     let other = world.spawn((110, 200), 1, 0x50_0000, 5, &[]);
