@@ -10,25 +10,12 @@ use abi::{Call, Crd, Mtd, Status};
 use arch::{Event, GuestVendor, Machine};
 use objects::{Pd, Sc};
 
-use crate::world::{Terminal, World, create_sm, down, local, status_of, syscall, up};
+use crate::world::{
+    Terminal, World, create_pd, create_sm, down, give, local, revoke, status_of, syscall, up,
+};
 
 const FRAMES: usize = 4096;
 const CHILD: u64 = 70;
-
-fn create_pd(sel: u64) -> Words {
-    CreatePd { sel, passthrough: false, parent: ROOT_PD, crd: Crd::NULL }.encode()
-}
-
-fn revoke(first: u64, order: u8) -> Words {
-    let crd = Crd::objects(first, order, 0x1f);
-    Revoke { own: true, remote: false, crd, pd: 0 }.encode()
-}
-
-fn give(kind: Crd, to: u64, at: u64, flags: ItemMeta) -> Words {
-    let meta = (ItemMeta::DELEGATE | ItemMeta::FROM_KERNEL | flags).at(at);
-    let window = Crd::new(kind.kind(), at, kind.order(), 0x1f);
-    PdCtrl::Delegate { source: ROOT_PD, destination: to, crd: kind, meta, window }.encode()
-}
 
 /// Every kind of object at the selectors from 64 to 127, some in use.
 fn make_all(world: &World, cpu: u16) {
@@ -195,9 +182,7 @@ fn a_domain_that_dies_while_it_handles_an_event_leaves_nothing() {
 #[test]
 fn time_taken_away_stops_the_thread() {
     let world = World::new(2, FRAMES);
-    let other = world.spawn((110, 200), 1, 0x50_0000, 5, &[]);
-    other.spin();
-    world.rouse(110);
+    let other = world.other();
     other.order(up(9));
     world.steps(2);
     assert!(other.result().is_some());

@@ -9,14 +9,10 @@ use logic::Frame;
 use logic::page_table::{EptFormat, Rights, lookup};
 use objects::Pd;
 
-use crate::world::{World, create_sm, up};
+use crate::world::{World, create_pd, create_sm, up};
 
 const FRAMES: usize = 4096;
 const CHILD: u64 = 70;
-
-fn create_pd(sel: u64) -> Words {
-    CreatePd { sel, passthrough: false, parent: ROOT_PD, crd: Crd::NULL }.encode()
-}
 
 /// From the kernel to the root program: the physical page `frame` at `page`.
 fn from_kernel(frame: u64, page: u64, order: u8, perms: u8) -> Words {

@@ -6,7 +6,7 @@ use arch::{Deed, Machine, with_physical};
 use logic::Frame;
 use sync::Site;
 
-use crate::world::{World, status_of};
+use crate::world::{World, revoke, status_of};
 
 /// Where the processor is told of it (Intel SDM vol. 3, 10.11.6), and the bytes before its data.
 const TRIGGER: u32 = 0x79;
@@ -77,9 +77,7 @@ fn machine_ctrl_answers_success_whatever_the_processor_thinks() {
 #[test]
 fn machine_ctrl_loads_one_update_at_a_time() {
     let world = World::new(2, FRAMES);
-    let other = world.spawn((110, 200), 1, 0x50_0000, 5, &[]);
-    other.spin();
-    world.rouse(110);
+    let other = world.other();
     let _ = Machine::take_deeds();
     world.terminal.order(update(0x4000, 0x1000));
     (0..3).for_each(|_| world.step(0));
@@ -101,13 +99,10 @@ fn machine_ctrl_loads_one_update_at_a_time() {
 #[test]
 fn machine_ctrl_goes_on_after_a_loader_that_died() {
     let world = World::new(2, FRAMES);
-    let other = world.spawn((110, 200), 1, 0x50_0000, 5, &[]);
-    other.spin();
-    world.rouse(110);
+    let other = world.other();
     other.order(update(0x4000, 0x1000));
     (0..3).for_each(|_| world.step(1));
-    let gone = abi::Crd::objects(110, 1, 0x1f);
-    world.must(abi::args::Revoke { own: true, remote: false, crd: gone, pd: 0 }.encode());
+    world.must(revoke(110, 1));
     assert_eq!(world.pool.frames_of(Site::KernelPage), 4, "its copy");
     assert_eq!(world.status(update(0x1000, 0x1000)), Status::Success);
     world.settle();

@@ -302,9 +302,11 @@ impl Storm {
     /// The pair that was met least.
     fn rarest(&self) -> (u8, Status) {
         let all = REACHABLE.iter().flat_map(|(call, all)| all.iter().map(|one| (*call, *one)));
-        let met =
-            |pair: &(u8, Status)| self.counts.get(&(pair.0, pair.1 as u8)).copied().unwrap_or(0);
-        all.min_by_key(met).expect("a pair")
+        all.min_by_key(|pair| self.met(pair)).expect("a pair")
+    }
+
+    fn met(&self, (call, status): &(u8, Status)) -> u64 {
+        self.counts.get(&(*call, *status as u8)).copied().unwrap_or(0)
     }
 
     /// Everything in the zones goes.
@@ -338,10 +340,11 @@ impl Storm {
         println!("{} calls, {} % succeeded", self.calls, good * 100 / total);
         let Checker { checked, compared, .. } = self.checker;
         println!("rules checked {checked} times, charges {compared} times");
+        println!("the rarest pair was met {} times", self.met(&self.rarest()));
         let mut missing = Vec::new();
         for (call, answers) in REACHABLE {
             for answer in *answers {
-                let met = self.counts.get(&(*call, *answer as u8)).copied().unwrap_or(0);
+                let met = self.met(&(*call, *answer));
                 println!("{call:>4} {:<8} {met:>9}", format!("{answer:?}"));
                 if met < least {
                     missing.push((*call, *answer, met));
