@@ -64,6 +64,10 @@ pub fn run(name: &str) {
             Ok(())
         }
         "tick" => tick(),
+        "doze" => machine::doze(),
+        "busy" => loop {
+            machine::breathe();
+        },
         "crash-fault" => crash(1),
         "crash-panic" => crash(2),
         "crash-hang" => crash(3),

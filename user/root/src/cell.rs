@@ -90,6 +90,7 @@ impl Cell {
     /// # Errors
     /// A sentence. An operation that failed half-way leaves the guest UNKNOWN or HALTED.
     pub fn operate(&mut self, operation: Operation, maker: &mut Maker<'_>) -> Result<(), String> {
+        self.state = self.state.scheduled(self.executes());
         let next = self.state.after(operation).map_err(|refused| refused.to_string())?;
         match operation {
             Operation::Create => self.build(maker)?,
@@ -119,6 +120,11 @@ impl Cell {
         }
         self.state = next;
         Ok(())
+    }
+
+    /// Whether a virtual processor of it is running, as far as its monitor says.
+    pub fn executes(&self) -> bool {
+        self.seat.out.status() != 0
     }
 
     /// Puts the images into place; in RESET only.

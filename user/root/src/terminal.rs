@@ -107,19 +107,19 @@ impl Terminal<'_> {
         }
     }
 
+    /// Carries out a line: commands with `;` between them, up to the first that is refused.
     fn command(&mut self, line: &str, out: &mut Vec<u8>) {
-        let answer = match Command::parse(line) {
-            Ok(command) => self.execute(command, out),
-            Err(why) => Err(why),
-        };
-        match answer {
-            Ok(true) => self.console.to_prompt(out),
-            Ok(false) => {}
-            Err(why) => {
-                say(out, &why);
-                self.console.to_prompt(out);
+        for part in line.split(';') {
+            match Command::parse(part).and_then(|command| self.execute(command, out)) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(why) => {
+                    say(out, &why);
+                    break;
+                }
             }
         }
+        self.console.to_prompt(out);
     }
 
     /// Whether the prompt comes next.
@@ -253,7 +253,7 @@ fn settled(read: impl Fn() -> Result<u64, abi::Status>) -> Option<u64> {
 /// One line about a guest.
 fn line(guest: &Cell) -> String {
     let why = if guest.state == State::Halted { guest.end } else { "" };
-    let state = guest.state.scheduled(guest.seat.out.status() != 0);
+    let state = guest.state.scheduled(guest.executes());
     format!("{:15} {:8} {why}", guest.guest.name, state.name())
 }
 
