@@ -166,7 +166,7 @@ mod tests {
     use super::*;
     use sync::{Pool, Rcu, Site, Slab};
 
-    struct Waiter(Due, u64);
+    struct Waiter(Due);
 
     impl HasDue for Waiter {
         fn due(&self) -> &Due {
@@ -191,11 +191,11 @@ mod tests {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             seed >> 33
         };
-        for step in 0..20_000 {
+        for _ in 0..20_000 {
             match random() % 8 {
                 0..=3 => {
                     let ahead = 1 + random() % (1 << (random() % 31));
-                    let one = slab.reserve().unwrap().fill(Waiter(Due::never(), step));
+                    let one = slab.reserve().unwrap().fill(Waiter(Due::never()));
                     list.insert(one.clone(), now + ahead);
                     model.push((now + ahead, one));
                 }
@@ -235,7 +235,7 @@ mod tests {
         let slab = slab();
         let mut list = Deadlines::new();
         for number in 0..3000 {
-            let one = slab.reserve().unwrap().fill(Waiter(Due::never(), number));
+            let one = slab.reserve().unwrap().fill(Waiter(Due::never()));
             list.insert(one, 0x10_0000 + number);
         }
         let (mut looks, mut woken) = (0, 0);

@@ -9,6 +9,7 @@ use sync::{Pool, SharedPage, Site};
 
 use super::custody::Custody;
 use super::machine::{Deed, run_guest, with};
+use super::{fpu_restore, fpu_save};
 use crate::{GuestEnv, GuestEvent, GuestVendor};
 
 /// First and last word of the state page that hold architectural state (abi.md 7.1).
@@ -116,8 +117,21 @@ impl Guest {
         }
     }
 
-    /// Runs the next script; a poked guest comes back at once.
+    /// Runs the next script; a poked guest comes back at once. The FPU changes hands both ways.
     pub fn enter(&mut self, env: GuestEnv<'_>) -> GuestEvent {
+        fpu_save(env.monitor);
+        let event = if fpu_restore(env.fpu).is_ok() {
+            let event = self.script(&env);
+            fpu_save(env.fpu);
+            event
+        } else {
+            GuestEvent::Exit(abi::exit::INVALID_STATE)
+        };
+        let _ = fpu_restore(env.monitor);
+        event
+    }
+
+    fn script(&mut self, env: &GuestEnv<'_>) -> GuestEvent {
         with(|state| state.record(Deed::EnterGuest { tag: env.tag, flush: env.flush_tag }));
         self.custody.enter();
         if env.pending_poke {
