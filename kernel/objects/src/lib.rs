@@ -40,6 +40,7 @@ mod sm;
 mod vcpu;
 
 pub use account::{Account, Charge};
+pub use arch::Quick;
 pub use chain::{Entered, Help, Passed, Reply};
 pub use cpu::Cpu;
 pub use ec::{Attention, Ec, EcState, Item, Kind, Moving, Resume, USER_FLAGS};
