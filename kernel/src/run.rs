@@ -3,26 +3,54 @@
 //! Nothing of a thread is on the kernel stack when control comes back here: a blocked or preempted thread is data.
 //! Between two rounds this CPU holds no borrowed reference, which is what the grace periods of `sync` count.
 
-use arch::{Event, stretch};
+use arch::{Event, Host, Quick, Seat, Thread, stretch};
 use objects::{Attention, Cpu, GuestStop, Resume};
 use sync::Token;
 
 /// Drives one CPU for ever. A function of its own, where `xtask check` begins to look for panics.
 #[inline(never)]
 pub fn run_loop(mut cpu: Cpu, mut token: Token) -> ! {
-    loop {
-        round(&mut cpu, &mut token);
+    arch::with_seat(Hands { cpu: &mut cpu, token: &mut token }, |seat| {
+        loop {
+            turn(seat);
+        }
+    })
+}
+
+/// What this CPU works with: its own state, and the proof that it is inside the kernel.
+struct Hands<'a> {
+    cpu: &'a mut Cpu,
+    token: &'a mut Token,
+}
+
+impl Host for Hands<'_> {
+    #[inline(always)]
+    fn thread(&mut self) -> Option<&mut Thread> {
+        let state = self.cpu.state()?;
+        matches!(state.resume, Resume::User).then_some(&mut state.thread)
+    }
+
+    #[inline(always)]
+    fn quick(&mut self) -> Quick {
+        syscalls::quick(self.cpu, self.token)
     }
 }
 
-/// One round: settles what is due, lets the current thread run once, passes the quiescent state. Tests step CPUs by it.
-#[inline(always)]
+/// One round, by which tests step CPUs.
+#[cfg(test)]
 pub fn round(cpu: &mut Cpu, token: &mut Token) {
-    if cpu.needs_care() {
-        take_care(cpu, token);
+    arch::with_seat(Hands { cpu, token }, turn);
+}
+
+/// One round: settles what is due, lets the current thread run once, passes the quiescent state.
+#[inline(always)]
+fn turn(seat: &mut Seat<Hands<'_>>) {
+    if seat.host.cpu.needs_care() {
+        take_care(seat.host.cpu, seat.host.token);
     }
-    step(cpu, token);
-    if cpu.current.is_none() {
+    let runs = step(seat);
+    let Hands { cpu, token } = &mut seat.host;
+    if !runs {
         return nobody(cpu, token);
     }
     cpu.quiesce(token);
@@ -49,6 +77,7 @@ fn nobody(cpu: &mut Cpu, token: &mut Token) {
 #[cold]
 #[inline(never)]
 fn take_care(cpu: &mut Cpu, token: &Token) {
+    cpu.begin_care();
     if let Some(vector) = cpu.pending_interrupt.take() {
         on_interrupt(cpu, vector);
     }
@@ -105,23 +134,23 @@ fn poll(cpu: &mut Cpu) {
     }
 }
 
-/// Lets the current thread do what it does next.
+/// Lets the current thread do what it does next; whether there is one afterwards.
 #[inline(always)]
-fn step(cpu: &mut Cpu, token: &Token) {
-    let Some(state) = cpu.state() else { return };
-    if !matches!(state.resume, Resume::User) {
-        return resume(cpu, token);
-    }
-    match arch::run(&mut state.thread) {
-        Event::Syscall => {
-            let first = state.thread.registers.rdi;
-            syscalls::handle(cpu, token, first);
-        }
+fn step(seat: &mut Seat<Hands<'_>>) -> bool {
+    let Some((event, first)) = arch::run(seat) else {
+        resume(seat.host.cpu, seat.host.token);
+        return seat.host.cpu.current.is_some();
+    };
+    let Hands { cpu, token } = &mut seat.host;
+    match event {
+        Event::Syscall => return syscalls::handle(cpu, token, first),
+        Event::Settled => {}
         Event::Interrupt(vector) => on_interrupt(cpu, vector),
         Event::Exception { vector, error, cr2 } => {
             syscalls::raise(cpu, token, vector, error, cr2);
         }
     }
+    cpu.current.is_some()
 }
 
 /// The current thread has something else to do than to run its code.

@@ -19,7 +19,7 @@ pub mod vector;
 pub mod x86;
 
 pub use guest::{GuestEnv, GuestEvent, GuestPlace, GuestVendor, Isolate};
-pub use thread::{Event, ExitKind, Registers, Thread};
+pub use thread::{Event, ExitKind, Host, QUICK_CALLS, Quick, Registers, Seat, Thread};
 
 #[cfg(target_os = "none")]
 pub mod metal;

@@ -11,6 +11,8 @@
 //!
 //! A system call stores RIP, RSP and the general registers but RCX and R11, which SYSCALL has used up.
 
+use abi::Call;
+
 /// User registers in the order in which entry code pushes them, last first.
 ///
 /// Its end is 16-byte aligned, because the CPU aligns the stack before it pushes (Intel SDM vol. 3, 6.14.2).
@@ -68,11 +70,60 @@ pub struct Thread {
     pub exit: ExitKind,
 }
 
+/// Bit N: a [`Host`] may settle call number N (modulo 32) at once.
+pub const QUICK_CALLS: u32 = 1 << Call::PtCtrl as u32 | 1 << Call::SmCtrl as u32;
+
+/// What [`crate::run`] runs a thread for.
+pub trait Host {
+    /// The thread that runs next, if there is one.
+    fn thread(&mut self) -> Option<&mut Thread>;
+
+    /// The thread makes one of the [`QUICK_CALLS`].
+    ///
+    /// RAX, RDX, RSI, RDI and R8 to R10 are in its registers and come from there afterwards. RBX, RBP and R12 to R15
+    /// are still on the processor: whoever settles a call here reads and writes none of them.
+    fn quick(&mut self) -> Quick;
+}
+
+/// What became of a quick call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Quick {
+    /// Nothing was done: it goes the long way.
+    Not = 0,
+    /// It is done; the loop has something to look after before the thread goes on.
+    Look = 2,
+    /// It is done: the thread goes on.
+    Done = 3,
+}
+
+/// A host, and the door by which entry code comes to it: assembly knows that the door is the first word.
+///
+/// There is one on each CPU, while [`crate::with_seat`] runs.
+#[repr(C)]
+pub struct Seat<H> {
+    door: extern "C" fn(&mut Seat<H>) -> Quick,
+    /// Who decides.
+    pub host: H,
+}
+
+impl<H: Host> Seat<H> {
+    pub(crate) fn new(host: H) -> Self {
+        Seat { door: Self::quick, host }
+    }
+
+    extern "C" fn quick(&mut self) -> Quick {
+        self.host.quick()
+    }
+}
+
 /// Why a thread came back from user mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// It executed SYSCALL; the arguments are in its registers.
     Syscall,
+    /// Its call is settled already ([`Host::quick`]).
+    Settled,
     /// It caused an exception.
     Exception {
         /// Vector, 0 to 31.

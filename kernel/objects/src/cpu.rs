@@ -14,7 +14,8 @@ use logic::addr::Frame;
 use sync::{Counted, CpuKey, List, Rcu, Token};
 
 use crate::{
-    Deadlines, Ec, EcState, Frees, Kernel, Memory, Pd, Progress, Remote, RunQueue, Sc, Sm, Work,
+    Deadlines, Ec, EcState, Frees, Kernel, Memory, Pd, Progress, Quick, Remote, RunQueue, Sc, Sm,
+    Work,
 };
 
 /// One processor's own state; nobody else can reach it.
@@ -37,6 +38,8 @@ pub struct Cpu {
     rcu: &'static Rcu,
     /// A decision about who runs next is due.
     reschedule: bool,
+    /// It looks after what is due.
+    caring: bool,
     /// Lending steps since somebody last made progress.
     pub helped: u32,
     /// A host interrupt that ended guest time, not yet settled; `reschedule` is set with it, so that the loop looks.
@@ -136,6 +139,7 @@ impl Cpu {
             mine: kernel.remote(id),
             rcu: kernel.rcu,
             reschedule: true,
+            caring: false,
             helped: 0,
             pending_interrupt: None,
             queue: RunQueue::new(),
@@ -166,6 +170,12 @@ impl Cpu {
         work | self.tables | self.rcu.dead() != 0 && self.cares_now(work != 0)
     }
 
+    /// How a quick call ends that may have woken somebody or made the running thread wait.
+    #[inline(always)]
+    pub fn quick(&self) -> Quick {
+        if self.current.is_some() && self.mine.work() == 0 { Quick::Done } else { Quick::Look }
+    }
+
     /// Whether a decision about who runs next is due.
     #[inline(always)]
     pub fn must_choose(&self) -> bool {
@@ -175,7 +185,16 @@ impl Cpu {
     /// From now on a decision about who runs next is due.
     pub(crate) fn ask_choice(&mut self) {
         self.reschedule = true;
-        self.mine.note_work();
+        // While this CPU looks after things it comes to the decision anyway.
+        if !self.caring {
+            self.mine.note_work();
+        }
+    }
+
+    /// This CPU looks after everything now, until it is [`Cpu::settled`].
+    pub fn begin_care(&mut self) {
+        self.caring = true;
+        self.mine.begin_care();
     }
 
     /// The decision is about to be made.
@@ -183,9 +202,10 @@ impl Cpu {
         self.reschedule = false;
     }
 
-    /// What was due is settled as far as it goes: what is left keeps the CPU's care ([`Cpu::take_inbox`] ended it).
+    /// What was due is settled as far as it goes: what is left keeps the CPU's care ([`Cpu::begin_care`] ended it).
     #[inline(always)]
     pub fn settled(&mut self) {
+        self.caring = false;
         if self.reschedule | self.has_dying() | self.inbox_has_more {
             self.mine.note_work();
         }

@@ -42,6 +42,7 @@ mod sm;
 mod vcpu;
 
 pub use account::{Account, Charge};
+pub use arch::Quick;
 pub use chain::{Entered, Help, Passed, Reply};
 pub use cpu::Cpu;
 pub use deadlines::{Deadlines, Due, HasDue};

@@ -389,7 +389,6 @@ impl Cpu {
     /// Takes some of what others left: ready contexts, dead ones; whether there was any. The rest waits for the next pass.
     #[inline(always)]
     pub fn take_inbox(&mut self) -> bool {
-        self.mine.begin_care();
         if self.inbox_has_more {
             self.inbox_has_more = false;
             // There may be still more with the others.

@@ -5,10 +5,10 @@ use core::sync::atomic::Ordering::Relaxed;
 use abi::Status;
 use abi::args::{EcCtrl, PtCtrl, ScCtrl};
 use abi::cap::{EC_CT, PT_CT, SC_CT};
-use objects::{Attention, Cpu, Ec, Pt, Sc};
+use objects::{Attention, Cpu, Ec, Kept, Pt, Quick, Sc};
 use sync::Token;
 
-use crate::authority::{named, object};
+use crate::authority::object;
 use crate::{Outcome, Words};
 
 /// 9: recall, the only operation on a context: it takes event 31 before it next returns to user mode.
@@ -32,18 +32,23 @@ pub fn sc_ctrl(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     Ok(Status::Success.into())
 }
 
-/// 11: sets the word that a portal's handler finds in RDI.
+/// 11: sets the word that a portal's handler finds in RDI. On a portal whose selector is near.
 #[inline(always)]
-pub fn pt_ctrl(cpu: &mut Cpu, token: &Token) {
-    let kernel = cpu.kernel;
-    let Some((current, state)) = cpu.running() else { return };
+pub fn quick_pt_ctrl(cpu: &mut Cpu, token: &Token) -> Quick {
+    let slab = Pt::slab(cpu.kernel);
+    let Some((current, state)) = cpu.running() else { return Quick::Not };
     let r = &mut state.thread.registers;
     let PtCtrl { pt, id } = PtCtrl::decode([r.rdi, r.rsi, 0, 0, 0]);
-    r.rdi = match named::<Pt>(current, kernel, token, pt, PT_CT) {
-        Some(pt) => {
-            pt.set_id(id);
-            Status::Success as u64
-        }
-        None => Status::BadCap as u64,
-    };
+    let near = current.pd.objects.find_near(pt, token, PT_CT, slab);
+    let Some(pt) = near else { return Quick::Not };
+    pt.set_id(id);
+    r.rdi = Status::Success as u64;
+    Quick::Done
+}
+
+/// 11, on any portal.
+pub fn pt_ctrl(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
+    let PtCtrl { pt, id } = PtCtrl::decode(words);
+    object::<Pt>(cpu, token, pt, PT_CT)?.set_id(id);
+    Ok(Status::Success.into())
 }

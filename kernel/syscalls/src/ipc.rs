@@ -12,9 +12,9 @@ use crate::{Outcome, Verdict, answer, event, items};
 
 const _: () = assert!(offset::MESSAGE == 8 * SharedPage::MESSAGE, "where copy_message begins");
 
-/// 0: goes through a portal. `first` is the call's first word.
+/// 0: goes through a portal. `first` is the call's first word. Whether somebody runs afterwards.
 #[inline(always)]
-pub fn call(cpu: &mut Cpu, token: &Token, first: u64) {
+pub fn call(cpu: &mut Cpu, token: &Token, first: u64) -> bool {
     let CallPortal { portal, nonblocking } = CallPortal::decode([first, 0, 0, 0, 0]);
     let kernel = cpu.kernel;
     let find = |current: &Ec| named::<Pt>(current, kernel, token, portal, PT_CALL).map(Ref::get);
@@ -25,14 +25,12 @@ pub fn call(cpu: &mut Cpu, token: &Token, first: u64) {
         Passed::All
     });
     match entered {
-        Entered::Running => {
-            if items >> 16 != 0 {
-                items::begin(cpu, token, Resume::ReceiveItems, items);
-            }
-        }
+        Entered::Running if items >> 16 == 0 => return true,
+        Entered::Running => items::begin(cpu, token, Resume::ReceiveItems, items),
         Entered::Nowhere => refuse(cpu, Status::BadCap),
         Entered::More(pt) | Entered::Refused(pt) => busy(cpu, pt, nonblocking),
     }
+    cpu.current.is_some()
 }
 
 /// A status other than success.
@@ -69,13 +67,14 @@ fn copy_message(from: &SharedPage, to: &SharedPage) -> u32 {
     items as u32
 }
 
-/// 1: ends a service. `first` is the call's first word.
+/// 1: ends a service. `first` is the call's first word. Whether somebody runs afterwards.
 #[inline(always)]
-pub fn reply(cpu: &mut Cpu, token: &Token, first: u64) {
+pub fn reply(cpu: &mut Cpu, token: &Token, first: u64) -> bool {
     let Reply { semaphore } = Reply::decode([first, 0, 0, 0, 0]);
     if semaphore != 0 {
         let outcome = reply_and_wait(cpu, token, semaphore);
-        return answer(cpu, outcome);
+        answer(cpu, outcome);
+        return cpu.current.is_some();
     }
     let mut items = 0;
     let left = cpu.leave_portal(|mine, theirs, state| {
@@ -90,9 +89,11 @@ pub fn reply(cpu: &mut Cpu, token: &Token, first: u64) {
         }
         Passed::All
     });
-    if left != objects::Reply::Returned {
-        reply_more(cpu, token, left, items);
+    if left == objects::Reply::Returned {
+        return true;
     }
+    reply_more(cpu, token, left, items);
+    cpu.current.is_some()
 }
 
 /// A reply with more than words or registers (`items` is a message's items word), or to nobody.

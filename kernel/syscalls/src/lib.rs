@@ -26,8 +26,8 @@ mod transfer;
 mod trust;
 mod vcpu;
 
-use abi::{Call, Status};
-use objects::Cpu;
+use abi::{Call, Status, call};
+use objects::{Cpu, Quick};
 use sync::Token;
 
 pub use event::raise;
@@ -57,18 +57,19 @@ type Words = abi::args::Words;
 
 /// Does what the running thread asks for in its registers: the table of calls (abi.md 4).
 ///
-/// Call, reply, pt_ctrl and a poke are part of the loop itself; every other call is a function of its own ([`serve`]), so that none
-/// pays for the registers that another one needs.
+/// Call, reply and a poke are part of the loop itself; every other call is a function of its own ([`serve`]), so that none
+/// pays for the registers that another one needs. [`quick`] comes before it for some.
 ///
-/// `first` is the call's first word, RDI.
+/// `first` is the call's first word, RDI. Whether somebody runs afterwards.
 #[inline(always)]
-pub fn handle(cpu: &mut Cpu, token: &Token, first: u64) {
+pub fn handle(cpu: &mut Cpu, token: &Token, first: u64) -> bool {
     let Ok(call) = Call::from_word(first) else {
         return no_such_call(cpu);
     };
     match call {
-        Call::Call => ipc::call(cpu, token, first),
-        Call::Reply => ipc::reply(cpu, token, first),
+        // Known without a look: these are the paths where instructions count.
+        Call::Call => return ipc::call(cpu, token, first),
+        Call::Reply => return ipc::reply(cpu, token, first),
         Call::CreatePd => serve(cpu, token, create::create_pd),
         Call::CreateEc => serve(cpu, token, create::create_ec),
         Call::CreateSc => serve(cpu, token, create::create_sc),
@@ -78,8 +79,8 @@ pub fn handle(cpu: &mut Cpu, token: &Token, first: u64) {
         Call::PdCtrl => serve(cpu, token, delegate::pd_ctrl),
         Call::EcCtrl => serve(cpu, token, control::ec_ctrl),
         Call::ScCtrl => serve(cpu, token, control::sc_ctrl),
-        Call::PtCtrl => control::pt_ctrl(cpu, token),
-        Call::SmCtrl => semaphore::sm_ctrl(cpu, token),
+        Call::PtCtrl => serve(cpu, token, control::pt_ctrl),
+        Call::SmCtrl => serve(cpu, token, semaphore::sm_ctrl),
         Call::AssignPci => serve(cpu, token, machine::assign_pci),
         Call::MachineCtrl => serve(cpu, token, machine::machine_ctrl),
         Call::CreateKp => serve(cpu, token, create::create_kp),
@@ -93,16 +94,32 @@ pub fn handle(cpu: &mut Cpu, token: &Token, first: u64) {
         Call::VcpuRunExt => serve(cpu, token, vcpu::vcpu_run_ext),
         Call::Statistics => serve(cpu, token, machine::statistics),
         Call::Log => serve(cpu, token, machine::log),
-        Call::GuestSpace => no_such_call(cpu),
+        Call::GuestSpace => return no_such_call(cpu),
+    }
+    cpu.current.is_some()
+}
+
+const SM_CTRL: u8 = Call::SmCtrl as u8;
+const PT_CTRL: u8 = Call::PtCtrl as u8;
+
+/// Settles a call that needs nobody else, while most registers of the running thread are still on the processor
+/// (`arch::Host::quick`): docs/decisions/0080-quick-calls.md.
+#[inline(always)]
+pub fn quick(cpu: &mut Cpu, token: &Token) -> Quick {
+    let Some(state) = cpu.state() else { return Quick::Not };
+    match call::number(state.thread.registers.rdi) {
+        SM_CTRL => semaphore::quick(cpu, token),
+        PT_CTRL => control::quick_pt_ctrl(cpu, token),
+        _ => Quick::Not,
     }
 }
 
 /// It has no steps, so nothing of it is left behind.
 #[inline(always)]
-fn no_such_call(cpu: &mut Cpu) {
-    if let Some(state) = cpu.state() {
-        state.thread.registers.rdi = Status::BadHyp as u64;
-    }
+fn no_such_call(cpu: &mut Cpu) -> bool {
+    let Some(state) = cpu.state() else { return false };
+    state.thread.registers.rdi = Status::BadHyp as u64;
+    true
 }
 
 /// Reads the words of a call, executes it and writes its status.

@@ -30,5 +30,5 @@ pub use names::{
     isolate, kernel_root_entries, load_kernel_space, load_space, memory_type, note_fault,
     note_killed, note_unclaimed, now, one_gib_pages, park, pcid_available, physical_bits,
     port_bitmap_tail, read_msr, relax, run, send_ipi, set_deadline, take_interrupt, tsc_khz,
-    with_physical, write_msr,
+    with_physical, with_seat, write_msr,
 };

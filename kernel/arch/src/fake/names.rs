@@ -4,7 +4,7 @@ use logic::addr::Frame;
 use sync::SharedPage;
 
 use super::machine::{Deed, page, run_others, run_program, with};
-use crate::{Event, ExitKind, Isolate, Thread};
+use crate::{Event, ExitKind, Host, Isolate, QUICK_CALLS, Quick, Seat, Thread};
 
 /// Where a domain's port bitmap is mapped: the first page under slot 510 of its root.
 pub const PORT_BITMAP_ADDRESS: u64 = 0xffff_ff00_0000_0000;
@@ -16,9 +16,27 @@ const PAGE_FAULT: u8 = 14;
 /// Error code of a user's fetch from a page that is not present (Intel SDM vol. 3, 4.7).
 const FETCH_NOT_PRESENT: u64 = 0x14;
 
+/// Makes a seat for `host` while `f` runs.
+pub fn with_seat<H: Host, R>(host: H, f: impl FnOnce(&mut Seat<H>) -> R) -> R {
+    f(&mut Seat::new(host))
+}
+
+/// Runs the program at the RIP of the host's thread, as `run_thread`; a call that the host settles at once ends
+/// the turn, too.
+pub fn run<H: Host>(seat: &mut Seat<H>) -> Option<(Event, u64)> {
+    let thread = seat.host.thread()?;
+    let event = run_thread(thread);
+    let first = thread.registers.rdi;
+    let quick = event == Event::Syscall && QUICK_CALLS >> (first & 31) & 1 != 0;
+    if quick && seat.host.quick() != Quick::Not {
+        return Some((Event::Settled, first));
+    }
+    Some((event, first))
+}
+
 /// Runs the program at the thread's RIP, unless an interrupt is pending on this CPU; where no
 /// program is, there is a page fault.
-pub fn run(thread: &mut Thread) -> Event {
+pub(super) fn run_thread(thread: &mut Thread) -> Event {
     with(|state| state.record(Deed::Run));
     let rip = thread.registers.rip;
     if rip >> 47 != 0 {

@@ -1,5 +1,6 @@
 //! The fake machine keeps its promises to the tests above it.
 
+use super::names::run_thread;
 use super::*;
 use crate::{Event, ExitKind, GuestEnv, GuestEvent, GuestPlace, GuestVendor, Thread, vector};
 use logic::addr::Frame;
@@ -21,16 +22,16 @@ fn programs_run_at_their_address() {
         Event::Syscall
     });
     let mut user = thread(0x1000);
-    assert_eq!((run(&mut user), user.registers.rdi), (Event::Syscall, 1));
+    assert_eq!((run_thread(&mut user), user.registers.rdi), (Event::Syscall, 1));
     assert_eq!(
-        (run(&mut user), user.registers.rdi, user.registers.r11),
+        (run_thread(&mut user), user.registers.rdi, user.registers.r11),
         (Event::Syscall, 2, 0x202)
     );
     user.registers.rip = 0x2000;
-    assert_eq!(run(&mut user), Event::Exception { vector: 14, error: 0x14, cr2: 0x2000 });
+    assert_eq!(run_thread(&mut user), Event::Exception { vector: 14, error: 0x14, cr2: 0x2000 });
     assert_eq!(user.exit, ExitKind::Trap);
     user.registers.rip = 1 << 47;
-    assert_eq!(run(&mut user), Event::Exception { vector: 13, error: 0, cr2: 0 });
+    assert_eq!(run_thread(&mut user), Event::Exception { vector: 13, error: 0, cr2: 0 });
 }
 
 #[test]
@@ -40,9 +41,9 @@ fn interrupts_come_before_programs_and_on_their_cpu() {
     set_deadline(Some(100));
     send_ipi(1, vector::RESCHEDULE);
     let mut user = thread(0);
-    assert!(matches!(run(&mut user), Event::Exception { .. }));
+    assert!(matches!(run_thread(&mut user), Event::Exception { .. }));
     Machine::advance(100);
-    assert_eq!(run(&mut user), Event::Interrupt(vector::TIMER));
+    assert_eq!(run_thread(&mut user), Event::Interrupt(vector::TIMER));
     assert_eq!(Machine::deadline(0), None);
     Machine::set_cpu(1);
     assert_eq!(idle(), Some(vector::RESCHEDULE));

@@ -73,4 +73,4 @@ pub use tables::{
     TablesError, Taken, image_bytes, kernel_root_entries, port_bitmap_entry, port_bitmap_tail,
     port_table_entry, take_over,
 };
-pub use user::{exchange, idle, park, run, take_interrupt};
+pub use user::{exchange, idle, park, run, take_interrupt, with_seat};

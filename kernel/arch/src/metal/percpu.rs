@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use crate::MAX_CPUS;
 use crate::x86::descriptor::GDT_ENTRIES;
 
-/// One CPU's own words. Assembly knows the first four by their offsets.
+/// One CPU's own words. Assembly knows the first five by their offsets.
 #[repr(C, align(64))]
 pub struct CpuLocal {
     /// Its own address.
@@ -22,6 +22,8 @@ pub struct CpuLocal {
     pub thread: AtomicU64,
     /// The vector that interrupted `idle` or `take_interrupt`, 0 for none.
     pub interrupt: AtomicU64,
+    /// Address of the CPU's `Seat`.
+    pub seat: AtomicU64,
     /// CPU number.
     pub number: AtomicU32,
     /// Local APIC identifier.
@@ -57,6 +59,9 @@ pub const KERNEL_RSP: usize = offset_of!(CpuLocal, kernel_rsp);
 /// Offset of `interrupt`, for assembly.
 pub const INTERRUPT: usize = offset_of!(CpuLocal, interrupt);
 
+/// Offset of `seat`, for assembly.
+pub const SEAT: usize = offset_of!(CpuLocal, seat);
+
 static LOCALS: [CpuLocal; MAX_CPUS] = [const { CpuLocal::new() }; MAX_CPUS];
 
 impl CpuLocal {
@@ -66,6 +71,7 @@ impl CpuLocal {
             kernel_rsp: AtomicU64::new(0),
             thread: AtomicU64::new(0),
             interrupt: AtomicU64::new(0),
+            seat: AtomicU64::new(0),
             number: AtomicU32::new(0),
             apic_id: AtomicU32::new(0),
             task_stale: AtomicU32::new(0),

@@ -9,15 +9,19 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use sync::SharedPage;
 
-use super::percpu::{self, INTERRUPT, KERNEL_RSP, THREAD};
+use super::percpu::{self, INTERRUPT, KERNEL_RSP, SEAT, THREAD};
 use super::traps::NO_ERROR_PUSHED;
 use super::{apic, bases, cpu, descriptors, fpu, guest_switch};
 use crate::x86::descriptor::{USER_CS, USER_SS};
-use crate::{Event, ExitKind, Registers, Thread, stretch, vector};
+use crate::{Event, ExitKind, Host, QUICK_CALLS, Quick, Registers, Seat, Thread, stretch, vector};
 
 global_asm!(
     concat!(include_str!("registers.S"), include_str!("user.S"), include_str!("traps.S")),
     THREAD = const THREAD,
+    SEAT = const SEAT,
+    QUICK_CALLS = const QUICK_CALLS,
+    QUICK_DONE = const Quick::Done as u32,
+    EXIT = const offset_of!(Thread, exit),
     KERNEL_RSP = const KERNEL_RSP,
     INTERRUPT = const INTERRUPT,
     NO_ERROR_PUSHED = const NO_ERROR_PUSHED,
@@ -43,11 +47,17 @@ unsafe extern "C" {
     fn leave_by_iret();
 }
 
-/// Leaves by one of the two doors of user.S; 0 if the thread came back by a system call, else 1.
+/// What [`leave`] answers for a system call that nobody has settled; [`Quick::Look`] is another answer.
+const CAME_BY_SYSCALL: u32 = 0;
+
+/// Leaves by one of the two doors of user.S: [`CAME_BY_SYSCALL`], [`Quick::Look`], or another number for a trap;
+/// and the RDI of a system call that nobody has settled.
 macro_rules! leave {
     ($thread:expr, $door:ident) => {{
         let came: u32;
-        // SAFETY: `load` or `exchange` made entry code store into this thread, which stays borrowed; the doors
+        let first: u64;
+        // SAFETY: `load` or `exchange` made entry code store into this thread, which stays where it is; nobody but
+        // the seat's host touches it or the seat meanwhile, and `run` uses no borrow of theirs until it is back; the doors
         // keep the stack and return with only RBX and RBP as they were; the kernel's code and data are not
         // reachable from user mode; RIP, CS, SS and flags were made harmless by `run`.
         unsafe {
@@ -58,13 +68,13 @@ macro_rules! leave {
                 "pop rbp",
                 "pop rbx",
                 door = sym $door,
-                inout("rdi") core::ptr::from_mut($thread) => _,
+                inout("rdi") core::ptr::from_mut($thread) => first,
                 lateout("eax") came, lateout("rcx") _, lateout("rdx") _, lateout("rsi") _,
                 lateout("r8") _, lateout("r9") _, lateout("r10") _, lateout("r11") _,
                 lateout("r12") _, lateout("r13") _, lateout("r14") _, lateout("r15") _,
             )
         }
-        came
+        (came, first)
     }};
 }
 
@@ -76,36 +86,52 @@ const FIXED_FLAGS: u64 = 0x202;
 /// Exceptions that are events as they are, a bit each: all but debug, general-protection and page faults.
 const PLAIN: u32 = !(1 << 1 | 1 << 13 | 1 << 14);
 
-/// Runs `thread` in user mode until it calls, faults or is interrupted.
+/// Makes a seat for `host`, whose [`Host::quick`] the calling CPU's entry code asks while `f` runs.
+pub fn with_seat<H: Host, R>(host: H, f: impl FnOnce(&mut Seat<H>) -> R) -> R {
+    let mut seat = Seat::new(host);
+    let word = &percpu::local().seat;
+    let before = word.load(Relaxed);
+    word.store(core::ptr::from_mut(&mut seat) as u64, Relaxed);
+    let result = f(&mut seat);
+    word.store(before, Relaxed);
+    result
+}
+
+/// Runs the host's thread in user mode until it makes a call that the host does not settle at once, faults or is
+/// interrupted; `None` if the host has no thread. With a system call comes its first word, RDI.
 ///
 /// Its FPU state and address space must be loaded. An instruction pointer outside the lower half is
 /// answered with a general-protection event at once, because leaving to it would fault in the kernel.
 #[inline(always)]
-pub fn run(thread: &mut Thread) -> Event {
+pub fn run<H: Host>(seat: &mut Seat<H>) -> Option<(Event, u64)> {
     loop {
+        let thread = seat.host.thread()?;
         if percpu::loaded_thread() != core::ptr::from_mut(thread) as u64 {
             load(thread);
         }
         if thread.registers.rip >> 47 != 0 {
             thread.exit = ExitKind::Trap;
-            return Event::Exception { vector: 13, error: 0, cr2: 0 };
+            return Some((Event::Exception { vector: 13, error: 0, cr2: 0 }, 0));
         }
         stretch::end();
-        if thread.exit == ExitKind::Syscall {
-            if leave!(thread, leave_by_sysret) == 0 {
-                stretch::begin(thread.registers.rdi as u8);
-                return Event::Syscall;
-            }
+        let (came, first) = if thread.exit == ExitKind::Syscall {
+            leave!(thread, leave_by_sysret)
         } else {
             thread.registers.cs = USER_CS.into();
             thread.registers.ss = USER_SS.into();
             thread.registers.rflags = thread.registers.rflags & USER_FLAGS | FIXED_FLAGS;
-            if leave!(thread, leave_by_iret) == 0 {
-                stretch::begin(thread.registers.rdi as u8);
-                thread.exit = ExitKind::Syscall;
-                return Event::Syscall;
-            }
+            leave!(thread, leave_by_iret)
+        };
+        if came == CAME_BY_SYSCALL {
+            stretch::begin(first as u8);
+            return Some((Event::Syscall, first));
         }
+        if came == Quick::Look as u32 {
+            stretch::begin(first as u8);
+            return Some((Event::Settled, first));
+        }
+        // Not the borrow from above: the host was asked in between.
+        let thread = seat.host.thread()?;
         thread.exit = ExitKind::Trap;
         let number = thread.registers.vector as u8;
         stretch::begin(if number < 32 {
@@ -114,10 +140,11 @@ pub fn run(thread: &mut Thread) -> Event {
             stretch::STRETCH_INTERRUPT
         });
         if number < 32 && 1 << number & PLAIN != 0 {
-            return Event::Exception { vector: number, error: thread.registers.error, cr2: 0 };
+            let error = thread.registers.error;
+            return Some((Event::Exception { vector: number, error, cr2: 0 }, first));
         }
         if let Some(event) = trap(thread) {
-            return event;
+            return Some((event, first));
         }
     }
 }
