@@ -26,7 +26,7 @@ mod transfer;
 mod trust;
 mod vcpu;
 
-use abi::{Call, Status};
+use abi::Status;
 use objects::Cpu;
 use sync::Token;
 
@@ -63,10 +63,7 @@ type Words = abi::args::Words;
 /// `first` is the call's first word, RDI.
 #[inline(always)]
 pub fn handle(cpu: &mut Cpu, token: &Token, first: u64) {
-    let Ok(call) = Call::from_word(first) else {
-        return no_such_call(cpu);
-    };
-    match call {
+    by_number!(first, no_such_call(cpu), {
         Call::Call => ipc::call(cpu, token, first),
         Call::Reply => ipc::reply(cpu, token, first),
         Call::CreatePd => serve(cpu, token, create::create_pd),
@@ -94,8 +91,26 @@ pub fn handle(cpu: &mut Cpu, token: &Token, first: u64) {
         Call::Statistics => serve(cpu, token, machine::statistics),
         Call::Log => serve(cpu, token, machine::log),
         Call::GuestSpace => no_such_call(cpu),
-    }
+    })
 }
+
+/// A match of the call's number, whole: through `Call` it would be asked twice, whether it exists and which it is.
+macro_rules! by_number {
+    ($first:expr, $none:expr, { $(Call::$name:ident => $what:expr,)* }) => {{
+        /// The table's rows as numbers.
+        #[expect(non_upper_case_globals, reason = "they are named as the calls are")]
+        mod number {
+            use abi::Call;
+            $(pub const $name: u8 = Call::$name as u8;)*
+            const _: () = assert!([$($name),*].len() == Call::ALL.len(), "a call is not in the table");
+        }
+        match abi::call::number($first) {
+            $(number::$name => $what,)*
+            _ => $none,
+        }
+    }};
+}
+use by_number;
 
 /// It has no steps, so nothing of it is left behind.
 #[inline(always)]
