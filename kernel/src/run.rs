@@ -9,8 +9,8 @@ use sync::Token;
 
 /// Drives one CPU for ever. A function of its own, where `xtask check` begins to look for panics.
 #[inline(never)]
-pub fn run_loop(mut cpu: Cpu, mut token: Token) -> ! {
-    arch::with_seat(Hands { cpu: &mut cpu, token: &mut token }, |seat| {
+pub fn run_loop(cpu: &mut Cpu, token: &mut Token) -> ! {
+    arch::with_seat(Hands { cpu, token }, |seat| {
         loop {
             turn(seat);
         }

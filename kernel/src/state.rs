@@ -90,7 +90,7 @@ pub fn enter(number: usize) -> ! {
 /// Into the loop, the boot CPU with the root task. A function of its own: the CPU's state is large, and so is the
 /// interrupt table before it is in its place; the stack need not hold both.
 #[inline(never)]
-fn go(key: CpuKey, kernel: &'static Kernel, token: Token) -> ! {
+fn go(key: CpuKey, kernel: &'static Kernel, mut token: Token) -> ! {
     let mut cpu = Cpu::new(key, kernel);
     if cpu.id == arch::boot_cpu()
         && let Some(module) = ROOT_MODULE.get()
@@ -100,5 +100,6 @@ fn go(key: CpuKey, kernel: &'static Kernel, token: Token) -> ! {
             Err(error) => log::error!("{error}"),
         }
     }
-    run::run_loop(cpu, token)
+    // By reference: handed over, the state would lie on the stack twice.
+    run::run_loop(&mut cpu, &mut token)
 }

@@ -125,7 +125,8 @@ struct Limbo {
 }
 
 impl Cpu {
-    /// A CPU that idles.
+    /// A CPU that idles. (Not inlined: it is built where it stays, not twice on the stack.)
+    #[inline(never)]
     pub fn new(key: CpuKey, kernel: &'static Kernel) -> Cpu {
         let id = key.cpu();
         kernel.remote(id).note_work();

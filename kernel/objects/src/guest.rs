@@ -8,7 +8,7 @@ use sync::{Pool, Ref, SharedPage};
 
 use crate::cpu::Tags;
 use crate::vcpu::{Translations, VcpuState};
-use crate::{Cpu, Pd, Remote, Resume, Vcpu};
+use crate::{Cpu, Kernel, Pd, Remote, Resume, Vcpu};
 
 /// What the loop does after a stretch of guest time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,27 +186,27 @@ impl Cpu {
         }
         GuestStop::Over
     }
+}
 
-    /// Makes a virtual CPU leave its guest soon.
+impl Vcpu {
+    /// Makes it leave its guest soon; the calling CPU is number `here`.
     #[inline(always)]
-    pub fn poke(&mut self, vcpu: &Vcpu) {
-        vcpu.poked.store(true, SeqCst);
-        let cpu = vcpu.cpu();
-        if cpu != self.id {
-            self.poke_there(vcpu, cpu);
+    pub fn poke(&self, kernel: &Kernel, here: usize) {
+        self.poked.store(true, SeqCst);
+        if self.cpu() != here {
+            self.poke_there(kernel);
         }
     }
 
-    /// It may run on CPU `cpu`.
+    /// It may run on another CPU.
     #[inline(never)]
-    fn poke_there(&self, vcpu: &Vcpu, cpu: usize) {
-        let runs = self
-            .kernel
+    fn poke_there(&self, kernel: &Kernel) {
+        let runs = kernel
             .remotes
-            .get(cpu)
-            .is_some_and(|remote| remote.guest_space.load(SeqCst) == vcpu.pd.identity());
+            .get(self.cpu())
+            .is_some_and(|remote| remote.guest_space.load(SeqCst) == self.pd.identity());
         if runs {
-            arch::send_ipi(cpu, arch::vector::RESCHEDULE);
+            arch::send_ipi(self.cpu(), arch::vector::RESCHEDULE);
         }
     }
 }
@@ -231,17 +231,21 @@ impl Here<'_> {
         armed: u64,
     ) -> GuestEnv<'v> {
         let pd: &Pd = &vcpu.pd;
+        let identity = pd.identity();
         // Whoever changes guest mappings from here on finds this CPU; earlier changes are in the generation.
-        self.mine.guest_space.store(pd.identity(), SeqCst);
+        self.mine.guest_space.store(identity, SeqCst);
         let generation = pd.memory.generation();
-        let mut flush_tag = known.generation != generation;
-        known.generation = generation;
+        let mut flush_tag = false;
+        if known.generation != generation {
+            known.generation = generation;
+            flush_tag = true;
+        }
         if known.round != self.tags.round() {
             (known.tag, known.round) = self.tags.next();
             flush_tag = true;
         }
-        if pd.identity() != *self.owner {
-            *self.owner = pd.identity();
+        if identity != *self.owner {
+            *self.owner = identity;
             arch::isolate(arch::Isolate::Guest);
         }
         GuestEnv {

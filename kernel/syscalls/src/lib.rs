@@ -63,10 +63,7 @@ type Words = abi::args::Words;
 /// `first` is the call's first word, RDI. Whether somebody runs afterwards.
 #[inline(always)]
 pub fn handle(cpu: &mut Cpu, token: &Token, first: u64) -> bool {
-    let Ok(call) = Call::from_word(first) else {
-        return no_such_call(cpu);
-    };
-    match call {
+    by_number!(first, return no_such_call(cpu), {
         // Known without a look: these are the paths where instructions count.
         Call::Call => return ipc::call(cpu, token, first),
         Call::Reply => return ipc::reply(cpu, token, first),
@@ -95,7 +92,7 @@ pub fn handle(cpu: &mut Cpu, token: &Token, first: u64) -> bool {
         Call::Statistics => serve(cpu, token, machine::statistics),
         Call::Log => serve(cpu, token, machine::log),
         Call::GuestSpace => return no_such_call(cpu),
-    }
+    });
     cpu.current.is_some()
 }
 
@@ -113,6 +110,24 @@ pub fn quick(cpu: &mut Cpu, token: &Token) -> Quick {
         _ => Quick::Not,
     }
 }
+
+/// A match of the call's number, whole: through `Call` it would be asked twice, whether it exists and which it is.
+macro_rules! by_number {
+    ($first:expr, $none:expr, { $(Call::$name:ident => $what:expr,)* }) => {{
+        /// The table's rows as numbers.
+        #[expect(non_upper_case_globals, reason = "they are named as the calls are")]
+        mod number {
+            use abi::Call;
+            $(pub const $name: u8 = Call::$name as u8;)*
+            const _: () = assert!([$($name),*].len() == Call::ALL.len(), "a call is not in the table");
+        }
+        match abi::call::number($first) {
+            $(number::$name => $what,)*
+            _ => $none,
+        }
+    }};
+}
+use by_number;
 
 /// It has no steps, so nothing of it is left behind.
 #[inline(always)]

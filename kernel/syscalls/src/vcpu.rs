@@ -6,7 +6,7 @@ use abi::{Selector, Status};
 use objects::{Cpu, RunOrder, Vcpu};
 use sync::{Ref, Token};
 
-use crate::authority::object;
+use crate::authority::{named, object};
 use crate::{Outcome, Verdict, Words, serve};
 
 /// 20. A run returns at the first exit that concerns the monitor; the status then is SUCCESS.
@@ -20,16 +20,15 @@ pub fn vcpu_ctrl(cpu: &mut Cpu, token: &Token, first: u64) {
 
 #[inline(always)]
 fn poke(cpu: &mut Cpu, token: &Token, vcpu: Selector) {
-    let status = match object::<Vcpu>(cpu, token, vcpu, VCPU_CT) {
-        Ok(vcpu) => {
-            cpu.poke(&vcpu);
-            Status::Success
+    let (kernel, here) = (cpu.kernel, cpu.id);
+    let Some((current, state)) = cpu.running() else { return };
+    state.thread.registers.rdi = match named::<Vcpu>(current, kernel, token, vcpu, VCPU_CT) {
+        Some(vcpu) => {
+            vcpu.poke(kernel, here);
+            Status::Success as u64
         }
-        Err(refused) => refused,
+        None => Status::BadCap as u64,
     };
-    if let Some(state) = cpu.state() {
-        state.thread.registers.rdi = status as u64;
-    }
 }
 
 #[inline(always)]

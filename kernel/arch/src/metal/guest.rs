@@ -216,7 +216,7 @@ impl Guest {
             Back::Svm(svm) => svm.store(pool, &mut self.software, page, wanted, reason),
         }
         if reason == TIMED_OUT {
-            self.software.timeout = self.software.longest;
+            self.software.forget_timeout();
         }
     }
 

@@ -123,6 +123,8 @@ pub struct Vmx {
     /// What must change hands at each entry.
     duties: Duties,
     armed: Armed,
+    /// When it was armed, TSC.
+    start: u64,
     /// The preemption timer is armed for [`LOOK_AROUND`].
     looks_around: bool,
     /// Of the last entry that failed.
@@ -152,6 +154,7 @@ impl Vmx {
             tag: 0,
             duties: Duties::empty(),
             armed: Armed::Host,
+            start: 0,
             looks_around: false,
             instruction_error: 0,
         })
@@ -220,12 +223,10 @@ impl Vmx {
         let Some(switch) = Switch::enter(software, env.monitor, env.fpu, duties) else {
             return GuestEvent::Exit(abi::exit::INVALID_STATE);
         };
-        let mut start = 0;
-        if env.host_deadline.is_some() || software.is_limited() || env.pending_poke {
-            start = now();
-            self.arm(software, env.host_deadline, env.pending_poke, start);
+        if env.host_deadline.is_some() || software.is_limited() | env.pending_poke {
+            self.arm(software, env.host_deadline, env.pending_poke);
         } else if !self.looks_around {
-            self.arm(software, None, false, 0);
+            self.arm(software, None, false);
             self.looks_around = true;
         }
         stretch::end();
@@ -237,7 +238,7 @@ impl Vmx {
             return self.entry_failed();
         }
         if software.is_limited() {
-            software.spend(now().wrapping_sub(start));
+            software.spend(now().wrapping_sub(self.start));
         }
         self.after(software)
     }
@@ -341,7 +342,9 @@ impl Vmx {
     /// Arms the preemption timer for the first of the monitor's time-out and the host's deadline. The VMCS keeps the
     /// value, from which it counts down at each entry (26.5.1, 25.7.1).
     #[inline(never)]
-    fn arm(&mut self, software: &Software, deadline: Option<u64>, poked: bool, start: u64) {
+    fn arm(&mut self, software: &Software, deadline: Option<u64>, poked: bool) {
+        let start = now();
+        self.start = start;
         let host = deadline
             .map_or(LOOK_AROUND, |deadline| deadline.saturating_sub(start).min(LOOK_AROUND));
         let ticks;

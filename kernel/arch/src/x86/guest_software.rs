@@ -23,12 +23,14 @@ pub struct Software {
     /// is possible), SPEC_CTRL, TSC_AUX, STAR, LSTAR, FMASK and KERNEL_GS_BASE are here and nowhere else, the last
     /// four as the MSRs take them. On VMX the other words say what the VMCS is known to hold (`vmx_state`).
     pub image: Image,
-    /// The value of XCR0 that was last found valid on this machine.
+    /// The value of XCR0 that was last found valid on this machine; all ones, which never is, before.
     pub valid_xcr0: u64,
     /// TSC ticks until the monitor's time-out.
     pub timeout: u64,
     /// The longest time-out the hardware can count: none at all.
-    pub longest: u64,
+    longest: u64,
+    /// The time-out is shorter than that.
+    limited: bool,
     /// The event for the next entry: interruption information and error code.
     pub event: (u32, u32),
     /// Length of the instruction that makes the event, if it is a soft one.
@@ -58,7 +60,14 @@ impl Software {
     /// A guest that never ran; `longest` is the longest time-out the hardware can count.
     #[must_use]
     pub fn new(longest: u64) -> Self {
-        Self { timeout: longest, longest, dr6: DR6_RESET, told: Mtd::VCPU_EXIT, ..Self::default() }
+        Self {
+            valid_xcr0: u64::MAX,
+            timeout: longest,
+            longest,
+            dr6: DR6_RESET,
+            told: Mtd::VCPU_EXIT,
+            ..Self::default()
+        }
     }
 
     /// Takes over the groups of `mtd` that live here.
@@ -125,6 +134,7 @@ impl Software {
         }
         if mtd.contains(Mtd::TSC_TIMEOUT) {
             self.timeout = page.read_u64(offset::TSC_TIMEOUT).min(self.longest);
+            self.limited = self.timeout != self.longest;
         }
     }
 
@@ -228,8 +238,7 @@ impl Software {
     #[inline(always)]
     pub fn has_valid_xcr0(&mut self, host: u64) -> bool {
         let xcr0 = self.image.at(offset::XCR0);
-        // 0 is never valid, and nothing else was found valid before.
-        if xcr0 != self.valid_xcr0 || xcr0 == 0 {
+        if xcr0 != self.valid_xcr0 {
             if !xcr0_is_valid(xcr0, host) {
                 return false;
             }
@@ -242,7 +251,13 @@ impl Software {
     #[inline(always)]
     #[must_use]
     pub const fn is_limited(&self) -> bool {
-        self.timeout != self.longest
+        self.limited
+    }
+
+    /// Its time-out is over and told.
+    pub const fn forget_timeout(&mut self) {
+        self.timeout = self.longest;
+        self.limited = false;
     }
 
     /// Ticks used by the guest are taken off its time-out.

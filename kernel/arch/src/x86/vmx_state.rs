@@ -77,6 +77,8 @@ pub struct VmxState {
     pub(super) known: Mtd,
     /// Groups that stay so when the guest runs.
     stable: Mtd,
+    /// What the monitor wants to watch of CR0 and CR4; the kernel's own bits come on top.
+    asked_masks: [u64; 2],
     pub(super) cr0_mask: u64,
     pub(super) cr0_shadow: u64,
     pub(super) cr4_mask: u64,
@@ -140,9 +142,12 @@ impl VmxState {
         if mtd.0 & !(Mtd::RIP_LEN.0 | SOFTWARE.0) != 0 {
             self.load_more(vmcs, cpu, software, page, mtd);
         } else if mtd.contains(Mtd::RIP_LEN) {
-            let image = &mut software.image;
-            self.put(vmcs, image, page, Mtd::RIP_LEN, offset::RIP, field::GUEST_RIP);
-            self.known |= Mtd::RIP_LEN;
+            let rip = page.read_u64(offset::RIP);
+            if !self.is_known(&software.image, Mtd::RIP_LEN, offset::RIP, rip) {
+                vmcs.write(field::GUEST_RIP, rip);
+                software.image.set(offset::RIP, rip);
+                self.known |= Mtd::RIP_LEN;
+            }
         }
     }
 
@@ -160,6 +165,26 @@ impl VmxState {
         if !(same && fields_agree(&software.image, page)) {
             self.load_fields(vmcs, cpu, software, page, mtd);
         }
+        if mtd.contains(Mtd::CTRL) {
+            self.load_masks(vmcs, cpu, software);
+        }
+        if mtd.0 & APART.0 != 0 {
+            self.load_apart(vmcs, cpu, software, page, mtd);
+        }
+        self.known |= mtd;
+        software.news |= self.known.contains(TABLES) != self.watched;
+    }
+
+    /// What is loaded whether it is known or not, and PDPTEs.
+    #[inline(never)]
+    fn load_apart(
+        &mut self,
+        vmcs: &mut impl Vmcs,
+        cpu: &Capabilities,
+        software: &mut Software,
+        page: &SharedPage,
+        mtd: Mtd,
+    ) {
         let image = &mut software.image;
         if mtd.contains(Mtd::PDPTE) {
             self.put_row(vmcs, image, page, Mtd::PDPTE, offset::PDPTE, &PDPTES);
@@ -175,14 +200,9 @@ impl VmxState {
         if mtd.contains(Mtd::TPR) && cpu.primary.allows(primary::TPR_SHADOW) {
             vmcs.write(field::TPR_THRESHOLD, u64::from(page.read_u32(offset::TPR_THRESHOLD)));
         }
-        if mtd.contains(Mtd::CTRL) {
-            self.load_masks(vmcs, cpu, software);
-        }
         if mtd.contains(Mtd::TLB) {
             (self.flush, software.news) = (true, true);
         }
-        self.known |= mtd;
-        software.news |= self.known.contains(TABLES) != self.watched;
     }
 
     fn load_fields(
@@ -415,7 +435,7 @@ impl VmxState {
     /// New watch bits: the shadow must first agree with what the guest sees now.
     fn load_masks(&mut self, vmcs: &mut impl Vmcs, cpu: &Capabilities, software: &mut Software) {
         let (cr0, cr4) = (software.asked.cr0, software.asked.cr4);
-        if self.cr0_mask == cpu.cr0_owned() | cr0 && self.cr4_mask == cpu.cr4_owned() | cr4 {
+        if self.asked_masks == [cr0, cr4] {
             return;
         }
         let view0 = guest_view(vmcs.read(field::GUEST_CR0), self.cr0_shadow, self.cr0_mask);
@@ -425,6 +445,7 @@ impl VmxState {
     }
 
     fn write_masks(&mut self, vmcs: &mut impl Vmcs, cpu: &Capabilities, cr0: u64, cr4: u64) {
+        self.asked_masks = [cr0, cr4];
         self.cr0_mask = cpu.cr0_owned() | cr0;
         self.cr4_mask = cpu.cr4_owned() | cr4;
         vmcs.write(field::CR0_MASK, self.cr0_mask);
@@ -516,6 +537,9 @@ fn fields_agree(image: &Image, page: &SharedPage) -> bool {
         && image.agrees::<{ offset::DR7 }, { (offset::TSC_VAL - offset::DR7) / 8 }>(page)
         && image.agrees::<{ offset::TSC_OFF }, 1>(page)
 }
+
+/// Groups that [`VmxState::load_apart`] loads.
+const APART: Mtd = Mtd(Mtd::PDPTE.0 | Mtd::VINTR.0 | Mtd::EOI.0 | Mtd::TPR.0 | Mtd::TLB.0);
 
 /// The groups of the eight segments as the state page has them.
 const SEGMENTS: [Mtd; 8] =
