@@ -124,7 +124,7 @@ impl<T: Send + Sync + 'static> Slab<T> {
     pub const fn new(pool: &'static Pool, rcu: &'static Rcu, site: Site) -> Self {
         Slab {
             base: Base {
-                places: Places::new(pool, size_of::<Node<T>>(), site),
+                places: Places::new::<Node<T>>(pool, site),
                 rcu,
                 drop_value: drop_value::<T>,
                 dismantle: None,

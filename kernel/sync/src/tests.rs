@@ -426,3 +426,16 @@ fn objects_larger_than_a_frame_have_frames_of_their_own() {
     w.settle();
     assert_eq!(w.pool.free_frames(), before);
 }
+
+/// A vCPU's register image has to lie on a boundary of 64 bytes.
+#[test]
+fn objects_are_aligned() {
+    #[repr(align(256))]
+    struct Wide(u64);
+    let w = world();
+    let slab: &'static Slab<Wide> = Box::leak(Box::new(Slab::new(w.pool, w.rcu, Site::Boot)));
+    let all: Vec<_> = (0..50).map(|n| slab.reserve().unwrap().fill(Wide(n))).collect();
+    for (n, one) in all.iter().enumerate() {
+        assert_eq!((core::ptr::from_ref::<Wide>(one) as usize % 256, one.0), (0, n as u64));
+    }
+}

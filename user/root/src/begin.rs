@@ -1,5 +1,6 @@
 //! From hello to the console.
 use crate::cell::{Cell, Maker};
+use crate::kernel_says::KernelSays;
 use crate::loader;
 use crate::serial::Serial;
 use crate::terminal::Terminal;
@@ -66,7 +67,8 @@ fn console(boot: Boot) {
     let home = guests.iter().position(running).filter(|_| guests.len() == 1);
     let serial = Serial::new(&boot, &wake);
     let console = Console::new(home);
-    Terminal { maker, serial, wake, guests, console }.serve();
+    let kernel = KernelSays::new(&boot);
+    Terminal { maker, serial, kernel, wake, guests, console }.serve();
 }
 
 /// The guests of the manifest, if this machine can run guests at all.

@@ -9,6 +9,7 @@ extern crate alloc;
 
 pub mod command;
 pub mod console;
+pub mod kernel_log;
 pub mod manifest;
 pub mod modules;
 pub mod pool;

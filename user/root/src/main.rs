@@ -4,6 +4,7 @@
 //!   begin      hello, modules, manifest, which guests start
 //!   cell       one guest: a domain with only what it needs, its monitor's first thread, its end
 //!   seat       what stays of a guest between two lives
+//!   kernel_says what the kernel tells
 //!   loader     a program's pages into a domain
 //!   terminal   keys and bytes between the serial line, the prompt and the guests
 //!   serial     the serial line itself and its interrupt
@@ -19,6 +20,8 @@ extern crate alloc;
 mod begin;
 #[cfg(target_os = "none")]
 mod cell;
+#[cfg(target_os = "none")]
+mod kernel_says;
 #[cfg(target_os = "none")]
 mod loader;
 #[cfg(target_os = "none")]

@@ -1,5 +1,6 @@
 //! Keys and bytes between the serial line, the prompt and the guests.
 use crate::cell::{Cell, Maker};
+use crate::kernel_says::KernelSays;
 use crate::power;
 use crate::serial::Serial;
 use alloc::format;
@@ -28,6 +29,8 @@ pub struct Terminal<'a> {
     pub maker: Maker<'a>,
     /// The line.
     pub serial: Serial,
+    /// What the kernel tells.
+    pub kernel: KernelSays,
     /// Up when there is something to do.
     pub wake: Semaphore,
     /// The guests of the manifest.
@@ -54,6 +57,9 @@ impl Terminal<'_> {
             }
             for index in 0..self.guests.len() {
                 self.from_guest(index, &mut out);
+            }
+            for line in self.kernel.lines() {
+                self.console.message("kernel", &line, &mut out);
             }
             self.serial.send(&out);
             out.clear();

@@ -450,3 +450,52 @@ fn five_hundred_pages_take_one_walk() {
     let accesses = memory.accesses.get();
     assert!(accesses < 3 * 512 + 30, "{accesses} accesses");
 }
+
+/// A leaf of 1 GiB whose pages need single entries in the destination, where another one has to be split over 512
+/// tables for them: each step makes few tables and touches few entries, however large the whole is.
+#[test]
+fn a_gib_is_split_in_small_steps() {
+    const BUDGET: u64 = 64;
+    let memory = Memory::new(2000);
+    let [source, target] = [(); 2].map(|()| Tree::new(memory.allocate().unwrap(), 2));
+    for (tree, frame) in [(source, 1 << 18), (target, 2 << 18)] {
+        let _ = map::<HostFormat>(&memory, tree, 0, Frame(frame), 18, Rights::ALL, D).unwrap();
+    }
+    let (mut cursor, mut passes) = (0, 0);
+    loop {
+        memory.accesses.set(0);
+        let tables = memory.in_use();
+        let step = copy::<HostFormat>(
+            &memory,
+            source.root,
+            0,
+            target,
+            0,
+            18,
+            Rights::READ,
+            &mut |_, order| (order == 0).then_some(D),
+            &mut cursor,
+            BUDGET,
+        )
+        .unwrap();
+        passes += 1;
+        assert!(memory.in_use() - tables <= 2, "{} tables", memory.in_use() - tables);
+        let accesses = memory.accesses.get();
+        assert!(accesses < 2 * ENTRIES + 8 * BUDGET as usize, "{accesses} accesses");
+        if step.done {
+            break;
+        }
+    }
+    assert_eq!(memory.in_use(), 2 * 2 + 1 + 512, "two of each, and those of the target's split");
+    assert!(passes >= 512);
+    assert_eq!(memory.at(target.root, 0x3_ffff), Some((0x7_ffff, 1, D)));
+    // And back: a page taken out of each 2 MiB of a leaf that is whole.
+    let whole = Tree::new(memory.allocate().unwrap(), 2);
+    let _ = map::<HostFormat>(&memory, whole, 0, Frame(1 << 18), 18, Rights::ALL, D).unwrap();
+    for page in (0..1 << 18).step_by(512) {
+        memory.accesses.set(0);
+        let done = clear::<HostFormat>(&memory, whole, page, 0, &mut 0, BUDGET);
+        assert_eq!(done, Ok(Step { done: true, flush: Flush::Needed }));
+        assert!(memory.accesses.get() < 3 * ENTRIES, "{}", memory.accesses.get());
+    }
+}

@@ -30,6 +30,8 @@ pub(super) struct Places {
     state: SpinLock<State>,
     /// Bytes of a node.
     size: usize,
+    /// Where the first one lies in its block.
+    first: usize,
     /// log2 of the frames of a block.
     order: u8,
     site: Site,
@@ -45,16 +47,18 @@ struct State {
 unsafe impl Send for State {}
 
 impl Places {
-    /// None yet; nodes of `size` bytes, a multiple of 32.
-    pub const fn new(pool: &'static Pool, size: usize, site: Site) -> Self {
+    /// None yet; nodes of `N`'s size and alignment.
+    pub const fn new<N>(pool: &'static Pool, site: Site) -> Self {
+        let size = size_of::<N>();
+        let first = size_of::<Block>().next_multiple_of(align_of::<N>());
         // Small objects share a frame; large ones get as many frames as one of them needs.
-        let frames = (size_of::<Block>() + size).div_ceil(4096);
+        let frames = (first + size).div_ceil(4096);
         let mut order = 0;
         while (1 << order) < frames {
             order += 1;
         }
         let state = State { with_room: null_mut(), live: 0 };
-        Self { pool, state: SpinLock::new(state), size, order, site }
+        Self { pool, state: SpinLock::new(state), size, first, order, site }
     }
 
     /// Bytes of a node.
@@ -96,13 +100,13 @@ impl Places {
     /// A block of free nodes.
     fn fresh(&self, make: impl Fn(NonNull<Header>)) -> Result<NonNull<Block>, Oom> {
         let memory = self.pool.alloc_unscrubbed(self.order, self.site)?;
-        let fit = ((4096usize << self.order) - size_of::<Block>()) / self.size;
+        let fit = ((4096usize << self.order) - self.first) / self.size;
         let mut free = null_mut();
         for number in 0..fit {
-            // SAFETY: fresh memory with room for the block's head and `fit` nodes, aligned since all sizes are multiples
-            // of 32; `make` writes the header before it is used.
+            // SAFETY: fresh memory, aligned to a frame, with room for the block's head and `fit` nodes from `first` on,
+            // which like the size is a multiple of their alignment; `make` writes the header before it is used.
             unsafe {
-                let at = memory.add(size_of::<Block>() + number * self.size).cast::<Header>();
+                let at = memory.add(self.first + number * self.size).cast::<Header>();
                 make(at);
                 at.as_ref().set_dead_next(free);
                 free = at.as_ptr();
