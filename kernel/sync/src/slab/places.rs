@@ -30,6 +30,8 @@ pub(super) struct Places {
     state: SpinLock<State>,
     /// Bytes of a node.
     size: usize,
+    /// Nodes of a block.
+    fit: usize,
     /// log2 of the frames of a block.
     order: u8,
     site: Site,
@@ -53,8 +55,10 @@ impl Places {
         while (1 << order) < frames {
             order += 1;
         }
+        // Divided here, where the size is known: on a call's way a division could panic.
+        let fit = ((4096usize << order) - size_of::<Block>()) / size;
         let state = State { with_room: null_mut(), live: 0 };
-        Self { pool, state: SpinLock::new(state), size, order, site }
+        Self { pool, state: SpinLock::new(state), size, fit, order, site }
     }
 
     /// Bytes of a node.
@@ -96,9 +100,8 @@ impl Places {
     /// A block of free nodes.
     fn fresh(&self, make: impl Fn(NonNull<Header>)) -> Result<NonNull<Block>, Oom> {
         let memory = self.pool.alloc_unscrubbed(self.order, self.site)?;
-        let fit = ((4096usize << self.order) - size_of::<Block>()) / self.size;
         let mut free = null_mut();
-        for number in 0..fit {
+        for number in 0..self.fit {
             // SAFETY: fresh memory with room for the block's head and `fit` nodes, aligned since all sizes are multiples
             // of 32; `make` writes the header before it is used.
             unsafe {
