@@ -9,9 +9,9 @@ use sync::Token;
 
 /// Drives one CPU for ever. A function of its own, where `xtask check` begins to look for panics.
 #[inline(never)]
-pub fn run_loop(mut cpu: Cpu, mut token: Token) -> ! {
+pub fn run_loop(cpu: &mut Cpu, token: &mut Token) -> ! {
     loop {
-        round(&mut cpu, &mut token);
+        round(cpu, token);
     }
 }
 

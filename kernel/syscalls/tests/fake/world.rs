@@ -19,7 +19,7 @@ use objects::{Cpu, Ec, Kernel, Pd, RootParts};
 use sync::{AnyCounted, Counted, CpuKey, Pool, Rcu, SharedPage, Site, Token};
 
 /// The kernel's loop does not return, and tests take it round by round.
-const _: fn(Cpu, Token) -> ! = run::run_loop;
+const _: fn(&mut Cpu, &mut Token) -> ! = run::run_loop;
 
 /// Where the root program's code is.
 pub const ROOT_ENTRY: u64 = 0x40_0000;
