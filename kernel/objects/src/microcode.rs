@@ -80,7 +80,11 @@ impl Cpu {
                 self.tell_all(physical % PAGE_SIZE + HEADER);
                 Ok(Some(at + 1))
             }
-            at if self.kernel.microcode.waits.load(SeqCst) != 0 => Ok(Some(at)),
+            at if self.kernel.microcode.waits.load(SeqCst) != 0 => {
+                // The others are at it; an emulator that runs one CPU at a time turns to them here.
+                arch::relax();
+                Ok(Some(at))
+            }
             _ => {
                 let done = self.kernel.microcode.loading.lock().take();
                 drop(done);
