@@ -87,10 +87,17 @@ pub fn enter(number: usize) -> ! {
     go(key, kernel, token)
 }
 
-/// Into the loop, the boot CPU with the root task. A function of its own: the CPU's state is large, and so is the
-/// interrupt table before it is in its place; the stack need not hold both.
+/// Into the loop. What is below it on the stack stays there for ever: the CPU's state once, and nothing else that is
+/// large. So what makes it is a function of its own, and so is what makes the interrupt table.
 #[inline(never)]
 fn go(key: CpuKey, kernel: &'static Kernel, mut token: Token) -> ! {
+    let mut cpu = ready(key, kernel);
+    run::run_loop(&mut cpu, &mut token)
+}
+
+/// A CPU that can go into the loop, the boot CPU with the root task.
+#[inline(never)]
+fn ready(key: CpuKey, kernel: &'static Kernel) -> Cpu {
     let mut cpu = Cpu::new(key, kernel);
     if cpu.id == arch::boot_cpu()
         && let Some(module) = ROOT_MODULE.get()
@@ -100,6 +107,5 @@ fn go(key: CpuKey, kernel: &'static Kernel, mut token: Token) -> ! {
             Err(error) => log::error!("{error}"),
         }
     }
-    // By reference: handed over, the state would lie on the stack twice.
-    run::run_loop(&mut cpu, &mut token)
+    cpu
 }

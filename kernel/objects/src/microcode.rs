@@ -81,6 +81,7 @@ impl Cpu {
                 Ok(Some(at + 1))
             }
             at if self.kernel.microcode.waits.load(SeqCst) != 0 => {
+                // The others are at it; an emulator that runs one CPU at a time turns to them here.
                 arch::relax();
                 Ok(Some(at))
             }

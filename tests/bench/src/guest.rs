@@ -8,14 +8,13 @@ use abi::cap::MEM_RWX;
 use abi::crd::ItemMeta;
 use abi::exit::ExitReason;
 use abi::hip::{FLAG_SVM, FLAG_VMX};
-use abi::utcb::{Segment, StatePage};
 use abi::{Crd, Mtd, PAGE_BITS, Status};
 use alloc::vec::Vec;
 use core::cell::RefCell;
 use rt::instructions::rdtsc;
 use rt::probe;
 use rt::stub::syscall;
-use rt::vcpu::Vcpu;
+use rt::vcpu::{Vcpu, real_mode};
 
 /// Every group a run takes but QUAL, which is for exits only.
 const FULL: Mtd = Mtd(0x01df_ffff & !Mtd::QUAL.0);
@@ -50,7 +49,7 @@ pub fn run(bench: &Bench) -> Result<(), Status> {
     }
     let mut vcpu = Vcpu::new(bench.cpu)?;
     let sel = vcpu.selector();
-    real_mode(vcpu.state());
+    real_mode(vcpu.state(), START);
     if vcpu.run(FULL)? != ExitReason::Cpuid {
         return Err(Status::Abort);
     }
@@ -102,7 +101,7 @@ pub fn injection(bench: &Bench) -> Result<(), Status> {
     probe::write(memory + HANDLER, u64::from_le_bytes(CODE)).ok_or(Status::BadHyp)?;
     probe::write(memory + 4 * u64::from(INJECTED), HANDLER).ok_or(Status::BadHyp)?;
     let mut vcpu = Vcpu::new(bench.cpu)?;
-    real_mode(vcpu.state());
+    real_mode(vcpu.state(), START);
     if vcpu.run(FULL)? != ExitReason::Cpuid {
         return Err(Status::Abort);
     }
@@ -122,25 +121,4 @@ pub fn injection(bench: &Bench) -> Result<(), Status> {
     }
     report("guest_injection", &mut times, failed);
     Ok(())
-}
-
-/// The state of a processor in real mode at the first instruction.
-fn real_mode(state: &mut StatePage) {
-    let data = Segment { selector: 0, ar: 0x93, limit: 0xffff, base: 0 };
-    for segment in [&mut state.es, &mut state.ss, &mut state.ds, &mut state.fs, &mut state.gs] {
-        *segment = data;
-    }
-    state.cs = Segment { ar: 0x9b, ..data };
-    state.ldtr = Segment { ar: 0x82, ..data };
-    state.tr = Segment { ar: 0x8b, ..data };
-    state.gdtr = Segment { limit: 0xffff, ..Segment::ZERO };
-    state.idtr = Segment { limit: 0xffff, ..Segment::ZERO };
-    state.rip = START;
-    state.rsp = 0x1000;
-    state.rflags = 2;
-    state.cr0 = 0x10;
-    state.xcr0 = 1;
-    state.dr7 = 0x400;
-    state.pat = 0x0007_0406_0007_0406;
-    state.tsc_timeout = u64::MAX;
 }

@@ -101,6 +101,7 @@ const TABLE: &[(Call, &[Status], &[(Status, Needs)])] = &[
     ),
     (Call::Statistics, &[], &[(Success, Ours), (BadCap, Ours), (BadCpu, Ours), (BadPar, Ours)]),
     (Call::Log, &[], &[(Success, Ours), (BadCap, Ours), (BadPar, Ours)]),
+    (Call::TrustGroup, &[], &[(Success, Ours), (BadCap, Ours)]),
 ];
 
 /// Answers that a page names and that cannot be seen here, and why.

@@ -8,11 +8,10 @@ use abi::cap::MEM_RWX;
 use abi::crd::ItemMeta;
 use abi::exit::ExitReason;
 use abi::hip::{FLAG_SVM, FLAG_VMX};
-use abi::utcb::{Segment, StatePage};
 use rt::memory::{Window, free_ram};
 use rt::stub::syscall;
 use rt::sync::{Mutex, sleep_us};
-use rt::vcpu::Vcpu;
+use rt::vcpu::{Vcpu, real_mode};
 use rt::{Crd, Mtd, Selector, Status, calls, probe, thread};
 
 /// Everything a first entry loads.
@@ -94,7 +93,7 @@ fn guest(world: &mut World) {
     };
     tally.equal("guest memory", give(0), Ok(()));
     tally.equal("not in the host", probe::read(0), None);
-    real_mode(vcpu.state());
+    real_mode(vcpu.state(), 0x100);
     let exit = vcpu.run(ALL);
     tally.equal("cpuid exits", exit, Ok(ExitReason::Cpuid));
     tally.equal("at its place", vcpu.state().rip, 0x103);
@@ -157,7 +156,7 @@ pub fn spinning(cpu: u16) -> Result<Selector, Status> {
     let sel = vcpu.selector();
     *ENDED.lock() = None;
     thread::spawn(cpu, 1, move || {
-        real_mode(vcpu.state());
+        real_mode(vcpu.state(), 0x100);
         vcpu.state().rip = SPIN;
         let ended = vcpu.run(ALL);
         *ENDED.lock() = Some(ended);
@@ -212,25 +211,4 @@ fn elsewhere(world: &mut World) {
 fn plain(vcpu: Selector) -> VcpuRunExt {
     let (load_extended, tell_extended) = (false, false);
     VcpuRunExt { vcpu, load: Mtd::NONE, tell: Mtd::NONE, load_extended, tell_extended, reserved: 0 }
-}
-
-/// The state of a processor in real mode at 0x100.
-fn real_mode(state: &mut StatePage) {
-    let data = Segment { selector: 0, ar: 0x93, limit: 0xffff, base: 0 };
-    for segment in [&mut state.es, &mut state.ss, &mut state.ds, &mut state.fs, &mut state.gs] {
-        *segment = data;
-    }
-    state.cs = Segment { ar: 0x9b, ..data };
-    state.ldtr = Segment { ar: 0x82, ..data };
-    state.tr = Segment { ar: 0x8b, ..data };
-    state.gdtr = Segment { limit: 0xffff, ..Segment::ZERO };
-    state.idtr = Segment { limit: 0xffff, ..Segment::ZERO };
-    state.rip = 0x100;
-    state.rsp = 0x1000;
-    state.rflags = 2;
-    state.cr0 = 0x10;
-    state.xcr0 = 1;
-    state.dr7 = 0x400;
-    state.pat = 0x0007_0406_0007_0406;
-    state.tsc_timeout = u64::MAX;
 }

@@ -6,7 +6,7 @@ use crate::{calls, selectors};
 use abi::args::{CreateVcpu, VcpuRunExt};
 use abi::cap::MEM_RW;
 use abi::exit::ExitReason;
-use abi::utcb::StatePage;
+use abi::utcb::{Segment, StatePage};
 use abi::{Mtd, PAGE_SIZE, Selector, Status};
 use core::ptr::NonNull;
 
@@ -128,4 +128,26 @@ fn window(page: NonNull<u8>) -> Window {
     // SAFETY: `kernel_page` mapped it, readable and writable, for good, at an
     // address that `reserve` gave to nobody else.
     unsafe { Window::at(page, PAGE_SIZE as usize, MEM_RW) }
+}
+
+/// The state of a processor in real mode at `rip` of the first 64 KiB, a stack below 0x1000: what a guest of a few
+/// instructions begins with.
+pub fn real_mode(state: &mut StatePage, rip: u64) {
+    let data = Segment { selector: 0, ar: 0x93, limit: 0xffff, base: 0 };
+    for segment in [&mut state.es, &mut state.ss, &mut state.ds, &mut state.fs, &mut state.gs] {
+        *segment = data;
+    }
+    state.cs = Segment { ar: 0x9b, ..data };
+    state.ldtr = Segment { ar: 0x82, ..data };
+    state.tr = Segment { ar: 0x8b, ..data };
+    state.gdtr = Segment { limit: 0xffff, ..Segment::ZERO };
+    state.idtr = Segment { limit: 0xffff, ..Segment::ZERO };
+    state.rip = rip;
+    state.rsp = 0x1000;
+    state.rflags = 2;
+    state.cr0 = 0x10;
+    state.xcr0 = 1;
+    state.dr7 = 0x400;
+    state.pat = 0x0007_0406_0007_0406;
+    state.tsc_timeout = u64::MAX;
 }

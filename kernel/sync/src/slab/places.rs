@@ -32,6 +32,8 @@ pub(super) struct Places {
     size: usize,
     /// Where the first one lies in its block.
     first: usize,
+    /// Nodes of a block.
+    fit: usize,
     /// log2 of the frames of a block.
     order: u8,
     site: Site,
@@ -57,8 +59,10 @@ impl Places {
         while (1 << order) < frames {
             order += 1;
         }
+        // Divided here, where the size is known: on a call's way a division could panic.
+        let fit = ((4096usize << order) - first) / size;
         let state = State { with_room: null_mut(), live: 0 };
-        Self { pool, state: SpinLock::new(state), size, first, order, site }
+        Self { pool, state: SpinLock::new(state), size, first, fit, order, site }
     }
 
     /// Bytes of a node.
@@ -100,9 +104,8 @@ impl Places {
     /// A block of free nodes.
     fn fresh(&self, make: impl Fn(NonNull<Header>)) -> Result<NonNull<Block>, Oom> {
         let memory = self.pool.alloc_unscrubbed(self.order, self.site)?;
-        let fit = ((4096usize << self.order) - self.first) / self.size;
         let mut free = null_mut();
-        for number in 0..fit {
+        for number in 0..self.fit {
             // SAFETY: fresh memory, aligned to a frame, with room for the block's head and `fit` nodes from `first` on,
             // which like the size is a multiple of their alignment; `make` writes the header before it is used.
             unsafe {

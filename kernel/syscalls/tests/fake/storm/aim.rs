@@ -2,7 +2,8 @@
 
 use abi::args::{
     AssignPci, CallPortal, CreateEc, CreateKp, CreatePd, CreatePt, CreateSc, CreateSm, CreateVcpu,
-    EcCtrl, IrqCtrl, KpCtrl, MachineCtrl, PdCtrl, PtCtrl, Revoke, ScCtrl, SmCtrl, VcpuCtrl, Words,
+    EcCtrl, IrqCtrl, KpCtrl, Log, MachineCtrl, PdCtrl, PtCtrl, Revoke, ScCtrl, SmCtrl, Statistics,
+    VcpuCtrl, VcpuRunExt, Words,
 };
 use abi::cap::USER_TOP;
 use abi::crd::ItemMeta;
@@ -88,6 +89,8 @@ impl Storm {
             _ => 0,
         };
         let owner = if bad_cap { wrong } else { owner };
+        // The one that two threads of CPU 0 run.
+        let vcpu = self.actors[0].base + Fixed::Here as u64;
         let far_cpu = (CPUS as u64 + self.dice.below(64)) as u16;
         let any_cpu = self.dice.below(CPUS as u64) as u16;
         let roll = self.dice.roll();
@@ -218,11 +221,36 @@ impl Storm {
                 let sm = at(Fixed::Full);
                 IrqCtrl::ConfigureVector { vector, cpu, sm, kp, bit: roll as u16 & 0x7fff }.encode()
             }
+            Call::VcpuRunExt => {
+                let here = if bad_cap { wrong } else { at(Fixed::Here) };
+                let run = VcpuRunExt {
+                    vcpu: if status == Status::BadCpu { at(Fixed::There) } else { here },
+                    load: Mtd::NONE,
+                    tell: Mtd::NONE,
+                    load_extended: roll & 1 != 0,
+                    tell_extended: roll & 2 != 0,
+                    reserved: u8::from(status == Status::BadPar),
+                };
+                if status == Status::Busy {
+                    return self.busy(VcpuRunExt { vcpu, ..run }.encode());
+                }
+                run.encode()
+            }
+            Call::Statistics => {
+                let cpu = if status == Status::BadCpu { far_cpu } else { any_cpu };
+                let counter =
+                    if status == Status::BadPar { u64::MAX } else { abi::log::FREE_FRAMES };
+                Statistics { cpu: cpu.into(), counter }.encode()
+            }
+            Call::Log if status == Status::BadPar => Log::Unknown(2).encode(),
+            Call::Log => Log::Read { from: roll & 0xff }.encode(),
+            // All in one group: what is between groups is trust.rs's.
+            Call::TrustGroup => [call.word(0, if bad_cap { wrong } else { own }), 0, 0, 0, 0],
             Call::VcpuCtrl => match status {
                 Status::BadPar => [20 | 2 << 8, 0, 0, 0, 0],
                 Status::BadCap => VcpuCtrl::Poke { vcpu: wrong }.encode(),
                 Status::BadCpu => VcpuCtrl::Run { vcpu: at(Fixed::There), mtd: Mtd::NONE }.encode(),
-                Status::Busy => return self.busy(),
+                Status::Busy => return self.busy(VcpuCtrl::Run { vcpu, mtd: Mtd::NONE }.encode()),
                 _ if roll & 3 == 0 => VcpuCtrl::Poke { vcpu: at(Fixed::Here) }.encode(),
                 _ => VcpuCtrl::Run { vcpu: at(Fixed::Here), mtd: Mtd::NONE }.encode(),
             },
@@ -315,8 +343,8 @@ impl Storm {
         Some(CallPortal { portal: pt, nonblocking: false }.encode())
     }
 
-    /// Another thread runs the same virtual CPU while it is in the guest.
-    fn busy(&mut self) -> Option<Words> {
+    /// Another thread runs the same virtual CPU, by these words, while it is in the guest.
+    fn busy(&mut self, again: Words) -> Option<Words> {
         let vcpu = self.actors[0].base + Fixed::Here as u64;
         let words = VcpuCtrl::Run { vcpu, mtd: Mtd::NONE }.encode();
         for _ in 0..32 {
@@ -324,12 +352,12 @@ impl Storm {
         }
         self.actors[0].terminal.order(words);
         (0..4).for_each(|_| self.world.step(0));
-        self.second.order(words);
+        self.second.order(again);
         self.must(1, SmCtrl::Up { sm: super::SECOND + 3 }.encode());
         for _ in 0..100 {
             self.world.step(0);
             if let Some(back) = self.second.result() {
-                self.note(words, crate::world::status_of(&back));
+                self.note(again, crate::world::status_of(&back));
                 self.check();
                 break;
             }
