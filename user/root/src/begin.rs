@@ -6,11 +6,12 @@ use crate::terminal::Terminal;
 use abi::cap::MEM_R;
 use abi::hip::{FLAG_SVM, FLAG_VMX};
 use abi::{PAGE_SIZE, Selector};
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use lifecycle::State;
+use manifest::{Guest, Machine};
 use root::console::Console;
-use root::manifest::{self, Guest};
 use root::modules::{self, Module};
 use root::pool::Pool;
 use rt::Boot;
@@ -54,8 +55,9 @@ fn console(boot: Boot) {
         rt::println!("root: no semaphore for the console");
         return;
     };
+    let wanted = wanted(&boot, &modules, pool.bytes());
     let mut maker = Maker { boot, pool: &mut pool, modules: &modules, wall_clock: wall_clock() };
-    let guests = match wanted(&boot, &modules) {
+    let guests = match wanted {
         Ok(wanted) => start_all(&mut maker, wanted, wake.selector()),
         Err(why) => {
             rt::println!("root: {why}");
@@ -70,11 +72,16 @@ fn console(boot: Boot) {
 }
 
 /// The guests of the manifest, if this machine can run guests at all.
-fn wanted(boot: &Boot, modules: &[Module]) -> Result<Vec<Guest>, String> {
+fn wanted(boot: &Boot, modules: &[Module], memory: u64) -> Result<Vec<Guest>, String> {
     let module = modules::find(modules, "manifest").ok_or("there is no boot module manifest")?;
     let window = Window::physical(module.address, module.size, MEM_R)
         .map_err(|_| "the manifest cannot be mapped")?;
-    let guests = manifest::parse(window.bytes().unwrap_or_default())?;
+    let judged = manifest::parse(window.bytes().unwrap_or_default());
+    let cpus = boot.hip.cpus().count() as u64;
+    let machine = Machine { cpus: Some(cpus), memory: Some(memory) };
+    let guests = judged
+        .and_then(|judged| judged.fits(machine).map(|()| judged.guests))
+        .map_err(|refusal| format!("manifest: {refusal}"))?;
     if boot.hip.flags() & (FLAG_VMX | FLAG_SVM) == 0 {
         rt::println!(
             "hematite: guests need VMX or SVM; this machine offers neither \

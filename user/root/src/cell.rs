@@ -8,7 +8,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use lifecycle::{Operation, State};
-use root::manifest::{Guest, Image};
+use manifest::{Guest, Image};
 use root::modules::{self, Module};
 use root::pool::Pool;
 use root::taken::{Kept, Taken};
@@ -266,7 +266,7 @@ impl Cell {
 fn quota(guest: &Guest) -> u64 {
     const MONITOR: u64 = 4 << 20;
     const PROCESSOR: u64 = 512 << 10;
-    MONITOR + u64::from(guest.vcpus) * PROCESSOR + 2 * guest.memory / (PAGE_SIZE / 8)
+    MONITOR + u64::from(guest.vcpus.count) * PROCESSOR + 2 * guest.memory / (PAGE_SIZE / 8)
 }
 
 impl Maker<'_> {
@@ -287,7 +287,7 @@ impl Maker<'_> {
         file.close().map_err(refused)?;
         let entry = entry?;
         self.memory(pd, guest.memory, taken)?;
-        self.heap(pd, guest.vcpus, taken)?;
+        self.heap(pd, guest.vcpus.count, taken)?;
         seat.furnish(entry, &order)?;
         give_object(pd, pd, control::SEL_PD, PD_CREATE)
     }
@@ -309,7 +309,10 @@ impl Maker<'_> {
         order.boot = boot;
         order.kernel_size = size(kernel)?;
         order.initrd_size = initrd.map_or(Ok(0), |name| size(name))?;
-        order.vcpus = guest.vcpus;
+        order.vcpus = guest.vcpus.count;
+        order.affinity = guest.vcpus.cpus;
+        order.priority = guest.vcpus.priority;
+        order.slice_us = guest.vcpus.slice_us;
         order.cpus = self.boot.hip.cpus().count().max(1) as u32;
         order.home_cpu = u32::from(self.boot.cpu);
         order.memory = guest.memory;
@@ -326,16 +329,15 @@ impl Maker<'_> {
 
     /// The boot modules, read only, where they lie.
     fn images(&self, guest: &Guest, pd: Selector) -> Result<(), String> {
-        let (kernel, initrd) = images(guest);
-        let give = |name: &str, address| {
+        for (property, name) in guest.image.modules() {
+            let address = if property == "initrd" { control::INITRD } else { control::KERNEL };
             let module = self.module(name)?;
             if !module.address.is_multiple_of(PAGE_SIZE) {
                 return Err(format!("boot module {name} does not start on a page"));
             }
-            loader::give(pd, module.address, module.size, address, MEM_R, Space::Host)
-        };
-        give(kernel, control::KERNEL)?;
-        initrd.map_or(Ok(()), |name| give(name, control::INITRD))
+            loader::give(pd, module.address, module.size, address, MEM_R, Space::Host)?;
+        }
+        Ok(())
     }
 
     /// Guest RAM: readable and writable for the monitor, everything for the guest, in pieces as
@@ -397,16 +399,9 @@ impl Maker<'_> {
 
     /// Bytes of all images of a guest.
     fn image_bytes(&self, guest: &Guest) -> Result<u64, String> {
-        let (kernel, initrd) = images(guest);
-        let size = |name: &str| self.module(name).map(|module| module.size);
-        Ok(size(kernel)?.saturating_add(initrd.map_or(Ok(0), |name| size(name))?))
-    }
-}
-
-fn images(guest: &Guest) -> (&str, Option<&str>) {
-    match &guest.image {
-        Image::Linux { kernel, initrd, .. } => (kernel, initrd.as_deref()),
-        Image::Flat { kernel, .. } => (kernel, None),
+        guest.image.modules().try_fold(0_u64, |sum, (_, name)| {
+            self.module(name).map(|module| sum.saturating_add(module.size))
+        })
     }
 }
 

@@ -9,7 +9,6 @@ extern crate alloc;
 
 pub mod command;
 pub mod console;
-pub mod manifest;
 pub mod modules;
 pub mod pool;
 pub mod program;

@@ -191,7 +191,7 @@ impl Terminal<'_> {
         let Some(guest) = self.guests.get(index) else { return Ok(()) };
         say(out, &line(guest));
         let memory = guest.guest.memory >> 10;
-        say(out, &format!("  {} vCPUs, {memory} KiB of memory", guest.guest.vcpus));
+        say(out, &format!("  {} vCPUs, {memory} KiB of memory", guest.guest.vcpus.count));
         if let Some((used, limit)) = guest.kernel_memory() {
             say(out, &format!("  {} of {} KiB of kernel memory", used >> 10, limit >> 10));
         }
