@@ -2,13 +2,14 @@
 use crate::cell::{Cell, Maker};
 use crate::loader;
 use crate::serial::Serial;
-use crate::terminal::Terminal;
+use crate::terminal::{CONSOLE, PRIORITY, Terminal};
 use abi::cap::MEM_R;
 use abi::hip::{FLAG_SVM, FLAG_VMX};
 use abi::{PAGE_SIZE, Selector};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
 use lifecycle::State;
 use manifest::{Guest, Machine};
 use root::console::Console;
@@ -18,8 +19,6 @@ use rt::Boot;
 use rt::memory::Window;
 use rt::sync::Semaphore;
 
-/// Priority of the console: above all monitors, so that it stays alive.
-const PRIORITY: u8 = 20;
 /// Bytes added to the heap: each guest takes two stacks and some small things.
 const HEAP: u64 = 4 << 20;
 /// Longest module command line that is looked at.
@@ -31,8 +30,9 @@ pub fn start(boot: Boot) {
     rt::println!("root: hello from CPU {}", boot.cpu);
     let _ = rt::last_words::install(boot.cpu);
     let console = move || console(boot);
-    if let Err(status) = rt::thread::spawn(boot.cpu, PRIORITY, console) {
-        rt::println!("root: no thread for the console: {status}");
+    match rt::thread::spawn(boot.cpu, PRIORITY, console) {
+        Ok(thread) => CONSOLE.store(thread.sc, Ordering::Release),
+        Err(status) => rt::println!("root: no thread for the console: {status}"),
     }
 }
 

@@ -9,6 +9,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use lifecycle::{Operation, State};
 use manifest::{Guest, Image};
+use root::listing;
 use root::modules::{self, Module};
 use root::pool::Pool;
 use root::taken::{Kept, Taken};
@@ -17,6 +18,7 @@ use rt::memory::Window;
 use rt::start::own_pd;
 use vmm::control::{self, Control, Order, Unclaimed};
 use vmm::layout;
+use vmm::status::{self, Kind, SLOTS};
 
 /// Priority of a monitor's first thread: below the console, above its guest.
 const PRIORITY: u8 = 12;
@@ -55,6 +57,8 @@ pub struct Cell {
     taken: Taken,
     /// The latest of its serial line, for `guest log`.
     pub log: Vec<u8>,
+    /// Counts of exits, and when, at the last look or the beginning.
+    looked: (u64, [u64; SLOTS]),
     /// How much of the end of the log nobody has seen on the line.
     unseen: usize,
 }
@@ -82,6 +86,7 @@ impl Cell {
             taken: Taken::default(),
             log: Vec::new(),
             unseen: 0,
+            looked: (0, [0; SLOTS]),
         })
     }
 
@@ -120,6 +125,41 @@ impl Cell {
         }
         self.state = next;
         Ok(())
+    }
+
+    /// The lines of `exits`.
+    pub fn exits(&mut self, tsc_khz: u32) -> Vec<String> {
+        let counts = status::counts(self.seat.status());
+        let now = rt::instructions::rdtsc();
+        let (then, before) = core::mem::replace(&mut self.looked, (now, counts));
+        let us = now.saturating_sub(then).saturating_mul(1000) / u64::from(tsc_khz.max(1));
+        listing::exits(&counts, &before, us)
+    }
+
+    /// The lines of `ps` about this guest's monitor; none while there is none.
+    pub fn threads(&self, cpu: u16) -> Vec<String> {
+        let name = &self.guest.name;
+        let began = matches!(self.state, State::Ready | State::Running | State::Paused);
+        if !self.alive || !began {
+            return Vec::new();
+        }
+        let time_us = rt::calls::sc_time_us(self.seat.sc).unwrap_or(0);
+        let first = status::Thread {
+            kind: Kind::Streams,
+            state: status::State::Waits,
+            priority: PRIORITY,
+            cpu,
+            slice_us: QUANTUM_US,
+            time_us,
+        };
+        let mut lines = alloc::vec![listing::thread(name, "monitor", "waits", &first)];
+        if !self.seat.ask() {
+            lines.push(format!("{name:15} its monitor does not answer"));
+            return lines;
+        }
+        let held = self.state == State::Paused;
+        lines.extend(listing::threads(name, held, status::threads(self.seat.status())));
+        lines
     }
 
     /// Whether a virtual processor of it is running, as far as its monitor says.
@@ -228,6 +268,7 @@ impl Cell {
             self.tear_down(maker);
         }
         self.end = "";
+        self.looked = (rt::instructions::rdtsc(), [0; SLOTS]);
         built
     }
 

@@ -9,6 +9,7 @@ extern crate alloc;
 
 pub mod command;
 pub mod console;
+pub mod listing;
 pub mod modules;
 pub mod pool;
 pub mod program;

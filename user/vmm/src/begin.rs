@@ -3,6 +3,7 @@ use crate::pages::{extend_heap, words};
 use crate::processor::{self, Entry};
 use crate::shared::{Clock, Line, Shared};
 use crate::streams;
+use crate::told;
 use abi::hip::FLAG_VMX;
 use alloc::boxed::Box;
 use alloc::format;
@@ -20,6 +21,7 @@ use vmm::cpuid::{Leaf, XCR0_ALLOWED};
 use vmm::linux::{self, Image};
 use vmm::machine::{Mailbox, Vm};
 use vmm::memory::GuestMemory;
+use vmm::status::Kind;
 use vmm::{acpi, layout};
 
 /// Priority of the thread that hands over keys; above the guest's.
@@ -62,27 +64,32 @@ fn run(control: &Control) -> Result<(), String> {
     let name = control.name().to_string();
     let home = control.home_cpu as u16;
     let slice = rt::thread::QUANTUM_US;
-    spawn(home, STREAMS_PRIORITY, slice, move || streams::serve(shared))?;
+    spawn(Kind::Streams, home, STREAMS_PRIORITY, slice, move || streams::serve(shared))?;
     let order = control.clone();
     let again = move || load(&order, &memory).ok().map(|_| board(&order));
-    spawn(home, STREAMS_PRIORITY, slice, move || processor::watch(shared, &name, again))?;
+    spawn(Kind::Watcher, home, STREAMS_PRIORITY, slice, move || {
+        processor::watch(shared, &name, again)
+    })?;
     for id in 0..vcpus {
         let cpu = control.cpu_of(id as u32);
         let entry = if id == 0 { entry } else { Entry::Wait };
         let (priority, slice) = (control.priority, control.slice_us);
-        spawn(cpu, priority, slice, move || processor::run(shared, id, cpu, entry))?;
+        spawn(Kind::Processor, cpu, priority, slice, move || {
+            processor::run(shared, id, cpu, entry)
+        })?;
     }
     Ok(())
 }
 
 fn spawn(
+    kind: Kind,
     cpu: u16,
     priority: u8,
     slice_us: u32,
     body: impl FnOnce() + Send + 'static,
 ) -> Result<(), String> {
     rt::thread::spawn_with(cpu, priority, slice_us, body)
-        .map(|_| ())
+        .map(|thread| told::note(thread, kind, cpu, priority, slice_us))
         .map_err(|status| format!("no thread on CPU {cpu}: {status}"))
 }
 

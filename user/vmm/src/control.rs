@@ -13,6 +13,8 @@ pub const GUEST_OUT: u64 = CONTROL + 0x1000;
 pub const GUEST_IN: u64 = CONTROL + 0x2000;
 /// Where the monitor's own messages go; the status word tells the guest's end ([`End`]).
 pub const MESSAGES: u64 = CONTROL + 0x3000;
+/// Where the monitor tells of itself ([`crate::status`]).
+pub const STATUS: u64 = CONTROL + 0x4000;
 /// Where the kernel image lies (read only).
 pub const KERNEL: u64 = 0x3_0000_0000;
 /// Where the initrd lies (read only).
@@ -86,6 +88,8 @@ impl End {
     }
 }
 
+/// The word of the control page that changes when the root task wants to know of the monitor's threads.
+pub const QUESTION_WORD: usize = 510;
 /// The word of the control page that holds the present [`Order`]; the rest of the page stays as it is.
 pub const ORDER_WORD: usize = 511;
 
@@ -327,7 +331,10 @@ mod tests {
             assert_eq!(Order::from_word(order.word()), order);
         }
         let long = "x".repeat(COMMAND_LINE);
-        assert_eq!(Control::new("a-name-of-15-ch", &long).unwrap().encode()[ORDER_WORD], 0);
+        assert_eq!(
+            Control::new("a-name-of-15-ch", &long).unwrap().encode()[QUESTION_WORD..],
+            [0; 2]
+        );
         assert_eq!(Order::from_word(7), Order::Hold);
     }
 
