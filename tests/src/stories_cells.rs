@@ -205,3 +205,31 @@ pub(crate) const THOUSAND_LIVES: Story = Story {
     timeout_s: 7200,
     ..FEW_LIVES
 };
+
+/// A guest is held for more than a second and let go: its clocks have run on, both alike, and another guest ticked
+/// meanwhile.
+pub(crate) const PAUSE: Story = Story {
+    load: Load::Smalls { monitor: "vmm", manifest: "tests/manifests/pause.dts" },
+    cpus: 2,
+    lines: &[
+        Line::Never(DIED),
+        Line::Never(REFUSED),
+        Line::Never("small: gap FAIL"),
+        Line::Says("hematite> "),
+        leads!("start" "gap" to "READY"),
+        begun!("gap"),
+        leads!("pause" "gap" to "PAUSED"),
+        Line::Type("ps"),
+        Line::Says("gap             vCPU 0    PAUSED"),
+        leads!("start" "other" to "READY"),
+        Line::Type("guest console other"),
+        Line::Times(3, &[Line::Says("small: tick")]),
+        Line::Type("\x1d"),
+        Line::Says("hematite> "),
+        leads!("resume" "gap" to "READY"),
+        Line::Type("guest console gap"),
+        Line::Says("small: a gap of "),
+        Line::Says("small: gap ok"),
+    ],
+    ..BOOT
+};
