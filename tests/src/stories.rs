@@ -329,6 +329,7 @@ pub const STORIES: &[Story] = &[
     Story { name: "crash_monitor_qemu", ..cells::CRASH },
     Story { name: "cell_states_qemu", ..cells::STATES },
     Story { name: "cell_lives_qemu", ..cells::FEW_LIVES },
+    Story { name: "cell_pause_qemu", ..cells::PAUSE },
     Story { name: "cell_thousand_qemu", ..cells::THOUSAND_LIVES },
     Story { name: "boot_bochs_2", cpus: 2, timeout_s: 300, ..BOCHS },
     Story { name: "boot_bochs_1", ..BOCHS },

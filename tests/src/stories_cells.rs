@@ -144,6 +144,17 @@ pub(crate) const STATES: Story = Story {
         leads!("resume" "running" to "READY"),
         Line::Type("guest show running"),
         Line::Says("RUNNING"),
+        Line::Type("ps"),
+        Line::Says("OWNER           THREAD    STATE    CPU PRIO  SLICE us      TIME us"),
+        Line::Says("root            console   RUNNING    0   20     10000"),
+        Line::Says("running         monitor   waits      0   12     10000"),
+        Line::Says("running         streams   READY      0   10     10000"),
+        Line::Says("running         vCPU 0    RUNNING    1    7      3000"),
+        Line::Type("exits running"),
+        Line::Says("Io  "),
+        Line::Says("all  "),
+        Line::Type("irq"),
+        Line::Says("CPU 1: "),
         leads!("halt" "running" to "HALTED"),
         leads!("reset" "running" to "RESET"),
         leads!("kick" "running" to "READY"),
@@ -193,4 +204,32 @@ pub(crate) const THOUSAND_LIVES: Story = Story {
     tier: Tier::Long,
     timeout_s: 7200,
     ..FEW_LIVES
+};
+
+/// A guest is held for more than a second and let go: its clocks have run on, both alike, and another guest ticked
+/// meanwhile.
+pub(crate) const PAUSE: Story = Story {
+    load: Load::Smalls { monitor: "vmm", manifest: "tests/manifests/pause.dts" },
+    cpus: 2,
+    lines: &[
+        Line::Never(DIED),
+        Line::Never(REFUSED),
+        Line::Never("small: gap FAIL"),
+        Line::Says("hematite> "),
+        leads!("start" "gap" to "READY"),
+        begun!("gap"),
+        leads!("pause" "gap" to "PAUSED"),
+        Line::Type("ps"),
+        Line::Says("gap             vCPU 0    PAUSED"),
+        leads!("start" "other" to "READY"),
+        Line::Type("guest console other"),
+        Line::Times(3, &[Line::Says("small: tick")]),
+        Line::Type("\x1d"),
+        Line::Says("hematite> "),
+        leads!("resume" "gap" to "READY"),
+        Line::Type("guest console gap"),
+        Line::Says("small: a gap of "),
+        Line::Says("small: gap ok"),
+    ],
+    ..BOOT
 };

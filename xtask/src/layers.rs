@@ -35,10 +35,11 @@ pub const ROOMS: &[Room] = &[
     room("rt", "user/rt", &["abi"]),
     room("devices", "user/devices", &[]),
     room("lifecycle", "user/lifecycle", &[]),
+    room("manifest", "user/manifest", &[]),
     room("refusal", "user/refusal", &["abi"]),
     room("vmm", "user/vmm", &["abi", "rt", "devices", "refusal"]),
     // The monitor's library says what its starter must hand it.
-    room("root", "user/root", &["abi", "rt", "vmm", "lifecycle"]),
+    room("root", "user/root", &["abi", "rt", "vmm", "lifecycle", "manifest"]),
     room("guests", "guests", &["abi", "rt"]),
     room("small", "guests/small", &[]),
     room("hello", "tests/hello", &["abi", "rt"]),
@@ -46,7 +47,7 @@ pub const ROOMS: &[Room] = &[
     room("bench", "tests/bench", &["abi", "rt"]),
     room("victim", "tests/victim", &["abi", "rt"]),
     room("tests", "tests", &["abi"]),
-    room("xtask", "xtask", &["abi", "refusal", "tests"]),
+    room("xtask", "xtask", &["abi", "refusal", "manifest", "tests"]),
 ];
 
 /// What the rooms' manifests do that the table does not allow.

@@ -61,6 +61,11 @@ enum Task {
         /// Only these packages
         packages: Vec<String>,
     },
+    /// Judge a manifest: `manifest check FILE`
+    Manifest {
+        #[command(subcommand)]
+        what: ManifestTask,
+    },
     /// Write a bootable image for BIOS and UEFI machines
     Image(ImageArgs),
     /// Every check that CI runs: static checks, host tests, emulator suites
@@ -82,6 +87,12 @@ enum Task {
     Size,
     /// Boot in an emulator: the guest's console is your terminal
     Run(Box<run::RunArgs>),
+}
+
+#[derive(Subcommand)]
+enum ManifestTask {
+    /// Refuse what would not boot, with file, line and reason
+    Check(manifest::CheckArgs),
 }
 
 #[derive(clap::Args)]
@@ -116,6 +127,7 @@ fn serve(task: Task, matches: Option<&clap::ArgMatches>) -> Result<()> {
             build::build(&packages.iter().map(String::as_str).collect::<Vec<_>>())
         }
         Task::Image(args) => args.boot.plan()?.recipe.iso(&std::path::absolute(args.output)?),
+        Task::Manifest { what: ManifestTask::Check(args) } => manifest::check(&args),
         Task::Test(args) => test::test(&args),
         Task::Bench(args) => bench::bench(&args),
         Task::Gdb(args) => gdb::gdb(&args, &*run::interruptible()?),

@@ -3,13 +3,14 @@
 //! The shape is defined in `docs/manifest.md`; the root task reads the compiled blob.
 
 use crate::desk;
+use crate::image::Module;
 use crate::tools;
-use anyhow::{Context, Result, bail};
+use ::manifest::{Machine, Manifest, Refusal};
+use anyhow::{Context, Result, anyhow, bail};
+use clap::Args;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-
-/// What the root's `compatible` says.
-const VERSION: &str = "hematite,manifest-v1";
 
 /// The default guest as the options of `run` describe it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,66 +113,122 @@ pub fn compile(source: &Path) -> Result<PathBuf> {
     Ok(blob)
 }
 
-/// What a guest of a manifest wants of the image and the machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wants {
-    /// The guest's name.
-    pub name: String,
-    /// Memory in MiB.
-    pub memory_mib: u64,
-    /// The module to load.
-    pub kernel: Option<String>,
-    /// Its initrd.
-    pub initrd: Option<String>,
-}
-
-/// Reads from a compiled manifest what its guests want.
+/// Compiles and judges device tree source as the root task will: the blob's path, and what it says.
 ///
 /// # Errors
-/// When it is no manifest of version 1; the message names the node.
-pub fn wants(blob: &Path) -> Result<Vec<Wants>> {
-    let file = std::fs::read(blob).with_context(|| format!("cannot read {}", blob.display()))?;
-    read_wants(&file)
+/// With file, line and reason.
+pub fn judge(source: &Path, machine: Machine) -> Result<(PathBuf, Manifest)> {
+    let blob = compile(source)?;
+    let file = fs::read(&blob).with_context(|| format!("cannot read {}", blob.display()))?;
+    let judged = ::manifest::parse(&file)
+        .and_then(|manifest| manifest.fits(machine).map(|()| manifest))
+        .map_err(|refusal| refused(source, &refusal))?;
+    Ok((blob, judged))
 }
 
-fn read_wants(file: &[u8]) -> Result<Vec<Wants>> {
-    let Ok(tree) = fdt::Fdt::new(file) else { bail!("not a device tree blob") };
-    let top = tree.find_node("/").context("no root node")?;
-    let kind = top.property("compatible").and_then(|property| property.as_str());
-    if kind.map(|text| text.trim_end_matches('\0')) != Some(VERSION) {
-        bail!("/: compatible must be \"{VERSION}\"");
-    }
-    let Some(guests) = tree.find_node("/guests") else { bail!("/guests: missing") };
-    let mut all = Vec::new();
-    for guest in guests.children() {
-        let path = format!("/guests/{}", guest.name);
-        let child = |name: &str| {
-            let found = guest.children().find(|node| node.name == name);
-            found.with_context(|| format!("{path}/{name}: missing"))
-        };
-        let text = |name: &str| -> Result<Option<String>> {
-            let property = child("image")?.property(name).and_then(|property| property.as_str());
-            Ok(property.map(|text| text.trim_end_matches('\0').to_string()))
-        };
-        let mut bytes = 0_u64;
-        for ram in child("aspace")?.children().filter(|node| node.name.starts_with("ram")) {
-            let size = ram.property("size").and_then(|property| property.value.try_into().ok());
-            let Some(size) = size else {
-                bail!("{path}/aspace/{}: size must be two cells", ram.name)
+/// Checks that each image is the name of a module that will be there, and that it fits its guest's memory.
+///
+/// # Errors
+/// With file, line and reason.
+pub fn check_modules(
+    source: &Path,
+    manifest: &Manifest,
+    size: impl Fn(&str) -> Option<u64>,
+) -> Result<()> {
+    for guest in &manifest.guests {
+        let path = format!("/guests/{}/image", guest.name);
+        let mut bytes = 0;
+        for (property, name) in guest.image.modules() {
+            let Some(size) = size(name) else {
+                let why = format!("there is no module {name}: --module FILE:{name}");
+                return Err(refused(source, &Refusal::new(&path, property, why)));
             };
-            bytes = bytes.saturating_add(u64::from_be_bytes(size));
+            bytes += size;
         }
-        let name = guest.name.to_string();
-        let kernel = text("kernel")?;
-        if kernel.is_none() {
-            bail!("{path}/image: kernel is missing");
+        if bytes >= guest.memory {
+            let memory = guest.memory >> 20;
+            let why = format!("{bytes} bytes of images do not fit the guest's {memory} MiB");
+            return Err(refused(source, &Refusal::new(&path, "kernel", why)));
         }
-        all.push(Wants { name, memory_mib: bytes >> 20, kernel, initrd: text("initrd")? });
     }
-    if all.is_empty() {
-        bail!("/guests: no guest");
+    Ok(())
+}
+
+/// A refusal with the line of the source where its node or property stands.
+fn refused(source: &Path, refusal: &Refusal) -> anyhow::Error {
+    let mut dtc = Command::new("dtc");
+    dtc.args(["-q", "-T", "-I", "dts", "-O", "dts"]).arg(source);
+    let annotated = dtc.output().map(|done| done.stdout).unwrap_or_default();
+    let annotated = String::from_utf8_lossy(&annotated);
+    let place = place(&annotated, &refusal.path, &refusal.property);
+    // Without a place, for dtc may be old, the file alone.
+    let place = place.unwrap_or_else(|| source.display().to_string());
+    anyhow!("manifest: {place}: {refusal}")
+}
+
+/// Where a node or property stands, from source that `dtc -T` wrote: each line ends with a comment that says where it
+/// comes from.
+fn place(annotated: &str, path: &str, property: &str) -> Option<String> {
+    let mut names: Vec<&str> = Vec::new();
+    for line in annotated.lines() {
+        let Some((code, comment)) = line.trim().rsplit_once("/* ") else { continue };
+        let code = code.trim();
+        let here =
+            |names: &[&str]| names.join("/").trim_start_matches('/') == path.trim_matches('/');
+        let found = if code == "};" {
+            names.pop();
+            false
+        } else if let Some(name) = code.strip_suffix(" {").filter(|name| !name.contains('=')) {
+            names.push(name.trim_matches('/'));
+            property.is_empty() && here(&names)
+        } else {
+            let name = code.split([' ', '=', ';']).next().unwrap_or_default();
+            name == property && here(&names)
+        };
+        if found {
+            let first = comment.split([',', ' ']).next().unwrap_or_default();
+            return Some(first.to_string());
+        }
     }
-    Ok(all)
+    None
+}
+
+/// `cargo xtask manifest check FILE`: says what is wrong, or what the guests take.
+pub fn check(args: &CheckArgs) -> Result<()> {
+    let source = desk::given(&args.file, "manifest check")?;
+    let machine = Machine {
+        cpus: args.cpus.map(u64::from),
+        memory: args.memory.map(|mib| u64::from(mib) << 20),
+    };
+    let (_, manifest) = judge(&source, machine)?;
+    let named: Vec<_> = args.module.iter().map(|m| Module::parse(m)).collect::<Result<_>>()?;
+    check_modules(&source, &manifest, |name| match named.iter().find(|m| m.name == name) {
+        Some(module) => fs::metadata(&module.file).ok().map(|data| data.len()),
+        // The default guest's files, which `run` and `image` add by themselves.
+        None => ["kernel", "initrd"].contains(&name).then_some(0),
+    })?;
+    for guest in &manifest.guests {
+        let (vcpus, memory) = (guest.vcpus.count, guest.memory >> 20);
+        let starts = if guest.autostart { "starts at boot" } else { "starts from the console" };
+        println!("{}: {vcpus} vCPUs, {memory} MiB, {starts}", guest.name);
+    }
+    Ok(())
+}
+
+/// Options of `manifest check`.
+#[derive(Args, Clone, Debug)]
+pub struct CheckArgs {
+    /// Device tree source
+    pub file: PathBuf,
+    /// A boot module that will be there; repeatable
+    #[arg(long, value_name = "FILE[:name]")]
+    pub module: Vec<String>,
+    /// Memory that the machine has for guests, in MiB; default: not compared
+    #[arg(long, value_name = "MIB")]
+    pub memory: Option<u32>,
+    /// Processors of the machine; default: not compared
+    #[arg(long, value_name = "N")]
+    pub cpus: Option<u32>,
 }
 
 #[cfg(test)]
@@ -205,5 +262,208 @@ mod tests {
         assert!(Guest { memory_mib: 15, ..guest() }.check().is_err());
         assert!(Guest { memory_mib: 4096, ..guest() }.check().is_err());
         assert!(Guest { cmdline: "a\nb".to_string(), ..guest() }.check().is_err());
+    }
+
+    /// One guest, line by line: what the messages below refer to.
+    const GOOD: &str = r#"/dts-v1/;
+/ {
+    compatible = "hematite,manifest-v1";
+    host { };
+    guests {
+        one {
+            autostart;
+            unclaimed = "ones";
+            vcpus {
+                count = <2>;
+                cpus = <0 1>;
+                priority = <5>;
+                slice-us = <10000>;
+            };
+            aspace {
+                ram@0 {
+                    type = "real";
+                    kind = "ram";
+                    guest-address = <0x0 0x0>;
+                    size = <0x0 0x2000000>;
+                };
+            };
+            image {
+                type = "linux";
+                kernel = "kernel";
+                initrd = "initrd";
+                cmdline = "a { b";
+            };
+        };
+    };
+};
+"#;
+
+    /// What is said of the good one with one piece replaced, without the folder.
+    fn judged(number: usize, from: &str, to: &str) -> String {
+        assert!(GOOD.contains(from), "{from}");
+        let name = format!("refusal-{number}.dts");
+        let source = desk::out().unwrap().join(&name);
+        fs::write(&source, GOOD.replacen(from, to, 1)).unwrap();
+        let machine = Machine { cpus: Some(2), memory: Some(100 << 20) };
+        let result = judge(&source, machine).and_then(|(blob, manifest)| {
+            let _ = fs::remove_file(blob);
+            check_modules(&source, &manifest, |name| {
+                ["kernel", "initrd"].contains(&name).then_some(1 << 20)
+            })
+        });
+        let folder = format!("{}/", desk::out().unwrap().display());
+        let said = result.map_or_else(|error| format!("{error:#}"), |()| "fine".to_string());
+        let _ = fs::remove_file(source);
+        said.replace(&folder, "").replace(&name, "FILE")
+    }
+
+    #[test]
+    fn each_refusal_names_file_line_and_reason() {
+        if !driver::process::on_path("dtc") {
+            return;
+        }
+        let long = format!("cmdline = \"{}\"", "x".repeat(2048));
+        let many = "count = <65>";
+        let cases: &[(&str, &str, &str)] = &[
+            ("", "", "fine"),
+            ("host { };", "host { }", "FILE:5.5-11 syntax error"),
+            (
+                "manifest-v1",
+                "manifest-v2",
+                "FILE:3: /: compatible is \"hematite,manifest-v2\"; this is for \"hematite,manifest-v1\"",
+            ),
+            ("compatible = \"hematite,manifest-v1\";", "", "FILE:2: /: compatible is missing"),
+            ("host { };", "host { iommu; };", "FILE:4: /host: unknown property iommu"),
+            ("host { };", "hots { };", "FILE:4: /hots: unknown node"),
+            ("one {", "o.ne {", "FILE:6: /guests/o.ne: a name is 1 to 15 of 0-9 A-Z a-z _ -"),
+            ("autostart;", "autostrat;", "FILE:7: /guests/one: unknown property autostrat"),
+            ("autostart;", "autostart = <1>;", "FILE:7: /guests/one: autostart takes no value"),
+            (
+                "\"ones\"",
+                "\"zeros\"",
+                "FILE:8: /guests/one: unclaimed is \"zeros\", not ones or stop",
+            ),
+            ("\"ones\"", "\"ones\", \"stop\"", "FILE:8: /guests/one: unclaimed is not one string"),
+            ("vcpus {", "vpcus {", "FILE:9: /guests/one/vpcus: unknown node"),
+            ("count = <2>;", "", "FILE:9: /guests/one/vcpus: count is missing"),
+            ("count = <2>", many, "FILE:10: /guests/one/vcpus: count is 65, not 1 to 64"),
+            ("count = <2>", "count = <0 2>", "FILE:10: /guests/one/vcpus: count is not 1 cell(s)"),
+            (
+                "cpus = <0 1>",
+                "cpus = <1 1>",
+                "FILE:11: /guests/one/vcpus: cpus has 1: each once, 0 to 63",
+            ),
+            (
+                "cpus = <0 1>",
+                "cpus = <0 64>",
+                "FILE:11: /guests/one/vcpus: cpus has 64: each once, 0 to 63",
+            ),
+            ("cpus = <0 1>", "cpus", "FILE:11: /guests/one/vcpus: cpus is not one or more cells"),
+            (
+                "cpus = <0 1>",
+                "cpus = <0 2>",
+                "FILE:11: /guests/one/vcpus: cpus names CPU 2; the machine has 2",
+            ),
+            (
+                "priority = <5>",
+                "priority = <10>",
+                "FILE:12: /guests/one/vcpus: priority is 10, not 1 to 9",
+            ),
+            (
+                "slice-us = <10000>",
+                "slice-us = <1>",
+                "FILE:13: /guests/one/vcpus: slice-us is 1, not 1000 to 1000000",
+            ),
+            ("\"real\"", "\"virtual\"", "FILE:17: /guests/one/aspace/ram@0: type is not \"real\""),
+            ("\"ram\"", "\"rom\"", "FILE:18: /guests/one/aspace/ram@0: kind is not \"ram\""),
+            (
+                "<0x0 0x0>",
+                "<0x0 0x1000>",
+                "FILE:19: /guests/one/aspace/ram@0: guest-address is not 0",
+            ),
+            (
+                "0x2000000",
+                "0x2001000",
+                "FILE:20: /guests/one/aspace/ram@0: size 0x2001000 is not a multiple of 2 MiB, 16 MiB to 3 GiB",
+            ),
+            (
+                "0x2000000",
+                "0x200000",
+                "FILE:20: /guests/one/aspace/ram@0: size 0x200000 is not a multiple of 2 MiB, 16 MiB to 3 GiB",
+            ),
+            (
+                "0x2000000",
+                "0x20000000",
+                "FILE:20: /guests/one/aspace/ram@0: size: 512 MiB, and the machine has 100 MiB left",
+            ),
+            ("size = <0x0 0x2000000>;", "", "FILE:16: /guests/one/aspace/ram@0: size is missing"),
+            (
+                "\"linux\"",
+                "\"windows\"",
+                "FILE:24: /guests/one/image: type is \"windows\", not linux or flat",
+            ),
+            ("type = \"linux\";", "", "FILE:23: /guests/one/image: type is missing"),
+            ("kernel = \"kernel\";", "", "FILE:23: /guests/one/image: kernel is missing"),
+            (
+                "kernel = \"kernel\"",
+                "kernel = \"b/z\"",
+                "FILE:25: /guests/one/image: kernel is \"b/z\"; a module's name is 1 to 31 of a-z A-Z 0-9 . _ -",
+            ),
+            (
+                "\"initrd\"",
+                "\"disk\"",
+                "FILE:26: /guests/one/image: there is no module disk: --module FILE:disk",
+            ),
+            ("\"linux\"", "\"flat\"", "FILE:26: /guests/one/image: unknown property initrd"),
+            (
+                "cmdline = \"a { b\"",
+                &long,
+                "FILE:27: /guests/one/image: cmdline has more than 2047 characters",
+            ),
+            (
+                "        one {",
+                "        one { };\n        one {",
+                "FILE:7.13-30.11: ERROR (duplicate_node_names): /guests/one: Duplicate node name",
+            ),
+        ];
+        for (number, (from, to, wanted)) in cases.iter().enumerate() {
+            let wanted = if *wanted == "fine" {
+                (*wanted).to_string()
+            } else {
+                format!("manifest: {wanted}")
+            };
+            assert_eq!(judged(number, from, to), wanted, "{from} -> {to}");
+        }
+    }
+
+    #[test]
+    fn guests_that_start_at_boot_share_the_machine() {
+        if !driver::process::on_path("dtc") {
+            return;
+        }
+        let guest =
+            GOOD.split_once("        one {").unwrap().1.split_once("\n        };").unwrap().0;
+        let two = format!("        two {{{guest}\n        }};\n        one {{");
+        let said = judged(900, "        one {", &two.replace("0x2000000", "0x5000000"));
+        assert_eq!(
+            said,
+            "manifest: FILE:44: /guests/one/aspace/ram@0: size: 32 MiB, and the machine has 20 MiB left"
+        );
+        let later = two.replace("0x2000000", "0x5000000").replace("autostart;", "");
+        assert_eq!(judged(901, "        one {", &later), "fine");
+    }
+
+    #[test]
+    fn images_larger_than_the_guests_memory_are_refused() {
+        if !driver::process::on_path("dtc") {
+            return;
+        }
+        let source = desk::out().unwrap().join("refusal-large.dts");
+        fs::write(&source, GOOD).unwrap();
+        let (_, manifest) = judge(&source, Machine::default()).unwrap();
+        let error = check_modules(&source, &manifest, |_| Some(16 << 20)).unwrap_err();
+        let said = "25: /guests/one/image: 33554432 bytes of images do not fit the guest's 32 MiB";
+        assert!(error.to_string().ends_with(said), "{error}");
+        let _ = fs::remove_file(source);
     }
 }

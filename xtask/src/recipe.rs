@@ -5,6 +5,7 @@ use crate::desk;
 use crate::guest;
 use crate::image::{Module, Recipe};
 use crate::manifest::{self, Guest};
+use ::manifest::Machine;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use std::fs;
@@ -138,30 +139,27 @@ impl BootArgs {
     }
 
     fn manifest_guests(&self, source: &Path, named: &[Module]) -> Result<Guests> {
-        let blob = manifest::compile(source)?;
-        let wants =
-            manifest::wants(&blob).with_context(|| format!("manifest {}", source.display()))?;
+        let machine = Machine { cpus: Some(u64::from(self.cpus)), memory: None };
+        let (blob, manifest) = manifest::judge(source, machine)?;
         let mut modules = vec![Module::new("manifest", blob)];
-        let mut memory_mib = 0;
-        for guest in wants {
-            memory_mib += guest.memory_mib;
-            for name in guest.kernel.iter().chain(&guest.initrd) {
+        for guest in &manifest.guests {
+            for (_, name) in guest.image.modules() {
                 let there = named.iter().chain(&modules).any(|module| module.name == *name);
-                if there {
-                    continue;
-                }
-                let file = match name.as_str() {
+                let file = match name {
+                    _ if there => continue,
                     "kernel" => self.linux()?.0,
                     "initrd" => self.linux()?.1.context("--initrd FILE is needed")?,
-                    _ => bail!(
-                        "manifest {}: guest {} wants the module '{name}': --module FILE:{name}",
-                        source.display(),
-                        guest.name
-                    ),
+                    // Refused below, with its line.
+                    _ => continue,
                 };
                 modules.push(Module::new(name, file));
             }
         }
+        manifest::check_modules(source, &manifest, |name| {
+            let module = named.iter().chain(&modules).find(|module| module.name == name)?;
+            fs::metadata(&module.file).ok().map(|data| data.len())
+        })?;
+        let memory_mib = manifest.guests.iter().map(|guest| guest.memory >> 20).sum();
         Ok(Guests { modules, memory_mib })
     }
 }

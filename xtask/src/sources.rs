@@ -279,4 +279,24 @@ mod tests {
         assert_eq!(long_files(&source("abi/src/x.rs", &long)).len(), 1);
         assert!(long_files(&source("tests/src/x.rs", &long)).is_empty());
     }
+
+    #[test]
+    fn tests_that_documents_name_exist() {
+        let sources = all().unwrap();
+        for page in ["docs/vcpu-interrupts.md", "docs/threads.md"] {
+            let text = fs::read_to_string(desk::root().join(page)).unwrap();
+            let mut named = 0;
+            for line in text.lines().filter(|line| line.starts_with('|')) {
+                let cell = line.trim_end_matches('|').rsplit('|').next().unwrap();
+                for name in cell.split('`').skip(1).step_by(2) {
+                    let function = format!("fn {name}()");
+                    let found = sources.iter().any(|source| source.text.contains(&function))
+                        || driver::stories::STORIES.iter().any(|story| story.name == name);
+                    assert!(found, "{page}: there is no test {name}");
+                    named += 1;
+                }
+            }
+            assert!(named > 10, "{page}: {named} tests");
+        }
+    }
 }

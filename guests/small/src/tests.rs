@@ -64,6 +64,7 @@ pub fn run(name: &str) {
             Ok(())
         }
         "tick" => tick(),
+        "gap" => timers::gap().map(|us| println!("small: a gap of {us} us")),
         "doze" => machine::doze(),
         "busy" => loop {
             machine::breathe();

@@ -159,6 +159,28 @@ pub fn sleep_second() -> Result<(), Failure> {
     }
 }
 
+/// Waits until more than a second passes between two looks at the clocks, as when the guest is held; how long, in
+/// microseconds. The TSC and the ACPI timer, which wraps, must agree about it within a tenth of a second.
+pub fn gap() -> Result<u64, Failure> {
+    let khz = tsc_khz()?;
+    let look = || (tsc(), in32(PM_TIMER));
+    let mut last = look();
+    loop {
+        let now = look();
+        let us = (now.0 - last.0) * 1000 / khz;
+        if us > SECOND_US {
+            let ticks = u64::from(now.1.wrapping_sub(last.1) & PM_MASK);
+            let wanted = us * PM_HZ / SECOND_US & u64::from(PM_MASK);
+            let off = ticks.abs_diff(wanted).min(u64::from(PM_MASK) - ticks.abs_diff(wanted));
+            if off > PM_HZ / 10 {
+                return Err(Failure::Off("PM timer ticks in the gap", wanted, ticks));
+            }
+            return Ok(us);
+        }
+        last = now;
+    }
+}
+
 /// One shot of the local APIC's timer, whose frequency is measured first; the guest sleeps.
 pub fn lapic() -> Result<Second, Failure> {
     prepare();

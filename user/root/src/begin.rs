@@ -3,23 +3,23 @@ use crate::cell::{Cell, Maker};
 use crate::kernel_says::KernelSays;
 use crate::loader;
 use crate::serial::Serial;
-use crate::terminal::Terminal;
+use crate::terminal::{CONSOLE, PRIORITY, Terminal};
 use abi::cap::MEM_R;
 use abi::hip::{FLAG_SVM, FLAG_VMX};
 use abi::{PAGE_SIZE, Selector};
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
 use lifecycle::State;
+use manifest::{Guest, Machine};
 use root::console::Console;
-use root::manifest::{self, Guest};
 use root::modules::{self, Module};
 use root::pool::Pool;
 use rt::Boot;
 use rt::memory::Window;
 use rt::sync::Semaphore;
 
-/// Priority of the console: above all monitors, so that it stays alive.
-const PRIORITY: u8 = 20;
 /// Bytes added to the heap: each guest takes two stacks and some small things.
 const HEAP: u64 = 4 << 20;
 /// Longest module command line that is looked at.
@@ -31,8 +31,9 @@ pub fn start(boot: Boot) {
     rt::println!("root: hello from CPU {}", boot.cpu);
     let _ = rt::last_words::install(boot.cpu);
     let console = move || console(boot);
-    if let Err(status) = rt::thread::spawn(boot.cpu, PRIORITY, console) {
-        rt::println!("root: no thread for the console: {status}");
+    match rt::thread::spawn(boot.cpu, PRIORITY, console) {
+        Ok(thread) => CONSOLE.store(thread.sc, Ordering::Release),
+        Err(status) => rt::println!("root: no thread for the console: {status}"),
     }
 }
 
@@ -55,8 +56,9 @@ fn console(boot: Boot) {
         rt::println!("root: no semaphore for the console");
         return;
     };
+    let wanted = wanted(&boot, &modules, pool.bytes());
     let mut maker = Maker { boot, pool: &mut pool, modules: &modules, wall_clock: wall_clock() };
-    let guests = match wanted(&boot, &modules) {
+    let guests = match wanted {
         Ok(wanted) => start_all(&mut maker, wanted, wake.selector()),
         Err(why) => {
             rt::println!("root: {why}");
@@ -72,11 +74,16 @@ fn console(boot: Boot) {
 }
 
 /// The guests of the manifest, if this machine can run guests at all.
-fn wanted(boot: &Boot, modules: &[Module]) -> Result<Vec<Guest>, String> {
+fn wanted(boot: &Boot, modules: &[Module], memory: u64) -> Result<Vec<Guest>, String> {
     let module = modules::find(modules, "manifest").ok_or("there is no boot module manifest")?;
     let window = Window::physical(module.address, module.size, MEM_R)
         .map_err(|_| "the manifest cannot be mapped")?;
-    let guests = manifest::parse(window.bytes().unwrap_or_default())?;
+    let judged = manifest::parse(window.bytes().unwrap_or_default());
+    let cpus = boot.hip.cpus().count() as u64;
+    let machine = Machine { cpus: Some(cpus), memory: Some(memory) };
+    let guests = judged
+        .and_then(|judged| judged.fits(machine).map(|()| judged.guests))
+        .map_err(|refusal| format!("manifest: {refusal}"))?;
     if boot.hip.flags() & (FLAG_VMX | FLAG_SVM) == 0 {
         rt::println!(
             "hematite: guests need VMX or SVM; this machine offers neither \

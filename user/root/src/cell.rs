@@ -8,7 +8,8 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use lifecycle::{Operation, State};
-use root::manifest::{Guest, Image};
+use manifest::{Guest, Image};
+use root::listing;
 use root::modules::{self, Module};
 use root::pool::Pool;
 use root::taken::{Kept, Taken};
@@ -17,6 +18,7 @@ use rt::memory::Window;
 use rt::start::own_pd;
 use vmm::control::{self, Control, Order, Unclaimed};
 use vmm::layout;
+use vmm::status::{self, Kind, SLOTS};
 
 /// Priority of a monitor's first thread: below the console, above its guest.
 const PRIORITY: u8 = 12;
@@ -55,6 +57,8 @@ pub struct Cell {
     taken: Taken,
     /// The latest of its serial line, for `guest log`.
     pub log: Vec<u8>,
+    /// Counts of exits, and when, at the last look or the beginning.
+    looked: (u64, [u64; SLOTS]),
     /// How much of the end of the log nobody has seen on the line.
     unseen: usize,
 }
@@ -82,6 +86,7 @@ impl Cell {
             taken: Taken::default(),
             log: Vec::new(),
             unseen: 0,
+            looked: (0, [0; SLOTS]),
         })
     }
 
@@ -120,6 +125,41 @@ impl Cell {
         }
         self.state = next;
         Ok(())
+    }
+
+    /// The lines of `exits`.
+    pub fn exits(&mut self, tsc_khz: u32) -> Vec<String> {
+        let counts = status::counts(self.seat.status());
+        let now = rt::instructions::rdtsc();
+        let (then, before) = core::mem::replace(&mut self.looked, (now, counts));
+        let us = now.saturating_sub(then).saturating_mul(1000) / u64::from(tsc_khz.max(1));
+        listing::exits(&counts, &before, us)
+    }
+
+    /// The lines of `ps` about this guest's monitor; none while there is none.
+    pub fn threads(&self, cpu: u16) -> Vec<String> {
+        let name = &self.guest.name;
+        let began = matches!(self.state, State::Ready | State::Running | State::Paused);
+        if !self.alive || !began {
+            return Vec::new();
+        }
+        let time_us = rt::calls::sc_time_us(self.seat.sc).unwrap_or(0);
+        let first = status::Thread {
+            kind: Kind::Streams,
+            state: status::State::Waits,
+            priority: PRIORITY,
+            cpu,
+            slice_us: QUANTUM_US,
+            time_us,
+        };
+        let mut lines = alloc::vec![listing::thread(name, "monitor", "waits", &first)];
+        if !self.seat.ask() {
+            lines.push(format!("{name:15} its monitor does not answer"));
+            return lines;
+        }
+        let held = self.state == State::Paused;
+        lines.extend(listing::threads(name, held, status::threads(self.seat.status())));
+        lines
     }
 
     /// Whether a virtual processor of it is running, as far as its monitor says.
@@ -228,6 +268,7 @@ impl Cell {
             self.tear_down(maker);
         }
         self.end = "";
+        self.looked = (rt::instructions::rdtsc(), [0; SLOTS]);
         built
     }
 
@@ -266,7 +307,7 @@ impl Cell {
 fn quota(guest: &Guest) -> u64 {
     const MONITOR: u64 = 4 << 20;
     const PROCESSOR: u64 = 512 << 10;
-    MONITOR + u64::from(guest.vcpus) * PROCESSOR + 2 * guest.memory / (PAGE_SIZE / 8)
+    MONITOR + u64::from(guest.vcpus.count) * PROCESSOR + 2 * guest.memory / (PAGE_SIZE / 8)
 }
 
 impl Maker<'_> {
@@ -287,7 +328,7 @@ impl Maker<'_> {
         file.close().map_err(refused)?;
         let entry = entry?;
         self.memory(pd, guest.memory, taken)?;
-        self.heap(pd, guest.vcpus, taken)?;
+        self.heap(pd, guest.vcpus.count, taken)?;
         seat.furnish(entry, &order)?;
         give_object(pd, pd, control::SEL_PD, PD_CREATE)
     }
@@ -309,7 +350,10 @@ impl Maker<'_> {
         order.boot = boot;
         order.kernel_size = size(kernel)?;
         order.initrd_size = initrd.map_or(Ok(0), |name| size(name))?;
-        order.vcpus = guest.vcpus;
+        order.vcpus = guest.vcpus.count;
+        order.affinity = guest.vcpus.cpus;
+        order.priority = guest.vcpus.priority;
+        order.slice_us = guest.vcpus.slice_us;
         order.cpus = self.boot.hip.cpus().count().max(1) as u32;
         order.home_cpu = u32::from(self.boot.cpu);
         order.memory = guest.memory;
@@ -326,16 +370,15 @@ impl Maker<'_> {
 
     /// The boot modules, read only, where they lie.
     fn images(&self, guest: &Guest, pd: Selector) -> Result<(), String> {
-        let (kernel, initrd) = images(guest);
-        let give = |name: &str, address| {
+        for (property, name) in guest.image.modules() {
+            let address = if property == "initrd" { control::INITRD } else { control::KERNEL };
             let module = self.module(name)?;
             if !module.address.is_multiple_of(PAGE_SIZE) {
                 return Err(format!("boot module {name} does not start on a page"));
             }
-            loader::give(pd, module.address, module.size, address, MEM_R, Space::Host)
-        };
-        give(kernel, control::KERNEL)?;
-        initrd.map_or(Ok(()), |name| give(name, control::INITRD))
+            loader::give(pd, module.address, module.size, address, MEM_R, Space::Host)?;
+        }
+        Ok(())
     }
 
     /// Guest RAM: readable and writable for the monitor, everything for the guest, in pieces as
@@ -397,16 +440,9 @@ impl Maker<'_> {
 
     /// Bytes of all images of a guest.
     fn image_bytes(&self, guest: &Guest) -> Result<u64, String> {
-        let (kernel, initrd) = images(guest);
-        let size = |name: &str| self.module(name).map(|module| module.size);
-        Ok(size(kernel)?.saturating_add(initrd.map_or(Ok(0), |name| size(name))?))
-    }
-}
-
-fn images(guest: &Guest) -> (&str, Option<&str>) {
-    match &guest.image {
-        Image::Linux { kernel, initrd, .. } => (kernel, initrd.as_deref()),
-        Image::Flat { kernel, .. } => (kernel, None),
+        guest.image.modules().try_fold(0_u64, |sum, (_, name)| {
+            self.module(name).map(|module| sum.saturating_add(module.size))
+        })
     }
 }
 

@@ -19,6 +19,9 @@ pub const HELP: &[(&str, &str)] = &[
     ("guest destroy NAME", "take everything back"),
     ("guest console [NAME]", "the keys go to a guest; Ctrl-] comes back here"),
     ("guest log NAME", "the latest it has printed"),
+    ("ps", "threads and virtual processors: state, CPU, priority, slice, time used"),
+    ("exits NAME", "how often a guest left for which reason, and the rate since the last look"),
+    ("irq", "interrupts: whose they are, how many came"),
     ("mem", "memory that is free"),
     ("cpu", "the machine's processors"),
     ("poweroff", "switch the machine off"),
@@ -48,6 +51,12 @@ pub enum Command {
     Console(Option<String>),
     /// Latest output.
     Log(String),
+    /// Threads.
+    Threads,
+    /// Why a guest left.
+    Exits(String),
+    /// Interrupts.
+    Interrupts,
     /// Memory.
     Memory,
     /// Processors.
@@ -70,6 +79,11 @@ impl Command {
             None => Self::Empty,
             Some("help") => Self::Help,
             Some("guest") => return guest(words),
+            Some("ps") => Self::Threads,
+            Some("exits") => Self::Exits(
+                words.next().ok_or("exits: which guest? guest list names them")?.to_string(),
+            ),
+            Some("irq") => Self::Interrupts,
             Some("mem") => Self::Memory,
             Some("cpu") => Self::Processors,
             Some("poweroff") => Self::PowerOff,
@@ -129,6 +143,11 @@ mod tests {
         assert_eq!(
             Command::parse("guest pause"),
             Err("guest pause: which guest? guest list names them".into())
+        );
+        assert_eq!(Command::parse("exits a"), Ok(Command::Exits(name())));
+        assert_eq!(
+            Command::parse("exits"),
+            Err("exits: which guest? guest list names them".into())
         );
         assert_eq!(Command::parse("guest"), Err("guest: what? try help".into()));
         assert_eq!(Command::parse("fly"), Err("fly: no such command; try help".into()));

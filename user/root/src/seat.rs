@@ -19,6 +19,11 @@ use rt::sync::Semaphore;
 use rt::{Boot, last_words, selectors};
 use vmm::channel::Channel;
 use vmm::control::{self, Control, End};
+use vmm::status;
+
+/// How often, and after how many microseconds each time, an answer of a monitor is looked for.
+const PATIENCE_ROUNDS: u32 = 200;
+const PATIENCE_US: u64 = 1_000;
 
 /// A page that both sides see.
 struct Shared {
@@ -74,6 +79,7 @@ impl Seat {
             (control::GUEST_OUT, MEM_RW),
             (control::GUEST_IN, MEM_RW),
             (control::MESSAGES, MEM_RW),
+            (control::STATUS, MEM_RW),
         ] {
             let (physical, window) = loader::fresh(pool, PAGE_SIZE)?;
             if address == ROOT_HIP {
@@ -133,8 +139,7 @@ impl Seat {
 
     /// Tells the monitor what its guest shall do now.
     pub fn order(&self, order: control::Order) {
-        let page = self.pages.iter().find(|page| page.address == control::CONTROL);
-        if let Some(word) = page.and_then(|page| page.words.get(control::ORDER_WORD)) {
+        if let Some(word) = self.words(control::CONTROL).get(control::ORDER_WORD) {
             word.store(order.word(), Ordering::Release);
         }
         let _ = self.wake.up();
@@ -143,6 +148,30 @@ impl Seat {
     /// Whether the monitor has carried the order out.
     pub fn obeyed(&self, order: control::Order) -> bool {
         self.keys.status() == order.word()
+    }
+
+    /// What the monitor tells of itself: exits at any time, threads after [`Seat::ask`].
+    pub fn status(&self) -> &'static [AtomicU64] {
+        self.words(control::STATUS)
+    }
+
+    /// Asks the monitor to tell of its threads; whether it has answered within a fifth of a second.
+    pub fn ask(&self) -> bool {
+        let question = self.words(control::CONTROL).get(control::QUESTION_WORD);
+        let answer = self.status().get(status::ANSWER_WORD);
+        let (Some(question), Some(answer)) = (question, answer) else { return false };
+        let number = question.load(Ordering::Relaxed).wrapping_add(1);
+        question.store(number, Ordering::Release);
+        let _ = self.wake.up();
+        (0..PATIENCE_ROUNDS).any(|_| {
+            rt::sync::sleep_us(PATIENCE_US);
+            answer.load(Ordering::Acquire) == number
+        })
+    }
+
+    fn words(&self, address: u64) -> &'static [AtomicU64] {
+        let page = self.pages.iter().find(|page| page.address == address);
+        page.map_or(&[], |page| page.words)
     }
 
     /// The domain is going to be taken apart.

@@ -25,6 +25,8 @@ const VECTOR: u8 = 4;
 pub struct Serial {
     /// The kernel sets bit 0 when the interrupt came; it raises the semaphore only if it was 0.
     pending: Option<&'static AtomicU64>,
+    /// How often it was seen to have come.
+    seen: u64,
 }
 
 impl Serial {
@@ -34,7 +36,7 @@ impl Serial {
         if pending.is_some() {
             outb(BASE + 1, DATA_READY);
         }
-        Self { pending }
+        Self { pending, seen: 0 }
     }
 
     /// Whether keys announce themselves.
@@ -43,10 +45,15 @@ impl Serial {
     }
 
     /// Says that the interrupt was seen; look for keys after this, not before.
-    pub fn acknowledge(&self) {
+    pub fn acknowledge(&mut self) {
         if let Some(pending) = self.pending {
-            pending.store(0, Ordering::SeqCst);
+            self.seen += u64::from(pending.swap(0, Ordering::SeqCst) != 0);
         }
+    }
+
+    /// Its vector, and how often it was seen; several at once count as one.
+    pub fn interrupt(&self) -> Option<(u8, u64)> {
+        self.pending.map(|_| (VECTOR, self.seen))
     }
 
     /// The next key.

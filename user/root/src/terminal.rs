@@ -7,18 +7,27 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
 use lifecycle::{Operation, State};
 use root::command::{Command, HELP};
 use root::console::{Action, Console, Focus};
+use root::listing;
 use rt::sync::{Semaphore, after_us};
 use vmm::control::End;
+use vmm::status::{self, Kind, Thread};
 
 /// Longest sleep when keys announce themselves, and when they do not, in microseconds.
 const LONG_US: u64 = 100_000;
 const SHORT_US: u64 = 5_000;
 const CHUNK: usize = 4096;
-/// The counter of free frames (`docs/spec/statistics.md`).
+/// Counters of the kernel's (`docs/spec/statistics.md`).
+const UNOWNED: u64 = 0;
+const SHOOT_DOWNS: u64 = 1;
 const FREE_FRAMES: u64 = 2;
+/// The console's time, once it is started.
+pub static CONSOLE: AtomicU64 = AtomicU64::new(0);
+/// Priority of the console: above all monitors, so that it stays alive.
+pub const PRIORITY: u8 = 20;
 /// How long the number of free frames has to stay the same, and how often that is looked at.
 const SETTLE_US: u64 = 30_000;
 const SETTLE_ROUNDS: u32 = 30;
@@ -153,6 +162,14 @@ impl Terminal<'_> {
                 out.extend_from_slice(&guest.log);
                 say(out, "");
             }
+            Command::Threads => self.threads(out),
+            Command::Exits(name) => {
+                let index = self.index(&name)?;
+                let khz = self.maker.boot.hip.tsc_khz();
+                let lines = self.guests.get_mut(index).map(|guest| guest.exits(khz));
+                lines.into_iter().flatten().for_each(|line| say(out, &line));
+            }
+            Command::Interrupts => self.interrupts(out),
             Command::Memory => self.memory(out),
             Command::Processors => {
                 for cpu in self.maker.boot.hip.cpus() {
@@ -197,11 +214,47 @@ impl Terminal<'_> {
         let Some(guest) = self.guests.get(index) else { return Ok(()) };
         say(out, &line(guest));
         let memory = guest.guest.memory >> 10;
-        say(out, &format!("  {} vCPUs, {memory} KiB of memory", guest.guest.vcpus));
+        say(out, &format!("  {} vCPUs, {memory} KiB of memory", guest.guest.vcpus.count));
         if let Some((used, limit)) = guest.kernel_memory() {
             say(out, &format!("  {} of {} KiB of kernel memory", used >> 10, limit >> 10));
         }
         Ok(())
+    }
+
+    /// All threads: this program's, the monitors'.
+    fn threads(&self, out: &mut Vec<u8>) {
+        say(out, &listing::threads_head());
+        let cpu = self.maker.boot.cpu;
+        let console = CONSOLE.load(Ordering::Acquire);
+        let slice_us = rt::thread::QUANTUM_US;
+        let told = Thread {
+            kind: Kind::Streams,
+            state: status::State::Runs,
+            priority: PRIORITY,
+            cpu,
+            slice_us,
+            time_us: rt::calls::sc_time_us(console).unwrap_or(0),
+        };
+        say(out, &listing::thread("root", "console", "RUNNING", &told));
+        for guest in &self.guests {
+            guest.threads(cpu).iter().for_each(|line| say(out, line));
+        }
+    }
+
+    /// Interrupts with their owners, and what each processor counts.
+    fn interrupts(&self, out: &mut Vec<u8>) {
+        let cpu = self.maker.boot.cpu;
+        match self.serial.interrupt() {
+            Some((vector, seen)) => {
+                say(out, &format!("vector {vector} CPU {cpu}: serial line, of root: {seen} seen"));
+            }
+            None => say(out, "the serial line has no interrupt here; root looks for keys"),
+        }
+        for cpu in (0..).take(self.maker.boot.hip.cpus().count()) {
+            let read = |counter| rt::calls::statistics(cpu, counter).unwrap_or(0);
+            let (unowned, shot) = (read(UNOWNED), read(SHOOT_DOWNS));
+            say(out, &format!("CPU {cpu}: {unowned} of nobody's, {shot} shoot-downs"));
+        }
     }
 
     /// What is free, what is lost, what each guest has.

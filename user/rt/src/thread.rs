@@ -46,6 +46,19 @@ pub fn spawn(
     priority: u8,
     body: impl FnOnce() + Send + 'static,
 ) -> Result<Thread, Status> {
+    spawn_with(cpu, priority, QUANTUM_US, body)
+}
+
+/// The same with a quantum of so many microseconds.
+///
+/// # Errors
+/// As [`spawn`].
+pub fn spawn_with(
+    cpu: u16,
+    priority: u8,
+    quantum_us: u32,
+    body: impl FnOnce() + Send + 'static,
+) -> Result<Thread, Status> {
     let event_base = events(cpu)?;
     let utcb = memory::reserve_page()?;
     let body: Box<dyn FnOnce() + Send> = Box::new(body);
@@ -63,7 +76,7 @@ pub fn spawn(
         stack: stack(STACK_SIZE, body as u64, utcb),
         event_base,
     })?;
-    calls::create_sc(&CreateSc { sel: sc, owner: pd, ec, priority, quantum_us: QUANTUM_US })?;
+    calls::create_sc(&CreateSc { sel: sc, owner: pd, ec, priority, quantum_us })?;
     Ok(Thread { ec, sc, utcb })
 }
 

@@ -3,6 +3,7 @@ use crate::pages::{extend_heap, words};
 use crate::processor::{self, Entry};
 use crate::shared::{Clock, Line, Shared};
 use crate::streams;
+use crate::told;
 use abi::hip::FLAG_VMX;
 use alloc::boxed::Box;
 use alloc::format;
@@ -20,12 +21,11 @@ use vmm::cpuid::{Leaf, XCR0_ALLOWED};
 use vmm::linux::{self, Image};
 use vmm::machine::{Mailbox, Vm};
 use vmm::memory::GuestMemory;
+use vmm::status::Kind;
 use vmm::{acpi, layout};
 
 /// Priority of the thread that hands over keys; above the guest's.
 const STREAMS_PRIORITY: u8 = 10;
-/// Priority of a virtual processor's thread.
-const PROCESSOR_PRIORITY: u8 = 5;
 
 /// The first function.
 pub fn start(_boot: rt::Boot) {
@@ -63,21 +63,33 @@ fn run(control: &Control) -> Result<(), String> {
     let shared: &'static Shared = Box::leak(Box::new(Shared::new(machine, clock, lines, ended)));
     let name = control.name().to_string();
     let home = control.home_cpu as u16;
-    spawn(home, STREAMS_PRIORITY, move || streams::serve(shared))?;
+    let slice = rt::thread::QUANTUM_US;
+    spawn(Kind::Streams, home, STREAMS_PRIORITY, slice, move || streams::serve(shared))?;
     let order = control.clone();
     let again = move || load(&order, &memory).ok().map(|_| board(&order));
-    spawn(home, STREAMS_PRIORITY, move || processor::watch(shared, &name, again))?;
+    spawn(Kind::Watcher, home, STREAMS_PRIORITY, slice, move || {
+        processor::watch(shared, &name, again)
+    })?;
     for id in 0..vcpus {
-        let cpu = ((control.home_cpu + id as u32) % control.cpus) as u16;
+        let cpu = control.cpu_of(id as u32);
         let entry = if id == 0 { entry } else { Entry::Wait };
-        spawn(cpu, PROCESSOR_PRIORITY, move || processor::run(shared, id, cpu, entry))?;
+        let (priority, slice) = (control.priority, control.slice_us);
+        spawn(Kind::Processor, cpu, priority, slice, move || {
+            processor::run(shared, id, cpu, entry)
+        })?;
     }
     Ok(())
 }
 
-fn spawn(cpu: u16, priority: u8, body: impl FnOnce() + Send + 'static) -> Result<(), String> {
-    rt::thread::spawn(cpu, priority, body)
-        .map(|_| ())
+fn spawn(
+    kind: Kind,
+    cpu: u16,
+    priority: u8,
+    slice_us: u32,
+    body: impl FnOnce() + Send + 'static,
+) -> Result<(), String> {
+    rt::thread::spawn_with(cpu, priority, slice_us, body)
+        .map(|thread| told::note(thread, kind, cpu, priority, slice_us))
         .map_err(|status| format!("no thread on CPU {cpu}: {status}"))
 }
 

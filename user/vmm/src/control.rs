@@ -13,6 +13,8 @@ pub const GUEST_OUT: u64 = CONTROL + 0x1000;
 pub const GUEST_IN: u64 = CONTROL + 0x2000;
 /// Where the monitor's own messages go; the status word tells the guest's end ([`End`]).
 pub const MESSAGES: u64 = CONTROL + 0x3000;
+/// Where the monitor tells of itself ([`crate::status`]).
+pub const STATUS: u64 = CONTROL + 0x4000;
 /// Where the kernel image lies (read only).
 pub const KERNEL: u64 = 0x3_0000_0000;
 /// Where the initrd lies (read only).
@@ -86,6 +88,8 @@ impl End {
     }
 }
 
+/// The word of the control page that changes when the root task wants to know of the monitor's threads.
+pub const QUESTION_WORD: usize = 510;
 /// The word of the control page that holds the present [`Order`]; the rest of the page stays as it is.
 pub const ORDER_WORD: usize = 511;
 
@@ -141,6 +145,12 @@ pub struct Control {
     pub vcpus: u32,
     /// The machine's processors; virtual processor i runs on processor i modulo this.
     pub cpus: u32,
+    /// Those of them that virtual processors run on, bit by bit, in turn; 0 for all.
+    pub affinity: u64,
+    /// Priority of the virtual processors' threads.
+    pub priority: u8,
+    /// Their time slice in microseconds.
+    pub slice_us: u32,
     /// Processor of the monitor's first thread.
     pub home_cpu: u32,
     /// Bytes of guest RAM.
@@ -171,6 +181,9 @@ impl Control {
             command_line: [0; COMMAND_LINE + 1],
             vcpus: 1,
             cpus: 1,
+            affinity: 0,
+            priority: 5,
+            slice_us: 10_000,
             home_cpu: 0,
             memory: 0,
             boot: Boot::Linux,
@@ -189,6 +202,15 @@ impl Control {
         let room = control.command_line.get_mut(..command_line.len())?;
         room.copy_from_slice(command_line.as_bytes());
         Some(control)
+    }
+
+    /// The processor on which a virtual processor runs: those it may have in turn, from the home processor on.
+    pub fn cpu_of(&self, vcpu: u32) -> u16 {
+        let all = u64::MAX >> (64 - self.cpus.clamp(1, 64));
+        let mask = if self.affinity & all == 0 { all } else { self.affinity & all };
+        let home = mask & u64::MAX.checked_shl(self.home_cpu).unwrap_or(0);
+        let order = bits(home).chain(bits(mask & !home));
+        order.cycle().nth(vcpu as usize).unwrap_or(0)
     }
 
     /// The guest's name.
@@ -222,6 +244,9 @@ impl Control {
             u64::from(self.hip_flags),
             self.secondary_controls,
             self.wall_clock,
+            self.affinity,
+            u64::from(self.priority),
+            u64::from(self.slice_us),
         ];
         let text = self.name.chunks(8).chain(self.command_line.chunks(8)).map(|chunk| {
             let mut word = [0u8; 8];
@@ -259,6 +284,9 @@ impl Control {
         control.hip_flags = u32::try_from(next()).ok()?;
         control.secondary_controls = next();
         control.wall_clock = next();
+        control.affinity = next();
+        control.priority = u8::try_from(next()).ok()?;
+        control.slice_us = u32::try_from(next()).ok()?;
         for chunk in control.name.chunks_mut(8).chain(control.command_line.chunks_mut(8)) {
             for (to, from) in chunk.iter_mut().zip(next().to_le_bytes()) {
                 *to = from;
@@ -266,6 +294,11 @@ impl Control {
         }
         Some(control)
     }
+}
+
+/// The bits of a mask that are set, rising.
+fn bits(mask: u64) -> impl Iterator<Item = u16> + Clone {
+    (0..64).filter(move |bit| mask >> bit & 1 != 0)
 }
 
 fn text(bytes: &[u8]) -> &str {
@@ -283,6 +316,7 @@ mod tests {
         control.vcpus = 3;
         control.cpus = 2;
         control.memory = 256 << 20;
+        (control.affinity, control.priority, control.slice_us) = (5, 7, 1_000);
         control.boot = Boot::Flat(0x10_0000);
         control.unclaimed = Unclaimed::Stop;
         control.tsc_khz = 2_000_000;
@@ -297,8 +331,29 @@ mod tests {
             assert_eq!(Order::from_word(order.word()), order);
         }
         let long = "x".repeat(COMMAND_LINE);
-        assert_eq!(Control::new("a-name-of-15-ch", &long).unwrap().encode()[ORDER_WORD], 0);
+        assert_eq!(
+            Control::new("a-name-of-15-ch", &long).unwrap().encode()[QUESTION_WORD..],
+            [0; 2]
+        );
         assert_eq!(Order::from_word(7), Order::Hold);
+    }
+
+    #[test]
+    fn virtual_processors_take_turns_on_those_they_may_have() {
+        let mut control = Control::new("a", "").unwrap();
+        let places = |control: &Control| [0, 1, 2, 3].map(|vcpu| control.cpu_of(vcpu));
+        assert_eq!(places(&control), [0, 0, 0, 0]);
+        control.cpus = 3;
+        assert_eq!(places(&control), [0, 1, 2, 0]);
+        control.home_cpu = 1;
+        assert_eq!(places(&control), [1, 2, 0, 1]);
+        control.affinity = 0b101;
+        assert_eq!(places(&control), [2, 0, 2, 0]);
+        // What the machine does not have is not asked for.
+        control.affinity = 1 << 9;
+        assert_eq!(places(&control), [1, 2, 0, 1]);
+        control.cpus = 100;
+        assert_eq!(places(&control), [9, 9, 9, 9]);
     }
 
     #[test]

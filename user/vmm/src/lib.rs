@@ -28,4 +28,5 @@ pub mod paravirtual;
 pub mod registers;
 pub mod report;
 pub mod start;
+pub mod status;
 pub mod walk;

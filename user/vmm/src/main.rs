@@ -24,6 +24,8 @@ mod processor;
 mod shared;
 #[cfg(target_os = "none")]
 mod streams;
+#[cfg(target_os = "none")]
+mod told;
 
 #[cfg(target_os = "none")]
 rt::entry!(begin::start);

@@ -1,6 +1,7 @@
 //! The thread of one virtual processor: run, handle the exit, run.
 use crate::shared::{Inside, Shared, Who};
 use crate::streams;
+use crate::told;
 use abi::exit::ExitReason;
 use abi::utcb::StatePage;
 use abi::{Mtd, Status};
@@ -16,6 +17,7 @@ use vmm::instruction;
 use vmm::machine::{Activity, Cpu, Ended, Interrupts, Now};
 use vmm::report;
 use vmm::start;
+use vmm::status;
 
 /// How the first processor begins.
 #[derive(Clone, Copy)]
@@ -167,6 +169,7 @@ fn read_mail(inside: &mut Inside, cpu: &mut Cpu, page: &mut StatePage, changed: 
 
 /// Handles the exit; a guest that cannot go on is reported and ended.
 fn after(inside: &mut Inside, cpu: &mut Cpu, page: &mut StatePage, now: Now) -> Mtd {
+    status::count(told::page(), page.exit_reason);
     #[cfg(feature = "crash")]
     crate::crash::on(page);
     let why = match exits::handle(cpu, page, &mut inside.machine, now) {

@@ -1,6 +1,7 @@
 //! The streams between this monitor and the root task: guest bytes, keys, messages.
 use crate::pages::words;
 use crate::shared::{Shared, Who};
+use crate::told;
 use core::sync::atomic::Ordering;
 use rt::instructions::rdtsc;
 use rt::sync::Semaphore;
@@ -83,6 +84,7 @@ pub fn serve(shared: &'static Shared) {
             held > 0 || vm.output_waits()
         });
         let waits = obey(shared, keys);
+        told::answer(shared);
         if !keys.is_empty() && held == 0 {
             continue;
         }

@@ -1,0 +1,86 @@
+//! Properties as values, and nothing but what is known.
+use crate::Refusal;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use dtoolkit::fdt::FdtNode;
+use dtoolkit::{Node, Property};
+
+/// A number of so many cells, if the property is there.
+pub fn number(
+    node: &FdtNode,
+    path: &str,
+    name: &str,
+    cells: usize,
+) -> Result<Option<u64>, Refusal> {
+    let Some(property) = node.property(name) else { return Ok(None) };
+    let value = property.value();
+    if value.len() != cells * 4 {
+        let why = format!("{name} is not {cells} cell(s)");
+        return Err(Refusal::new(path, name, why));
+    }
+    Ok(Some(value.iter().fold(0, |sum, byte| (sum << 8) | u64::from(*byte))))
+}
+
+/// One cell or more, if the property is there.
+pub fn numbers(node: &FdtNode, path: &str, name: &str) -> Result<Option<Vec<u32>>, Refusal> {
+    let Some(property) = node.property(name) else { return Ok(None) };
+    let (cells, rest) = property.value().as_chunks::<4>();
+    if cells.is_empty() || !rest.is_empty() {
+        return Err(Refusal::new(path, name, format!("{name} is not one or more cells")));
+    }
+    Ok(Some(cells.iter().map(|cell| u32::from_be_bytes(*cell)).collect()))
+}
+
+/// A string, if the property is there.
+pub fn text(node: &FdtNode, path: &str, name: &str) -> Result<Option<String>, Refusal> {
+    let Some(property) = node.property(name) else { return Ok(None) };
+    let bad = || Refusal::new(path, name, format!("{name} is not one string"));
+    let bytes = property.value().strip_suffix(&[0]).ok_or_else(bad)?;
+    if bytes.contains(&0) {
+        return Err(bad());
+    }
+    core::str::from_utf8(bytes).map(|text| Some(text.into())).map_err(|_| bad())
+}
+
+/// Whether a property without a value is there.
+pub fn flag(node: &FdtNode, path: &str, name: &str) -> Result<bool, Refusal> {
+    match node.property(name) {
+        None => Ok(false),
+        Some(property) if property.value().is_empty() => Ok(true),
+        Some(_) => Err(Refusal::new(path, name, format!("{name} takes no value"))),
+    }
+}
+
+/// Refuses properties and nodes that are not known, and those that are there twice.
+pub fn only(
+    node: &FdtNode,
+    path: &str,
+    properties: &[&str],
+    children: &[&str],
+) -> Result<(), Refusal> {
+    let mut seen: Vec<String> = Vec::new();
+    for property in node.properties() {
+        let name = property.name();
+        if !properties.contains(&name) {
+            return Err(Refusal::new(path, name, format!("unknown property {name}")));
+        }
+        if seen.iter().any(|other| other == name) {
+            return Err(Refusal::new(path, name, format!("{name} is there twice")));
+        }
+        seen.push(name.into());
+    }
+    seen.clear();
+    for child in node.children() {
+        let name = child.name();
+        let path = format!("{}/{name}", path.trim_end_matches('/'));
+        if !children.contains(&name) {
+            return Err(Refusal::new(&path, "", "unknown node"));
+        }
+        if seen.iter().any(|other| other == name) {
+            return Err(Refusal::new(&path, "", "a second node of this name"));
+        }
+        seen.push(name.into());
+    }
+    Ok(())
+}

@@ -1,0 +1,322 @@
+//! The manifest: which guests there are and what each gets.
+//!
+//! Two readers judge it by the same rules: xtask before anything boots, and the root task, because the blob
+//! comes to it from a boot loader. `docs/manifest.md` is the specification; everything it does not list is
+//! refused, so that a spelling mistake is never silent and nothing is accepted without effect.
+#![cfg_attr(target_os = "none", no_std)]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod fields;
+#[cfg(test)]
+mod tests;
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt;
+use dtoolkit::Node;
+use dtoolkit::fdt::{Fdt, FdtNode};
+use fields::{flag, number, numbers, only, text};
+
+/// What `compatible` of the root node says.
+pub const VERSION: &str = "hematite,manifest-v1";
+/// Most virtual processors of a guest.
+pub const VCPUS: u64 = 64;
+/// Priorities that virtual processors may have: below those of the monitors' own threads.
+pub const PRIORITIES: core::ops::RangeInclusive<u64> = 1..=9;
+/// Time slices that virtual processors may have, in microseconds.
+pub const SLICES_US: core::ops::RangeInclusive<u64> = 1_000..=1_000_000;
+/// Guest memory: at least, at most, and a multiple of this, in bytes.
+const MEMORY: (u64, u64, u64) = (16 << 20, 3 << 30, 2 << 20);
+
+/// A judged manifest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manifest {
+    /// The guests, in the order of the file.
+    pub guests: Vec<Guest>,
+}
+
+/// What a guest is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Guest {
+    /// Its name.
+    pub name: String,
+    /// Started at boot.
+    pub autostart: bool,
+    /// Stopped when it touches what nobody claims.
+    pub stop_on_unclaimed: bool,
+    /// Its processors.
+    pub vcpus: Vcpus,
+    /// Bytes of RAM.
+    pub memory: u64,
+    /// What is started in it.
+    pub image: Image,
+}
+
+/// A guest's virtual processors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vcpus {
+    /// How many, 1 to [`VCPUS`].
+    pub count: u32,
+    /// Processors of the machine they run on, bit by bit, in turn; 0 for all.
+    pub cpus: u64,
+    /// Their threads' priority, in [`PRIORITIES`].
+    pub priority: u8,
+    /// Their threads' time slice in microseconds, in [`SLICES_US`].
+    pub slice_us: u32,
+}
+
+/// How a guest starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Image {
+    /// A bzImage.
+    Linux {
+        /// Boot module of the kernel.
+        kernel: String,
+        /// Boot module of the initrd.
+        initrd: Option<String>,
+        /// Command line.
+        command_line: String,
+    },
+    /// Raw bytes.
+    Flat {
+        /// Boot module.
+        kernel: String,
+        /// Where they go and start.
+        address: u64,
+    },
+}
+
+impl Image {
+    /// The boot modules it is made of, each with the name of its property.
+    pub fn modules(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let (kernel, initrd) = match self {
+            Self::Linux { kernel, initrd, .. } => (kernel, initrd.as_deref()),
+            Self::Flat { kernel, .. } => (kernel, None),
+        };
+        [("kernel", kernel.as_str())].into_iter().chain(initrd.map(|name| ("initrd", name)))
+    }
+}
+
+/// Why a manifest was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The node's path.
+    pub path: String,
+    /// The property, or empty.
+    pub property: String,
+    /// The reason.
+    pub why: String,
+}
+
+impl Refusal {
+    /// About a node, or with a name about a property of it.
+    pub fn new(path: &str, property: &str, why: impl Into<String>) -> Self {
+        Self { path: path.into(), property: property.into(), why: why.into() }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path, self.why)
+    }
+}
+
+/// What a manifest is compared with; what is not known is left out.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Machine {
+    /// Processors.
+    pub cpus: Option<u64>,
+    /// Bytes of memory that guests can have.
+    pub memory: Option<u64>,
+}
+
+impl Manifest {
+    /// Whether a machine can run all guests that start by themselves, and each of the others alone.
+    ///
+    /// # Errors
+    /// The first guest that is too much.
+    pub fn fits(&self, machine: Machine) -> Result<(), Refusal> {
+        let mut left = machine.memory.unwrap_or(u64::MAX);
+        for guest in &self.guests {
+            let path = format!("/guests/{}", guest.name);
+            if let Some(cpus) = machine.cpus.filter(|cpus| *cpus < 64)
+                && guest.vcpus.cpus >> cpus != 0
+            {
+                let cpu = guest.vcpus.cpus.ilog2();
+                let why = format!("cpus names CPU {cpu}; the machine has {cpus}");
+                return Err(Refusal::new(&format!("{path}/vcpus"), "cpus", why));
+            }
+            if guest.memory > left {
+                let (size, left) = (guest.memory >> 20, left >> 20);
+                let why = format!("size: {size} MiB, and the machine has {left} MiB left");
+                return Err(Refusal::new(&format!("{path}/aspace/ram@0"), "size", why));
+            }
+            if guest.autostart {
+                left -= guest.memory;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Judges a blob.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn parse(blob: &[u8]) -> Result<Manifest, Refusal> {
+    let tree = Fdt::new(blob)
+        .map_err(|error| Refusal::new("/", "", format!("no device tree: {error}")))?;
+    let root = tree.root();
+    let version = text(&root, "/", "compatible")?;
+    let version = version.ok_or_else(|| Refusal::new("/", "", "compatible is missing"))?;
+    if version != VERSION {
+        let why = format!("compatible is \"{version}\"; this is for \"{VERSION}\"");
+        return Err(Refusal::new("/", "compatible", why));
+    }
+    only(&root, "/", &["compatible"], &["host", "guests"])?;
+    if let Some(host) = root.child("host") {
+        only(&host, "/host", &[], &[])?;
+    }
+    let node = child(&root, "", "guests")?;
+    let names: Vec<&str> = node.children().map(|node| node.name()).collect();
+    only(&node, "/guests", &[], &names)?;
+    let guests = node.children().map(|node| guest(&node)).collect::<Result<Vec<_>, _>>()?;
+    if guests.is_empty() {
+        return Err(Refusal::new("/guests", "", "no guest"));
+    }
+    Ok(Manifest { guests })
+}
+
+fn child<'a>(node: &FdtNode<'a>, path: &str, name: &str) -> Result<FdtNode<'a>, Refusal> {
+    let missing = || Refusal::new(path, "", format!("{name} is missing"));
+    node.child(name).ok_or_else(missing)
+}
+
+fn guest(node: &FdtNode) -> Result<Guest, Refusal> {
+    let name = node.name().to_string();
+    let path = format!("/guests/{name}");
+    let known = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+    if name.is_empty() || name.len() > 15 || !name.bytes().all(known) {
+        return Err(Refusal::new(&path, "", "a name is 1 to 15 of 0-9 A-Z a-z _ -"));
+    }
+    only(node, &path, &["autostart", "unclaimed"], &["vcpus", "aspace", "image"])?;
+    let stop_on_unclaimed = match text(node, &path, "unclaimed")?.as_deref() {
+        None | Some("ones") => false,
+        Some("stop") => true,
+        Some(other) => {
+            let why = format!("unclaimed is \"{other}\", not ones or stop");
+            return Err(Refusal::new(&path, "unclaimed", why));
+        }
+    };
+    let memory = memory(&child(node, &path, "aspace")?, &format!("{path}/aspace"))?;
+    Ok(Guest {
+        autostart: flag(node, &path, "autostart")?,
+        stop_on_unclaimed,
+        vcpus: vcpus(&child(node, &path, "vcpus")?, &format!("{path}/vcpus"))?,
+        memory,
+        image: image(&child(node, &path, "image")?, &format!("{path}/image"), memory)?,
+        name,
+    })
+}
+
+fn vcpus(node: &FdtNode, path: &str) -> Result<Vcpus, Refusal> {
+    only(node, path, &["count", "cpus", "priority", "slice-us"], &[])?;
+    let within = |name: &str, range: core::ops::RangeInclusive<u64>, default: u64| {
+        let value = number(node, path, name, 1)?.unwrap_or(default);
+        if range.contains(&value) {
+            return Ok(value);
+        }
+        let (first, last) = (range.start(), range.end());
+        Err(Refusal::new(path, name, format!("{name} is {value}, not {first} to {last}")))
+    };
+    if node.property("count").is_none() {
+        return Err(Refusal::new(path, "", "count is missing"));
+    }
+    let mut cpus = 0;
+    for cpu in numbers(node, path, "cpus")?.unwrap_or_default() {
+        let bit = 1_u64.checked_shl(cpu).filter(|bit| cpus & bit == 0).ok_or_else(|| {
+            let why = format!("cpus has {cpu}: each once, 0 to 63");
+            Refusal::new(path, "cpus", why)
+        })?;
+        cpus |= bit;
+    }
+    Ok(Vcpus {
+        count: within("count", 1..=VCPUS, 1)? as u32,
+        cpus,
+        priority: within("priority", PRIORITIES, 5)? as u8,
+        slice_us: within("slice-us", SLICES_US, 10_000)? as u32,
+    })
+}
+
+fn memory(space: &FdtNode, path: &str) -> Result<u64, Refusal> {
+    only(space, path, &[], &["ram@0"])?;
+    let node = child(space, path, "ram@0")?;
+    let path = &format!("{path}/ram@0");
+    only(&node, path, &["type", "kind", "guest-address", "size"], &[])?;
+    for (name, wanted) in [("type", "real"), ("kind", "ram")] {
+        if text(&node, path, name)?.as_deref() != Some(wanted) {
+            return Err(Refusal::new(path, name, format!("{name} is not \"{wanted}\"")));
+        }
+    }
+    if number(&node, path, "guest-address", 2)? != Some(0) {
+        return Err(Refusal::new(path, "guest-address", "guest-address is not 0"));
+    }
+    let size = number(&node, path, "size", 2)?;
+    let size = size.ok_or_else(|| Refusal::new(path, "", "size is missing"))?;
+    let (least, most, step) = MEMORY;
+    if !(least..=most).contains(&size) || !size.is_multiple_of(step) {
+        let why = format!("size {size:#x} is not a multiple of 2 MiB, 16 MiB to 3 GiB");
+        return Err(Refusal::new(path, "size", why));
+    }
+    Ok(size)
+}
+
+fn image(node: &FdtNode, path: &str, memory: u64) -> Result<Image, Refusal> {
+    let missing = |name: &str| Refusal::new(path, "", format!("{name} is missing"));
+    let kind = text(node, path, "type")?.ok_or_else(|| missing("type"))?;
+    let kernel = module(node, path, "kernel")?;
+    let kernel = || kernel.clone().ok_or_else(|| missing("kernel"));
+    match kind.as_str() {
+        "linux" => {
+            only(node, path, &["type", "kernel", "initrd", "cmdline"], &[])?;
+            let command_line = text(node, path, "cmdline")?.unwrap_or_default();
+            if command_line.len() > 2047 {
+                let why = "cmdline has more than 2047 characters";
+                return Err(Refusal::new(path, "cmdline", why));
+            }
+            Ok(Image::Linux {
+                kernel: kernel()?,
+                initrd: module(node, path, "initrd")?,
+                command_line,
+            })
+        }
+        "flat" => {
+            only(node, path, &["type", "kernel", "load-address"], &[])?;
+            let address = number(node, path, "load-address", 2)?.unwrap_or(0x10_0000);
+            if address >= memory {
+                let why = format!("load-address {address:#x} lies outside the guest's memory");
+                return Err(Refusal::new(path, "load-address", why));
+            }
+            Ok(Image::Flat { kernel: kernel()?, address })
+        }
+        other => {
+            let why = format!("type is \"{other}\", not linux or flat");
+            Err(Refusal::new(path, "type", why))
+        }
+    }
+}
+
+/// The name of a boot module, if the property is there.
+fn module(node: &FdtNode, path: &str, name: &str) -> Result<Option<String>, Refusal> {
+    let Some(module) = text(node, path, name)? else { return Ok(None) };
+    let known = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if module.is_empty() || module.len() > 31 || !module.bytes().all(known) {
+        let why =
+            format!("{name} is \"{module}\"; a module's name is 1 to 31 of a-z A-Z 0-9 . _ -");
+        return Err(Refusal::new(path, name, why));
+    }
+    Ok(Some(module))
+}

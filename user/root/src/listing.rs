@@ -1,0 +1,119 @@
+//! Lines of `ps`, `exits` and `irq`.
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use vmm::status::{self, Kind, SLOTS, State, Thread};
+
+/// What stands above the lines of threads.
+pub fn threads_head() -> String {
+    thread_row("OWNER", "THREAD", "STATE", "CPU", "PRIO", "SLICE us", "TIME us")
+}
+
+/// A line about a thread that is known by these.
+pub fn thread(owner: &str, what: &str, state: &str, thread: &Thread) -> String {
+    let [cpu, priority] =
+        [u64::from(thread.cpu), u64::from(thread.priority)].map(|n| format!("{n}"));
+    let [slice, time] = [u64::from(thread.slice_us), thread.time_us].map(|n| format!("{n}"));
+    thread_row(owner, what, state, &cpu, &priority, &slice, &time)
+}
+
+fn thread_row(
+    owner: &str,
+    what: &str,
+    state: &str,
+    cpu: &str,
+    priority: &str,
+    slice: &str,
+    time: &str,
+) -> String {
+    format!("{owner:15} {what:9} {state:8} {cpu:>3} {priority:>4} {slice:>9} {time:>12}")
+}
+
+/// The lines about a monitor's threads, of a guest in a state with this name, held or not.
+pub fn threads(owner: &str, is_held: bool, threads: impl Iterator<Item = Thread>) -> Vec<String> {
+    let mut processors = 0..;
+    let line = |told: Thread| {
+        let (what, state) = match (told.kind, told.state) {
+            (Kind::Streams, _) => ("streams".into(), "READY"),
+            (Kind::Watcher, _) => ("watcher".into(), "waits"),
+            (Kind::Processor, state) => {
+                let number: u32 = processors.next().unwrap_or(0);
+                let state = match state {
+                    _ if is_held => "PAUSED",
+                    State::Waits => "READY",
+                    State::Runs => "RUNNING",
+                };
+                (format!("vCPU {number}"), state)
+            }
+        };
+        thread(owner, &what, state, &told)
+    };
+    threads.map(line).collect()
+}
+
+/// The lines of `exits`: each reason that came, how often, and how often in a second of the last `us` microseconds.
+pub fn exits(now: &[u64; SLOTS], before: &[u64; SLOTS], us: u64) -> Vec<String> {
+    let mut lines = Vec::new();
+    let (mut sum, mut rates) = (0_u64, 0_u64);
+    for (slot, (now, before)) in now.iter().zip(before).enumerate().filter(|(_, (n, _))| **n != 0) {
+        let since = u128::from(now.wrapping_sub(*before)) * 1_000_000 / u128::from(us.max(1));
+        let rate = u64::try_from(since).unwrap_or(u64::MAX);
+        let name = status::reason(slot).map_or("other".into(), |reason| format!("{reason:?}"));
+        lines.push(format!("{name:20} {now:>12} {rate:>10}/s"));
+        (sum, rates) = (sum.saturating_add(*now), rates.saturating_add(rate));
+    }
+    lines.push(format!("{:20} {sum:>12} {rates:>10}/s", "all"));
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_stand_in_columns() {
+        let told = |kind, state| Thread {
+            kind,
+            state,
+            priority: 5,
+            cpu: 1,
+            slice_us: 10_000,
+            time_us: 1_234_567,
+        };
+        let all = [
+            told(Kind::Streams, State::Runs),
+            told(Kind::Processor, State::Runs),
+            told(Kind::Processor, State::Waits),
+        ];
+        let lines = threads("linux", false, all.into_iter());
+        assert_eq!(
+            [threads_head()].into_iter().chain(lines).collect::<Vec<_>>(),
+            [
+                "OWNER           THREAD    STATE    CPU PRIO  SLICE us      TIME us",
+                "linux           streams   READY      1    5     10000      1234567",
+                "linux           vCPU 0    RUNNING    1    5     10000      1234567",
+                "linux           vCPU 1    READY      1    5     10000      1234567",
+            ]
+        );
+        let held = threads("linux", true, all.into_iter());
+        assert!(held[1].contains("PAUSED") && held[2].contains("PAUSED"));
+    }
+
+    #[test]
+    fn exits_have_counts_and_rates() {
+        let mut now = [0; SLOTS];
+        let mut before = [0; SLOTS];
+        (now[10], before[10]) = (500, 100);
+        now[SLOTS - 1] = 3;
+        assert_eq!(
+            exits(&now, &before, 2_000_000),
+            [
+                "Cpuid                         500        200/s",
+                "other                           3          1/s",
+                "all                           503        201/s",
+            ]
+        );
+        // A monitor may write what it likes.
+        assert_eq!(exits(&[u64::MAX; SLOTS], &[0; SLOTS], 0).len(), SLOTS + 1);
+    }
+}
