@@ -56,6 +56,17 @@ pub const SHOOTDOWNS: u64 = 1;
 pub const FREE_FRAMES: u64 = 2;
 /// Counter of the machine: records written to the log.
 pub const LOG_RECORDS: u64 = 3;
+/// First of the counters of the machine that only a kernel built to measure has (others answer `BAD_PAR`): the longest
+/// time that interrupts were off for a call, by its number, in TSC ticks; then the labels below.
+pub const STRETCHES: u64 = 0x100;
+/// What stretches are told apart by: 128 call numbers and the labels below.
+pub const STRETCH_LABELS: usize = 131;
+/// Label of a stretch: an exception of a thread.
+pub const STRETCH_EXCEPTION: u8 = 128;
+/// Label of a stretch: an interrupt, or the end of idling.
+pub const STRETCH_INTERRUPT: u8 = 129;
+/// Label of a stretch: an exit of a guest, and the way back into it.
+pub const STRETCH_GUEST: u8 = 130;
 
 impl LogRecord {
     /// As words.

@@ -3,7 +3,7 @@
 //! Nothing of a thread is on the kernel stack when control comes back here: a blocked or preempted thread is data.
 //! Between two rounds this CPU holds no borrowed reference, which is what the grace periods of `sync` count.
 
-use arch::{Event, Host, Quick, Seat, Thread};
+use arch::{Event, Host, Quick, Seat, Thread, stretch};
 use objects::{Attention, Cpu, GuestStop, Resume};
 use sync::Token;
 
@@ -82,14 +82,19 @@ fn take_care(cpu: &mut Cpu, token: &Token) {
         on_interrupt(cpu, vector);
     }
     cpu.serve_flush();
-    cpu.take_inbox();
+    if cpu.take_inbox() {
+        poll(cpu);
+    }
     if cpu.has_dying() {
         cpu.bury_some(token);
         poll(cpu);
     }
     if cpu.has_garbage() {
         if cpu.may_collect() {
+            // What came before, this, and what comes after: interrupts get in between.
+            poll(cpu);
             collect(cpu);
+            poll(cpu);
         }
     } else {
         cpu.waiting_since = 0;
@@ -118,7 +123,6 @@ fn collect(cpu: &mut Cpu) {
         cpu.hurry_others();
     }
     if cpu.current.is_none() {
-        poll(cpu);
         arch::relax();
     }
 }
@@ -153,15 +157,21 @@ fn step(seat: &mut Seat<Hands<'_>>) -> bool {
 #[cold]
 #[inline(never)]
 fn resume(cpu: &mut Cpu, token: &Token) {
+    if cpu.awaits_frees() {
+        poll(cpu);
+        return arch::relax();
+    }
     let Some(state) = cpu.state() else { return };
     match state.resume {
         Resume::Restart => {
             state.resume = Resume::User;
             let first = state.thread.registers.rdi;
+            stretch::relabel(first as u8);
             again(cpu, token, first);
             poll(cpu);
         }
         Resume::ReceiveItems | Resume::SendItems => {
+            stretch::relabel(abi::Call::Call as u8);
             syscalls::move_items(cpu, token);
             poll(cpu);
         }
@@ -175,9 +185,8 @@ fn resume(cpu: &mut Cpu, token: &Token) {
         }
         Resume::Guest(_) => guest(cpu),
         Resume::User => {}
-        Resume::AwaitReply | Resume::AwaitEventReply | Resume::Dead => {
-            cpu.kill_current("it ran without a reply");
-        }
+        Resume::AwaitEventReply => cpu.kill_current("its exception handler died"),
+        Resume::AwaitReply | Resume::Dead => cpu.kill_current("it ran without a reply"),
     }
 }
 
@@ -185,6 +194,9 @@ fn resume(cpu: &mut Cpu, token: &Token) {
 #[inline(never)]
 fn again(cpu: &mut Cpu, token: &Token, first: u64) {
     syscalls::handle(cpu, token, first);
+    if cpu.state().is_some_and(|state| !matches!(state.resume, Resume::Restart)) {
+        cpu.forget_frees();
+    }
 }
 
 /// An event that is not an exception.

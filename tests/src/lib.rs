@@ -8,5 +8,6 @@ pub mod emulator;
 pub mod process;
 pub mod serial;
 pub mod stories;
+mod stories_cells;
 mod stories_small;
 pub mod warnings;

@@ -4,6 +4,7 @@
 
 use crate::emulator::Emulator;
 use anyhow::{Context, Result, bail};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -20,6 +21,8 @@ pub enum Step {
     Send(Vec<u8>),
     /// Fail when the serial line says this before the conversation ends.
     Refuse(String),
+    /// Wait for a line with this; fail when it is not what it was at the first such step.
+    Same(String),
 }
 
 /// Why a conversation did not reach its end.
@@ -31,6 +34,8 @@ pub enum Failure {
     Ended(String),
     /// The serial line said what it must not.
     Refused(String),
+    /// A line that should have stayed the same: what it was first, and what it is now.
+    Changed(String, String),
     /// The user interrupted us.
     Interrupted,
 }
@@ -41,6 +46,7 @@ impl std::fmt::Display for Failure {
             Self::TimeOut(text) => write!(f, "time-out while waiting for '{text}'"),
             Self::Ended(text) => write!(f, "the machine ended while waiting for '{text}'"),
             Self::Refused(text) => write!(f, "the serial line said '{text}'"),
+            Self::Changed(first, now) => write!(f, "'{first}' became '{now}'"),
             Self::Interrupted => write!(f, "interrupted"),
         }
     }
@@ -160,6 +166,7 @@ impl Serial {
         interrupted: &AtomicBool,
     ) -> Result<std::result::Result<(), Failure>> {
         let deadline = timeout.map(|limit| Instant::now() + limit);
+        let mut firsts = HashMap::new();
         self.refused = steps
             .iter()
             .filter_map(|step| match step {
@@ -172,6 +179,17 @@ impl Serial {
                 Step::Expect(text) => self.expect(text, deadline, interrupted)?,
                 Step::Send(text) => self.send(text, deadline, interrupted)?,
                 Step::Refuse(_) => None,
+                Step::Same(text) => {
+                    let begun = self.searched;
+                    let failure = match self.expect(text, deadline, interrupted)? {
+                        None => self.expect("\n", deadline, interrupted)?,
+                        failure => failure,
+                    };
+                    let line = line_with(self.said.get(begun..self.searched), text);
+                    let first: &mut String = firsts.entry(text).or_insert_with(|| line.clone());
+                    let changed = || Failure::Changed(first.clone(), line.clone());
+                    failure.or_else(|| (*first != line).then(changed))
+                }
             };
             if let Some(failure) = failure {
                 return Ok(Err(failure));
@@ -269,6 +287,12 @@ fn find(said: &[u8], from: usize, text: &str) -> Option<usize> {
     rest.windows(text.len()).position(|part| part == text).map(|at| from + at + text.len())
 }
 
+/// The last line of `said` that has `text`, made fit to print.
+fn line_with(said: Option<&[u8]>, text: &str) -> String {
+    let said = last_lines(said.unwrap_or_default(), usize::MAX);
+    said.into_iter().rfind(|line| line.contains(text)).unwrap_or_default()
+}
+
 /// The last `count` lines of serial output, made fit to print.
 #[must_use]
 pub fn last_lines(said: &[u8], count: usize) -> Vec<String> {
@@ -311,6 +335,14 @@ mod tests {
         assert_eq!((first, second), (3, 14));
         assert_eq!(find(said, second, "~ #"), None);
         assert_eq!(find(said, 99, "~"), None);
+    }
+
+    #[test]
+    fn a_line_is_found_by_a_part_of_it() {
+        let said = b"mem\r\n12 KiB free\r\nhematite> mem\r\n13 KiB free\r\n";
+        assert_eq!(line_with(Some(said), "KiB free"), "13 KiB free");
+        assert_eq!(line_with(Some(said), "none"), "");
+        assert_eq!(line_with(None, "none"), "");
     }
 
     #[test]

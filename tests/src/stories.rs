@@ -2,6 +2,7 @@
 
 use crate::emulator::Engine;
 use crate::serial::Step;
+use crate::stories_cells as cells;
 use crate::stories_small as small;
 use crate::warnings;
 use std::time::Duration;
@@ -33,12 +34,21 @@ pub enum Load {
     Program(&'static str),
     /// The same; a second module tells it to do what takes long.
     LongProgram(&'static str),
+    /// The same program by `cargo xtask run --root`, as somebody else's root task.
+    RootOption(&'static str),
     /// Our root task, the monitor and a stock Linux guest.
     Linux,
     /// Our root task, the monitor and the guests of this manifest, which take the same kernel and initrd.
     Manifest(&'static str),
     /// Our root task, the monitor and the guest in `guests/small` with this command line.
     Small(&'static str),
+    /// Our root task, this monitor and the guests of this manifest, all with the kernel in `guests/small`.
+    Smalls {
+        /// The monitor's name in `target/hematite`.
+        monitor: &'static str,
+        /// The manifest.
+        manifest: &'static str,
+    },
 }
 
 /// One line of a story.
@@ -50,6 +60,24 @@ pub enum Line {
     Type(&'static str),
     /// The serial line never says this.
     Never(&'static str),
+    /// A line with this text comes, and it is the same each time the story asks for it.
+    Same(&'static str),
+    /// These lines, so many times.
+    Times(u32, &'static [Line]),
+}
+
+impl Line {
+    fn add_to(&self, steps: &mut Vec<Step>) {
+        match self {
+            Line::Says(text) => steps.push(Step::Expect((*text).to_string())),
+            Line::Type(text) => steps.push(Step::Send(text.as_bytes().to_vec())),
+            Line::Never(text) => steps.push(Step::Refuse((*text).to_string())),
+            Line::Same(text) => steps.push(Step::Same((*text).to_string())),
+            Line::Times(count, lines) => {
+                (0..*count).for_each(|_| lines.iter().for_each(|line| line.add_to(steps)));
+            }
+        }
+    }
 }
 
 /// One emulator run and what must come of it.
@@ -81,12 +109,9 @@ impl Story {
     /// The story's lines as steps for the serial line.
     #[must_use]
     pub fn steps(&self) -> Vec<Step> {
-        let steps = self.lines.iter().map(|line| match line {
-            Line::Says(text) => Step::Expect((*text).to_string()),
-            Line::Type(text) => Step::Send(text.as_bytes().to_vec()),
-            Line::Never(text) => Step::Refuse((*text).to_string()),
-        });
-        steps.collect()
+        let mut steps = Vec::new();
+        self.lines.iter().for_each(|line| line.add_to(&mut steps));
+        steps
     }
 
     /// How long it may take.
@@ -253,6 +278,7 @@ pub const STORIES: &[Story] = &[
     Story { name: "suite_bochs_haswell", cpu_model: "corei7_haswell_4770", ..SUITE_BOCHS },
     Story { name: "suite_bochs_penryn", cpu_model: "core2_penryn_t9600", ..SUITE_BOCHS },
     Story { name: "suite_bochs_2", cpus: 2, tier: Tier::Long, ..SUITE_BOCHS },
+    Story { name: "suite_bochs_4", cpus: 4, tier: Tier::Long, timeout_s: 1800, ..SUITE_BOCHS },
     Story { name: "suite_qemu_1", ..SUITE },
     Story { name: "suite_qemu_2", cpus: 2, ..SUITE },
     Story { name: "suite_qemu_4", cpus: 4, ..SUITE },
@@ -279,6 +305,18 @@ pub const STORIES: &[Story] = &[
     Story { name: "suite_plain_8", cpu_model: "max,-svm", cpus: 8, timeout_s: 420, ..SUITE },
     // The small guest; the slow engine runs all its tests in one boot.
     Story { name: "small_all_bochs", timeout_s: 420, ..small::ALL_BOCHS },
+    Story {
+        name: "small_all_bochs_icelake",
+        cpu_model: "corei7_icelake_u",
+        timeout_s: 420,
+        ..small::ALL_BOCHS
+    },
+    Story {
+        name: "small_all_bochs_haswell",
+        cpu_model: "corei7_haswell_4770",
+        timeout_s: 420,
+        ..small::ALL_BOCHS
+    },
     Story { name: "small_triple_bochs", engine: Engine::Bochs, timeout_s: 420, ..small::TRIPLE },
     Story { name: "small_triple_qemu", ..small::TRIPLE },
     small::one!("small_hello_qemu", "hello"),
@@ -288,6 +326,10 @@ pub const STORIES: &[Story] = &[
     small::one!("small_lapic_qemu", "lapic"),
     small::one!("small_deadline_qemu", "deadline"),
     small::one!("small_spin_qemu", "spin"),
+    Story { name: "crash_monitor_qemu", ..cells::CRASH },
+    Story { name: "cell_states_qemu", ..cells::STATES },
+    Story { name: "cell_lives_qemu", ..cells::FEW_LIVES },
+    Story { name: "cell_thousand_qemu", ..cells::THOUSAND_LIVES },
     Story { name: "boot_bochs_2", cpus: 2, timeout_s: 300, ..BOCHS },
     Story { name: "boot_bochs_1", ..BOCHS },
     Story { name: "boot_qemu_1", ..BOOT },
@@ -297,6 +339,16 @@ pub const STORIES: &[Story] = &[
     // A root program that knows only abi/include/hematite.h.
     Story { name: "boot_c_hello", lines: C_HELLO, load: Load::Program("hello-c"), ..BOOT },
     Story { name: "boot_c_hello_bochs", lines: C_HELLO, load: Load::Program("hello-c"), ..BOCHS },
+    // Root programs given with `--root`.
+    Story { name: "root_suite_qemu", load: Load::RootOption("suite"), ..SUITE },
+    Story { name: "root_suite_bochs", load: Load::RootOption("suite"), ..SUITE_BOCHS },
+    Story { name: "root_hello_c", lines: C_HELLO, load: Load::RootOption("hello-c"), ..BOOT },
+    Story {
+        name: "root_hello_c_bochs",
+        lines: C_HELLO,
+        load: Load::RootOption("hello-c"),
+        ..BOCHS
+    },
     // Neither SVM nor VMX: a plain microkernel.
     Story { name: "boot_plain_1", cpu_model: "max,-svm", ..BOOT },
     Story {

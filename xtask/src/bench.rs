@@ -8,6 +8,7 @@ use crate::bench_page as page;
 use crate::build;
 use crate::desk;
 use crate::image::{Module, Recipe};
+use crate::latency;
 use crate::progress::Step;
 use crate::run;
 use anyhow::{Context, Result, bail};
@@ -37,6 +38,9 @@ pub struct BenchArgs {
     /// Make what was measured the committed figures
     #[arg(long)]
     pub write: bool,
+    /// Instead: how long interrupts are off, by call, and how long threads and guests wait for them
+    #[arg(long)]
+    pub latency: bool,
     /// Show only rows whose name contains this; all are measured
     pub name: Option<String>,
 }
@@ -66,6 +70,9 @@ pub type Figures = BTreeMap<String, Figure>;
 
 /// Measures, compares, reports.
 pub fn bench(args: &BenchArgs) -> Result<()> {
+    if args.latency {
+        return latency::latency(args.write);
+    }
     build::build(&["kernel", "bench"])?;
     let interrupted = run::interruptible()?;
     let mut figures = Figures::new();
@@ -107,13 +114,25 @@ pub fn bench(args: &BenchArgs) -> Result<()> {
 
 /// One run of the bench program.
 fn measure(cpus: u32, interrupted: &AtomicBool) -> Result<Figures> {
-    let step = Step::new(format!("bench in Bochs, {cpus} CPUs"));
-    let name = format!("bench/run{cpus}");
-    let dir = desk::out_dir(&name)?;
-    let root = Module::new("root", desk::out()?.join("bench.elf"));
-    let recipe = Recipe::new("serial", vec![root])?;
+    let words = ["bench: FAILED", "bench: done"];
+    Ok(printed(&said(("hematite.elf64", "bench", cpus), 1, words, interrupted)?))
+}
+
+/// What a test program as root task says in Bochs on this kernel and so many processors, until the last of `words`; not
+/// the first of them.
+pub fn said(
+    (kernel, program, cpus): (&str, &str, u32),
+    quantum: u32,
+    [bad, last]: [&str; 2],
+    interrupted: &AtomicBool,
+) -> Result<String> {
+    let step = Step::new(format!("{program} in Bochs, {cpus} CPUs"));
+    let dir = desk::out_dir(&format!("bench/{program}{cpus}"))?;
+    let root = Module::new("root", desk::out()?.join(format!("{program}.elf")));
+    // Without the word `serial` the kernel leaves COM1 alone, where a byte takes thousands of instructions.
+    let recipe = Recipe { kernel: desk::out()?.join(kernel), ..Recipe::new("", vec![root])? };
     recipe.check()?;
-    let iso = dir.join(format!("bench{cpus}.iso"));
+    let iso = dir.join(format!("{program}{cpus}.iso"));
     recipe.iso_quietly(&iso)?;
     let machine = Machine {
         engine: Engine::Bochs,
@@ -121,7 +140,7 @@ fn measure(cpus: u32, interrupted: &AtomicBool) -> Result<Figures> {
         memory_mib: 512,
         boot: Boot::Iso(iso),
         bochs_cpu: BOCHS_CPU.to_string(),
-        bochs_quantum: 1,
+        bochs_quantum: quantum,
         qemu_cpu: QEMU_CPU.to_string(),
         qemu_args: Vec::new(),
         deterministic: false,
@@ -129,16 +148,16 @@ fn measure(cpus: u32, interrupted: &AtomicBool) -> Result<Figures> {
     };
     let mut serial = Serial::new(Emulator::start(&machine)?, &dir.join("serial.log"), false)?;
     let lines = [
-        Line::Refuse("bench: FAILED".to_string()),
+        Line::Refuse(bad.to_string()),
         Line::Refuse("*** CPU ".to_string()),
-        Line::Expect("bench: done".to_string()),
+        Line::Expect(last.to_string()),
     ];
     if let Err(failure) = serial.play(&lines, Some(PATIENCE), interrupted)? {
         bail!("{}", run::report(&serial, &failure));
     }
-    let figures = printed(&String::from_utf8_lossy(serial.said()));
-    step.finish(&format!("{} rows", figures.len()));
-    Ok(figures)
+    let text = String::from_utf8_lossy(serial.said()).into_owned();
+    step.finish(&format!("{} lines", text.lines().count()));
+    Ok(text)
 }
 
 /// The rows in what the program printed: `bench: ROW MEDIAN MINIMUM`. The first may follow a byte

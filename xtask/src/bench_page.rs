@@ -101,7 +101,11 @@ pub fn markdown(rows: &[Row], figures: &Figures) -> String {
 
 /// The page with the text between its marks replaced; `None` without marks.
 pub fn replace_table(page: &str, table: &str) -> Option<String> {
-    let [begin, end] = MARKS;
+    replace_between(MARKS, page, table)
+}
+
+/// The same for any marks.
+pub fn replace_between([begin, end]: [&str; 2], page: &str, table: &str) -> Option<String> {
     let (head, rest) = page.split_once(begin)?;
     let (_, tail) = rest.split_once(end)?;
     Some(format!("{head}{begin}\n\n{table}\n{end}{tail}"))

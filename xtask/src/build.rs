@@ -34,21 +34,33 @@ pub struct Program {
     pub link: Link,
     /// Its file in `target/hematite`.
     pub file: &'static str,
+    /// Its features, as cargo takes them; a program without any is what users run.
+    pub features: &'static str,
 }
 
 /// Everything that runs on the machine. A program whose folder is not a member of the workspace
 /// (yet) is left out.
 pub const PROGRAMS: &[Program] = &[
-    Program { package: "kernel", folder: "kernel", link: Link::Kernel, file: "hematite.elf64" },
-    Program { package: "root", folder: "user/root", link: Link::User, file: "root.elf" },
-    Program { package: "vmm", folder: "user/vmm", link: Link::User, file: "vmm.elf" },
-    Program { package: "hello", folder: "tests/hello", link: Link::User, file: "hello.elf" },
-    Program { package: "suite", folder: "tests/suite", link: Link::User, file: "suite.elf" },
-    Program { package: "bench", folder: "tests/bench", link: Link::User, file: "bench.elf" },
-    Program { package: "victim", folder: "tests/victim", link: Link::User, file: "victim.elf" },
-    Program { package: "guests", folder: "guests", link: Link::User, file: "guests.elf" },
-    Program { package: "small", folder: "guests/small", link: Link::Guest, file: "small.bin" },
+    program("kernel", "kernel", Link::Kernel, "hematite.elf64"),
+    program("root", "user/root", Link::User, "root.elf"),
+    program("vmm", "user/vmm", Link::User, "vmm.elf"),
+    Program { features: "crash", ..program("vmm", "user/vmm", Link::User, "vmm-crash.elf") },
+    program("hello", "tests/hello", Link::User, "hello.elf"),
+    program("suite", "tests/suite", Link::User, "suite.elf"),
+    program("bench", "tests/bench", Link::User, "bench.elf"),
+    program("victim", "tests/victim", Link::User, "victim.elf"),
+    program("guests", "guests", Link::User, "guests.elf"),
+    program("small", "guests/small", Link::Guest, "small.bin"),
 ];
+
+const fn program(
+    package: &'static str,
+    folder: &'static str,
+    link: Link,
+    file: &'static str,
+) -> Program {
+    Program { package, folder, link, file, features: "" }
+}
 
 /// The kernel as multiboot 1 wants it.
 pub const ELF32: &str = "hematite.elf32";
@@ -101,6 +113,9 @@ impl Program {
     pub fn cargo(self, toolchain: &Toolchain, verb: &str) -> Command {
         let mut command = toolchain.cargo(verb, Self::subdir(self.link), &self.flags());
         command.args(["--profile", self.profile(), "--package", self.package]);
+        if !self.features.is_empty() {
+            command.args(["--features", self.features]);
+        }
         command
     }
 
@@ -147,8 +162,26 @@ pub fn build(only: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// The kernel that measures how long it keeps interrupts off.
+pub const STRETCH: &str = "hematite-stretch.elf64";
+
+/// Builds it.
+pub fn measuring_kernel() -> Result<()> {
+    let kernel = PROGRAMS.iter().find(|program| program.link == Link::Kernel);
+    let kernel = kernel.context("no kernel among the programs")?;
+    let step = Step::new("build the kernel that measures");
+    let mut command = kernel.cargo(&Toolchain::find()?, "build");
+    command.args(["--bin", kernel.package, "--features", "stretch"]);
+    tools::watched(&mut command, &step)?;
+    let path = kernel.built();
+    let file = fs::read(&path).with_context(|| format!("cargo left no {}", path.display()))?;
+    desk::write_if_changed(&desk::out()?.join(STRETCH), &file)?;
+    step.finish(&format!("target/hematite/{STRETCH}"));
+    Ok(())
+}
+
 fn build_one(program: Program, toolchain: &Toolchain) -> Result<()> {
-    let step = Step::new(format!("build {}", program.package));
+    let step = Step::new(format!("build {} {}", program.package, program.features).trim_end());
     let mut command = program.cargo(toolchain, "build");
     command.args(["--bin", program.package]);
     tools::watched(&mut command, &step)?;

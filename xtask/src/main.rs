@@ -19,6 +19,7 @@ mod guest;
 mod header;
 mod image;
 mod image_check;
+mod latency;
 mod layers;
 mod layout_page;
 mod manifest;

@@ -9,7 +9,7 @@ use crate::image::{Module, Recipe};
 use crate::manifest::{self, Guest};
 use crate::progress::Step;
 use crate::rebreak;
-use crate::recipe::REFERENCE;
+use crate::recipe::{BootArgs, REFERENCE};
 use crate::run;
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -118,22 +118,11 @@ fn summary(timed: &mut [Timed], tally: Tally) -> Result<()> {
     Ok(())
 }
 
-/// All host tests, counted from what each test binary says. Plain `cargo test`: one tool fewer than
-/// nextest, and documentation examples run too.
+/// All host tests. Plain `cargo test`: one tool fewer than nextest, and documentation examples run too.
 fn host_tests(name: Option<&str>) -> Result<Tally> {
-    let step = Step::new("host tests");
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-    command.args(["test", "--no-fail-fast", "--quiet"]).args(name).current_dir(desk::root());
-    let done = command.stdin(Stdio::null()).output().context("cannot start cargo test")?;
-    let said = String::from_utf8_lossy(&done.stdout);
-    let mut tally = counts(&said);
-    if !done.status.success() {
-        eprintln!("{said}{}", String::from_utf8_lossy(&done.stderr));
-        // A crate that does not compile has no tests to count.
-        tally.failed = tally.failed.max(1);
-        return Ok(tally);
-    }
-    step.finish(&format!("{} passed", tally.passed));
+    let (tally, _) = cargo_test("host tests", |command| {
+        command.arg("--no-fail-fast").args(name);
+    })?;
     Ok(tally)
 }
 
@@ -153,28 +142,49 @@ const LONG_HOST: [LongHost; 2] = [
     },
     LongHost {
         name: "ten_million",
-        arguments: &["-p", "syscalls", "--test", "fake", "ten_million", "--", "--ignored"],
+        arguments: &[
+            "-p",
+            "syscalls",
+            "--test",
+            "fake",
+            "ten_million",
+            "--",
+            "--ignored",
+            "--nocapture",
+        ],
         rustflags: None,
     },
 ];
 
+/// What they say is shown: it is their result.
 fn long_host_test(one: &LongHost) -> Result<Tally> {
-    let step = Step::new(one.name);
+    let (tally, said) = cargo_test(one.name, |command| {
+        command.args(one.arguments);
+        if let Some(flags) = one.rustflags {
+            command.env("RUSTFLAGS", flags);
+        }
+    })?;
+    print!("{said}");
+    Ok(tally)
+}
+
+/// Runs `cargo test` with what `choose` adds; counted from what each test binary says, and that itself.
+fn cargo_test(name: &str, choose: impl FnOnce(&mut Command)) -> Result<(Tally, String)> {
+    let step = Step::new(name);
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-    command.args(["test", "--quiet"]).args(one.arguments).current_dir(desk::root());
-    if let Some(flags) = one.rustflags {
-        command.env("RUSTFLAGS", flags);
-    }
+    command.args(["test", "--quiet"]).current_dir(desk::root());
+    choose(&mut command);
     let done = command.stdin(Stdio::null()).output().context("cannot start cargo test")?;
-    let said = String::from_utf8_lossy(&done.stdout);
+    let said = String::from_utf8_lossy(&done.stdout).into_owned();
     let mut tally = counts(&said);
     if !done.status.success() {
         eprintln!("{said}{}", String::from_utf8_lossy(&done.stderr));
+        // A crate that does not compile has no tests to count.
         tally.failed = tally.failed.max(1);
-        return Ok(tally);
+        return Ok((tally, String::new()));
     }
     step.finish(&format!("{} passed", tally.passed));
-    Ok(tally)
+    Ok((tally, said))
 }
 
 /// Adds up `test result: ok. 3 passed; 0 failed; ...` lines.
@@ -223,7 +233,7 @@ fn tell(stories: &[&Story], interrupted: &AtomicBool) -> Vec<(String, Duration, 
 }
 
 fn tell_one(story: &Story, interrupted: &AtomicBool) -> Result<()> {
-    if story.load == Load::Program(c_hello::NAME)
+    if [Load::Program(c_hello::NAME), Load::RootOption(c_hello::NAME)].contains(&story.load)
         && let Err(why) = c_hello::compiler()
     {
         eprintln!("  skip  {}: {why}", story.name);
@@ -283,6 +293,16 @@ fn recipe(story: &Story) -> Result<Recipe> {
         Load::LongProgram(name) => {
             vec![Module::new("root", built(name).file), Module::new("long", built(name).file)]
         }
+        Load::RootOption(name) => {
+            let options = BootArgs {
+                cpus: story.cpus,
+                root: Some(built(name).file),
+                cmdline: "serial".to_string(),
+                no_build: true,
+                ..BootArgs::default()
+            };
+            return Ok(options.plan()?.recipe);
+        }
         Load::Root => vec![built("root"), built("vmm")],
         Load::Small(words) => {
             let cmdline = words.to_string();
@@ -291,6 +311,14 @@ fn recipe(story: &Story) -> Result<Recipe> {
                 built("root"),
                 built("vmm"),
                 Module::new("manifest", guest.compile_as(story.name)?),
+                Module::new("kernel", out.join("small.bin")),
+            ]
+        }
+        Load::Smalls { monitor, manifest } => {
+            vec![
+                built("root"),
+                Module::new("vmm", built(monitor).file),
+                Module::new("manifest", manifest::compile(&desk::root().join(manifest))?),
                 Module::new("kernel", out.join("small.bin")),
             ]
         }

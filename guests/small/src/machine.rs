@@ -215,6 +215,14 @@ pub fn sleep() {
     unsafe { asm!("sti", "hlt", "cli") };
 }
 
+/// Sleeps for good: nothing wakes it.
+pub fn doze() -> ! {
+    loop {
+        // SAFETY: HLT with interrupts off only waits.
+        unsafe { asm!("cli", "hlt") };
+    }
+}
+
 /// Reads 32 bits of physical memory or a device.
 pub fn read32(address: u64) -> u32 {
     // SAFETY: the first 4 GiB are mapped one to one; tables and devices that are read are no Rust

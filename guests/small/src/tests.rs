@@ -13,6 +13,9 @@ const ALL: &[&str] = &["hello", "faults", "unclaimed", "pit", "lapic", "deadline
 /// How long `spin` holds the processor, in milliseconds.
 const SPIN_MS: u64 = 2000;
 
+/// A monitor built with the feature `crash` dies of a byte at this port; any other ignores it.
+const CRASH: u16 = 0xcad;
+
 /// Why a test failed.
 pub enum Failure {
     /// This instruction raised that.
@@ -60,12 +63,35 @@ pub fn run(name: &str) {
             timers::spin(SPIN_MS);
             Ok(())
         }
+        "tick" => tick(),
+        "doze" => machine::doze(),
+        "busy" => loop {
+            machine::breathe();
+        },
+        "crash-fault" => crash(1),
+        "crash-panic" => crash(2),
+        "crash-hang" => crash(3),
         _ => Err(Failure::Unknown),
     };
     match result {
         Ok(()) => println!("small: {name} ok"),
         Err(failure) => println!("small: {name} FAIL {failure}"),
     }
+}
+
+/// A line every second, for ever.
+fn tick() -> Result<(), Failure> {
+    for number in 1_u64.. {
+        timers::sleep_second()?;
+        println!("small: tick {number}");
+    }
+    Ok(())
+}
+
+/// Asks the monitor to die.
+fn crash(how: u8) -> Result<(), Failure> {
+    machine::out8(CRASH, how);
+    Err(Failure::Off("crash of the monitor", 1, 0))
 }
 
 fn measured(name: &str, result: Result<timers::Second, Failure>) {

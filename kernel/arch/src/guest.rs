@@ -37,6 +37,7 @@ pub enum Isolate {
 }
 
 /// What a guest needs from its surroundings for one entry. All may change between entries.
+#[derive(Clone, Copy)]
 pub struct GuestEnv<'a> {
     /// Where frames become pages.
     pub pool: &'a Pool,
@@ -51,6 +52,8 @@ pub struct GuestEnv<'a> {
     pub ports: Frame,
     /// The guest's FPU state in the standard XSAVE format.
     pub fpu: &'a SharedPage,
+    /// Where the state of the thread that runs the guest is kept meanwhile.
+    pub monitor: &'a SharedPage,
     /// When this CPU must be back in the kernel, in TSC ticks.
     pub host_deadline: Option<u64>,
     /// The vCPU was poked: the guest is entered once, so that state and events are consumed, and comes
@@ -61,8 +64,9 @@ pub struct GuestEnv<'a> {
 /// Why a guest came back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GuestEvent {
-    /// A host interrupt, acknowledged; the receiver ends it.
-    Interrupt(u8),
+    /// A host interrupt, acknowledged; the receiver ends it. (A vector, in the width of a reason: so the pair
+    /// stays in two registers.)
+    Interrupt(u32),
     /// The host's deadline has come, without an interrupt so far.
     HostTimer,
     /// The monitor's: an exit reason word (abi.md 11.2).

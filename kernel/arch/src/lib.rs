@@ -1,6 +1,7 @@
 //! What the machine does: the one room that executes privileged instructions.
 //!
 //! ```text
+//!   stretch   how long interrupts are off, in a kernel built to measure it
 //!   x86/      formats, tested on any host           thread, vector   what the loop and user code share
 //!   metal/    instructions, only for target_os = "none"
 //!   fake/     a machine made of arrays, for tests: the same names
@@ -12,6 +13,7 @@
 #![cfg_attr(target_os = "none", no_std)]
 
 mod guest;
+pub mod stretch;
 mod thread;
 pub mod vector;
 pub mod x86;

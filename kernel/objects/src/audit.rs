@@ -1,23 +1,20 @@
 //! What must hold of the state that is private to this room, for the tests' checker (host only).
 
-use core::sync::atomic::Ordering::Relaxed;
-
 use crate::{Cpu, Kernel, Sc};
 
 impl Cpu {
     /// What is wrong with this CPU's run queue or deadlines, if anything is.
     pub fn audit(&mut self) -> Option<&'static str> {
         let mut wrong = self.queue.audit(self.id);
-        let mut last = 0;
         let mut waiting = std::vec::Vec::new();
-        self.deadlines.each(|sc: &Sc| {
-            let deadline = sc.deadline.load(Relaxed);
-            if deadline == 0 || deadline < last || sc.cpu() != self.id {
-                wrong = Some("deadlines out of order");
-            }
-            last = deadline;
+        let id = self.id;
+        let sound = self.deadlines.is_sound(|sc: &Sc| {
             waiting.push(core::ptr::from_ref(sc));
+            sc.cpu() == id
         });
+        if !sound {
+            wrong = Some("deadlines in the wrong place");
+        }
         if let Some(sc) = &self.sc
             && (sc.cpu() != self.id || waiting.contains(&core::ptr::from_ref(&**sc)))
         {

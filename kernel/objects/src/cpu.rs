@@ -13,7 +13,9 @@ use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use logic::addr::Frame;
 use sync::{Counted, CpuKey, List, Rcu, Token};
 
-use crate::{Ec, Kernel, Memory, Pd, Progress, Quick, Remote, RunQueue, Sc, Sm, Work};
+use crate::{
+    Deadlines, Ec, EcState, Frees, Kernel, Memory, Pd, Progress, Remote, RunQueue, Sc, Sm, Work,
+};
 
 /// One processor's own state; nobody else can reach it.
 pub struct Cpu {
@@ -42,7 +44,7 @@ pub struct Cpu {
     /// A host interrupt that ended guest time, not yet settled; `reschedule` is set with it, so that the loop looks.
     pub pending_interrupt: Option<u8>,
     pub(crate) queue: RunQueue,
-    pub(crate) deadlines: List<Sc, 1>,
+    pub(crate) deadlines: Deadlines<Sc>,
     pub(crate) started: u64,
     /// When the timer fires, TSC; `u64::MAX` for never.
     pub(crate) armed: u64,
@@ -106,6 +108,13 @@ impl Tags {
 /// Kernel entries between two looks at garbage.
 const PATIENCE: u8 = 16;
 
+/// Table pages freed in one pass through the loop.
+const TABLES: usize = 16;
+/// Grace periods that a call short of memory waits for, at most: what an object holds dies after the object.
+const GRACE_PERIODS: u64 = 8;
+/// Objects freed in one pass.
+const OBJECTS: usize = 4;
+
 /// Table pages on their way back to the pool.
 #[derive(Default)]
 struct Limbo {
@@ -133,7 +142,7 @@ impl Cpu {
             helped: 0,
             pending_interrupt: None,
             queue: RunQueue::new(),
-            deadlines: List::new(),
+            deadlines: Deadlines::new(),
             started: 0,
             armed: u64::MAX,
             space: 0,
@@ -160,12 +169,6 @@ impl Cpu {
         work | self.tables | self.rcu.dead() != 0 && self.cares_now(work != 0)
     }
 
-    /// How a quick call ends that may have woken somebody or made the running thread wait.
-    #[inline(always)]
-    pub fn quick(&self) -> Quick {
-        if self.current.is_some() && self.mine.work() == 0 { Quick::Done } else { Quick::Look }
-    }
-
     /// Whether a decision about who runs next is due.
     #[inline(always)]
     pub fn must_choose(&self) -> bool {
@@ -179,6 +182,14 @@ impl Cpu {
         if !self.caring {
             self.mine.note_work();
         }
+    }
+
+    /// Does what may ask for a decision, where the caller makes the decision itself.
+    #[inline(always)]
+    pub(crate) fn defer_choice(&mut self, work: impl FnOnce(&mut Cpu)) {
+        let caring = core::mem::replace(&mut self.caring, true);
+        work(self);
+        self.caring = caring;
     }
 
     /// This CPU looks after everything now, until it is [`Cpu::settled`].
@@ -322,7 +333,7 @@ impl Cpu {
             self.limbo.waiting = core::mem::take(&mut self.limbo.open);
             self.limbo.target = rcu.begin();
         } else if self.limbo.waiting != 0 && rcu.has_passed(self.limbo.target) {
-            for _ in 0..32 {
+            for _ in 0..TABLES {
                 if self.limbo.waiting == 0 {
                     break;
                 }
@@ -334,7 +345,7 @@ impl Cpu {
         }
         let waits = self.limbo.waiting != 0 || self.limbo.open != 0;
         self.tables = waits.into();
-        let collected = rcu.collect(16);
+        let collected = rcu.collect(OBJECTS);
         if collected == sync::Collected::More {
             // Nobody keeps us waiting; the rest of the batch goes at the next entries.
             self.waiting_since = 0;
@@ -383,6 +394,40 @@ impl Cpu {
     #[inline(always)]
     pub fn has_garbage(&self) -> bool {
         self.tables | self.rcu.dead() != 0
+    }
+
+    /// The running thread found no memory: it shall wait for what is about to be freed and try again. `false` if there is
+    /// nothing to wait for, or it has waited already.
+    #[cold]
+    pub fn wait_for_frees(&mut self) -> bool {
+        let until = self.rcu.epoch() + GRACE_PERIODS;
+        let has_garbage = self.has_garbage();
+        let Some(state) = self.state() else { return false };
+        let waits = has_garbage && state.frees == Frees::Unasked;
+        if waits {
+            state.frees = Frees::Until(until);
+        }
+        waits
+    }
+
+    /// Whether the running thread still waits for that; frees what can be freed by now.
+    pub fn awaits_frees(&mut self) -> bool {
+        let Some(EcState { frees: Frees::Until(until), .. }) = self.state() else { return false };
+        let until = *until;
+        let waits = self.release_memory() && self.rcu.epoch() < until;
+        if waits {
+            self.hurry_others();
+        } else if let Some(state) = self.state() {
+            state.frees = Frees::Waited;
+        }
+        waits
+    }
+
+    /// The call of the running thread is over: the next one may wait again.
+    pub fn forget_frees(&mut self) {
+        if let Some(state) = self.state() {
+            state.frees = Frees::Unasked;
+        }
     }
 
     /// Unmaps the page of an object from a domain, for ever or until it is mapped again.

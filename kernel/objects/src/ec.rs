@@ -101,6 +101,17 @@ pub struct Item {
     pub cursor: u64,
 }
 
+/// A call that finds no memory waits once for what is about to be freed, then is repeated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Frees {
+    /// It has not had to wait.
+    Unasked,
+    /// It waits until nothing is about to be freed, at most until this epoch.
+    Until(u64),
+    /// It has waited: if there is still no memory, that is the answer.
+    Waited,
+}
+
 /// What the home CPU knows of a context.
 pub struct EcState {
     /// Registers.
@@ -121,6 +132,8 @@ pub struct EcState {
     pub cursor: u64,
     /// The domain that it is making, in steps; nobody else knows it.
     pub making: Option<Counted<Pd>>,
+    /// Whether the call that it makes has waited for memory.
+    pub frees: Frees,
     /// The typed items of its caller's call, or of its own reply.
     pub moving: Moving,
     /// CR2 of the exception that is being handled.
@@ -145,6 +158,7 @@ impl EcState {
             blocked: None,
             cursor: 0,
             making: None,
+            frees: Frees::Unasked,
             moving: Moving::default(),
             fault_address: 0,
             interrupted: None,

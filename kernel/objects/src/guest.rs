@@ -4,9 +4,11 @@ use core::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
 
 use abi::{Mtd, Status, exit};
 use arch::{GuestEnv, GuestEvent};
-use sync::Ref;
+use sync::{Pool, Ref, SharedPage};
 
-use crate::{Cpu, Resume, Vcpu};
+use crate::cpu::Tags;
+use crate::vcpu::{Translations, VcpuState};
+use crate::{Cpu, Pd, Remote, Resume, Vcpu};
 
 /// What the loop does after a stretch of guest time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,35 +47,56 @@ impl RunOrder {
 impl Cpu {
     /// A run call of the current thread: loads what the monitor marked and enters the guest at once.
     ///
-    /// If the first exit is the monitor's the run is over, and nobody had to hold the vCPU. Otherwise the thread's
-    /// `resume` says that it goes on, and a host interrupt waits in `pending_interrupt` for the loop.
-    pub fn begin_run(&mut self, vcpu: Ref<'_, Vcpu>, order: RunOrder) -> Status {
-        if vcpu.cpu() != self.id {
-            return Status::BadCpu;
+    /// If the first exit is the monitor's the run is over, and nobody had to hold the vCPU: the answer is the call's.
+    /// Otherwise there is none yet: the thread's `resume` says that it goes on, and a host interrupt waits in
+    /// `pending_interrupt` for the loop.
+    #[inline(always)]
+    pub fn begin_run(&mut self, vcpu: Ref<'_, Vcpu>, order: RunOrder) -> Option<Status> {
+        let Some(inner) = vcpu.cell.open(&mut self.key) else { return Some(Status::BadCpu) };
+        if inner.busy {
+            return Some(Status::Busy);
         }
+        let (false, Some(guest), Some(current)) =
+            (vcpu.is_dead(), inner.guest.as_mut(), &self.current)
+        else {
+            return Some(Status::BadCap);
+        };
         let page = vcpu.state.page();
-        let Some(state) = vcpu.cell.open(&mut self.key) else { return Status::BadCpu };
-        if state.busy {
-            return Status::Busy;
+        let here = Here { mine: self.mine, owner: &mut self.guest_owner, tags: &mut self.tags };
+        let (known, pool) = (&mut inner.translations, self.kernel.pool);
+        let event = guest.start(page, order.load, order.load_extended, || {
+            here.surround(&vcpu, known, pool, current.fpu(), self.armed)
+        });
+        self.mine.guest_space.store(0, Release);
+        let GuestEvent::Exit(reason) = event else {
+            return self.run_on(vcpu, order.tell, order.tell_extended, event);
+        };
+        vcpu.poked.store(false, Relaxed);
+        guest.store(self.kernel.pool, page, reason, order.tell);
+        if order.tell_extended {
+            guest.store_extended(self.kernel.pool, page, reason);
         }
-        let Some(guest) = state.guest.as_mut() else { return Status::BadCap };
-        guest.load(self.kernel.pool, page, order.load);
-        if order.load_extended {
-            guest.load_extended(self.kernel.pool, page);
-        }
-        state.busy = true;
-        state.tell = order.tell;
-        state.tell_extended = order.tell_extended;
-        match self.guest_time(&vcpu) {
-            GuestStop::Over => {}
-            stop => self.run_on(vcpu, stop),
-        }
-        Status::Success
+        Some(Status::Success)
     }
 
-    /// The run goes on through the loop.
-    #[cold]
-    fn run_on(&mut self, vcpu: Ref<'_, Vcpu>, stop: GuestStop) {
+    /// The first exit was not the monitor's: the run goes on through the loop, or was poked at the same time.
+    #[inline(never)]
+    fn run_on(
+        &mut self,
+        vcpu: Ref<'_, Vcpu>,
+        tell: Mtd,
+        tell_extended: bool,
+        event: GuestEvent,
+    ) -> Option<Status> {
+        let stop = self.stop(&vcpu, event);
+        let Some(inner) = vcpu.cell.open(&mut self.key) else { return Some(Status::BadCpu) };
+        (inner.tell, inner.tell_extended) = (tell, tell_extended);
+        let Some(stop) = stop else {
+            inner.tell(&vcpu, self.kernel.pool, exit::POKED);
+            return Some(Status::Success);
+        };
+        let Some(held) = vcpu.hold() else { return Some(Status::BadCap) };
+        inner.busy = true;
         match stop {
             GuestStop::Interrupt(vector) => {
                 self.pending_interrupt = Some(vector);
@@ -82,16 +105,10 @@ impl Cpu {
             GuestStop::Timer => self.on_timer(),
             GuestStop::Over | GuestStop::Again => {}
         }
-        match vcpu.hold() {
-            Some(held) => {
-                if let Some(state) = self.state() {
-                    state.resume = Resume::Guest(held);
-                }
-            }
-            None => {
-                self.end_run(&vcpu, Status::BadCap);
-            }
+        if let Some(state) = self.state() {
+            state.resume = Resume::Guest(held);
         }
+        None
     }
 
     /// One stretch of guest time for the current thread, whose `resume` is [`Resume::Guest`].
@@ -100,82 +117,51 @@ impl Cpu {
         let Resume::Guest(vcpu) = core::mem::replace(&mut state.resume, Resume::User) else {
             return GuestStop::Over;
         };
-        let stop = self.guest_time(&vcpu);
-        if stop != GuestStop::Over
-            && let Some(state) = self.state()
-        {
-            state.resume = Resume::Guest(vcpu);
-        }
-        stop
-    }
-
-    /// One stretch of guest time; the vCPU is busy with the current thread's run.
-    #[inline(always)]
-    fn guest_time(&mut self, vcpu: &Vcpu) -> GuestStop {
-        let host_deadline = self.next_deadline();
-        let kernel = self.kernel;
-        let Some(mine) = kernel.remotes.get(self.id) else { return GuestStop::Over };
-        let Some(inner) = vcpu.cell.open(&mut self.key) else { return GuestStop::Over };
-        let (false, Some(guest)) = (vcpu.is_dead(), inner.guest.as_mut()) else {
-            return self.end_run(vcpu, Status::BadCap);
-        };
-        // Whoever changes guest mappings from here on finds this CPU; earlier changes are in the generation.
-        mine.guest_space.store(vcpu.pd.identity(), SeqCst);
-        let generation = vcpu.pd.memory.generation();
-        let mut flush_tag = inner.generation != generation;
-        inner.generation = generation;
-        if inner.tag_round != self.tags.round() {
-            (inner.tag, inner.tag_round) = self.tags.next();
-            flush_tag = true;
-        }
-        let env = GuestEnv {
-            pool: kernel.pool,
-            place: &vcpu.place,
-            tag: inner.tag,
-            flush_tag,
-            ports: vcpu.pd.guest_ports(),
-            fpu: vcpu.fpu.page(),
-            host_deadline,
-            pending_poke: vcpu.poked.load(Relaxed),
-        };
-        if vcpu.pd.identity() != self.guest_owner {
-            self.guest_owner = vcpu.pd.identity();
-            arch::isolate(arch::Isolate::Guest);
-        }
-        // The monitor's FPU registers give way to the guest's (`enter` loads and saves those).
-        let monitor = self.current.as_ref().map(|current| current.fpu());
-        if let Some(monitor) = monitor {
-            arch::fpu_save(monitor);
-        }
-        let event = guest.enter(&env);
-        if let Some(monitor) = monitor {
-            let _ = arch::fpu_restore(monitor);
-        }
-        mine.guest_space.store(0, Release);
-        let reason = match event {
-            GuestEvent::Exit(reason) => reason,
-            event => match self.stop(vcpu, event) {
-                Some(stop) => return stop,
+        let reason = match self.guest_time(&vcpu) {
+            Some(GuestEvent::Exit(reason)) => reason,
+            Some(event) => match self.stop(&vcpu, event) {
+                Some(stop) => {
+                    if let Some(state) = self.state() {
+                        state.resume = Resume::Guest(vcpu);
+                    }
+                    return stop;
+                }
                 None => exit::POKED,
             },
+            None => return self.end_run(&vcpu, Status::BadCap),
         };
-        vcpu.poked.store(false, Relaxed);
-        let Some(inner) = vcpu.cell.open(&mut self.key) else { return GuestStop::Over };
-        inner.busy = false;
-        if let Some(guest) = inner.guest.as_mut() {
-            guest.store(kernel.pool, vcpu.state.page(), reason, inner.tell);
-            if inner.tell_extended {
-                guest.store_extended(kernel.pool, vcpu.state.page());
-            }
+        if let Some(inner) = vcpu.cell.open(&mut self.key) {
+            inner.tell(&vcpu, self.kernel.pool, reason);
         }
-        self.answer_run(Status::Success)
+        self.end_run(&vcpu, Status::Success)
+    }
+
+    /// One more stretch of guest time, or `None` if the vCPU has died.
+    fn guest_time(&mut self, vcpu: &Vcpu) -> Option<GuestEvent> {
+        let current = self.current.as_ref()?;
+        let inner = vcpu.cell.open(&mut self.key)?;
+        if vcpu.is_dead() {
+            return None;
+        }
+        let guest = inner.guest.as_mut()?;
+        let here = Here { mine: self.mine, owner: &mut self.guest_owner, tags: &mut self.tags };
+        let env = here.surround(
+            vcpu,
+            &mut inner.translations,
+            self.kernel.pool,
+            current.fpu(),
+            self.armed,
+        );
+        let event = guest.enter(env);
+        self.mine.guest_space.store(0, Release);
+        Some(event)
     }
 
     /// Guest time ended, but not the run; unless the vCPU was poked meanwhile.
     #[cold]
     fn stop(&mut self, vcpu: &Vcpu, event: GuestEvent) -> Option<GuestStop> {
         let stop = match event {
-            GuestEvent::Interrupt(vector) => GuestStop::Interrupt(vector),
+            GuestEvent::Interrupt(vector) => GuestStop::Interrupt(vector as u8),
             GuestEvent::HostTimer => GuestStop::Timer,
             GuestEvent::Nothing | GuestEvent::Exit(_) => GuestStop::Again,
         };
@@ -190,16 +176,10 @@ impl Cpu {
         None
     }
 
-    #[cold]
     fn end_run(&mut self, vcpu: &Vcpu, status: Status) -> GuestStop {
         if let Some(inner) = vcpu.cell.open(&mut self.key) {
             inner.busy = false;
         }
-        self.answer_run(status)
-    }
-
-    #[inline(always)]
-    fn answer_run(&mut self, status: Status) -> GuestStop {
         if let Some(state) = self.state() {
             state.resume = Resume::User;
             state.thread.registers.rdi = status as u64;
@@ -208,16 +188,85 @@ impl Cpu {
     }
 
     /// Makes a virtual CPU leave its guest soon.
+    #[inline(always)]
     pub fn poke(&mut self, vcpu: &Vcpu) {
         vcpu.poked.store(true, SeqCst);
         let cpu = vcpu.cpu();
+        if cpu != self.id {
+            self.poke_there(vcpu, cpu);
+        }
+    }
+
+    /// It may run on CPU `cpu`.
+    #[inline(never)]
+    fn poke_there(&self, vcpu: &Vcpu, cpu: usize) {
         let runs = self
             .kernel
             .remotes
             .get(cpu)
             .is_some_and(|remote| remote.guest_space.load(SeqCst) == vcpu.pd.identity());
-        if cpu != self.id && runs {
+        if runs {
             arch::send_ipi(cpu, arch::vector::RESCHEDULE);
+        }
+    }
+}
+
+/// What of a CPU a guest's entry needs, apart from its key.
+struct Here<'a> {
+    mine: &'static Remote,
+    owner: &'a mut u64,
+    tags: &'a mut Tags,
+}
+
+impl Here<'_> {
+    /// What the guest needs for one entry, which comes now. The host's timer fires at `armed`, and never later than
+    /// this CPU has something to do.
+    #[inline(always)]
+    fn surround<'v>(
+        self,
+        vcpu: &'v Vcpu,
+        known: &mut Translations,
+        pool: &'static Pool,
+        monitor: &'v SharedPage,
+        armed: u64,
+    ) -> GuestEnv<'v> {
+        let pd: &Pd = &vcpu.pd;
+        // Whoever changes guest mappings from here on finds this CPU; earlier changes are in the generation.
+        self.mine.guest_space.store(pd.identity(), SeqCst);
+        let generation = pd.memory.generation();
+        let mut flush_tag = known.generation != generation;
+        known.generation = generation;
+        if known.round != self.tags.round() {
+            (known.tag, known.round) = self.tags.next();
+            flush_tag = true;
+        }
+        if pd.identity() != *self.owner {
+            *self.owner = pd.identity();
+            arch::isolate(arch::Isolate::Guest);
+        }
+        GuestEnv {
+            pool,
+            place: &vcpu.place,
+            tag: known.tag,
+            flush_tag,
+            ports: pd.guest_ports(),
+            fpu: vcpu.fpu.page(),
+            monitor,
+            host_deadline: (armed != u64::MAX).then_some(armed),
+            pending_poke: vcpu.poked.load(Relaxed),
+        }
+    }
+}
+
+impl VcpuState {
+    /// An exit ends the run: what it tells goes to the state page.
+    fn tell(&mut self, vcpu: &Vcpu, pool: &'static Pool, reason: u32) {
+        vcpu.poked.store(false, Relaxed);
+        let Some(guest) = self.guest.as_mut() else { return };
+        let page = vcpu.state.page();
+        guest.store(pool, page, reason, self.tell);
+        if self.tell_extended {
+            guest.store_extended(pool, page, reason);
         }
     }
 }

@@ -155,49 +155,63 @@ impl Cpu {
         }
     }
 
-    /// A dead root that no time is bound to must not keep itself.
-    fn forget_unrunnable(&mut self, root: &Counted<Ec>) {
-        if root.is_dead()
-            && let Some(state) = root.cell.open(&mut self.key)
-            && state.top.as_ref().is_some_and(|top| top.same(root))
-        {
-            state.resume = Resume::Dead;
-            let itself = state.top.take();
-            drop(itself);
+    /// A dead chain that waits for time, or has none any more, must not keep itself: its root names its last thread,
+    /// and each thread its caller. While one of them lives, whoever wants its service helps it along.
+    pub(crate) fn forget_unrunnable(&mut self, root: &Counted<Ec>) {
+        let Some(state) = root.cell.open(&mut self.key) else { return };
+        if state.blocked.is_some() {
+            return;
+        }
+        let mut at = state.top.clone();
+        while let Some(ec) = at {
+            if !ec.is_dead() {
+                return;
+            }
+            at = ec.cell.open(&mut self.key).and_then(|state| state.caller.clone());
+        }
+        let mut at = root.cell.open(&mut self.key).and_then(|state| state.top.take());
+        while let Some(ec) = at {
+            let Some(state) = ec.cell.open(&mut self.key) else { return };
+            let was = core::mem::replace(&mut state.resume, Resume::Dead);
+            let interrupted = state.interrupted.take();
+            at = state.caller.take();
+            self.leave_guest(was, interrupted);
         }
     }
 
-    /// The running thread is dead: its caller, if any, gets `ABORT` (or dies too, if it waited for the handling of
-    /// an exception), and the CPU goes on with whoever is left.
+    /// A dead thread runs its virtual processor no more.
+    fn leave_guest(&mut self, was: Resume, interrupted: Option<Counted<Vcpu>>) {
+        let vcpu = if let Resume::Guest(vcpu) = was { Some(vcpu) } else { interrupted };
+        if let Some(vcpu) = vcpu
+            && let Some(inner) = vcpu.cell.open(&mut self.key)
+        {
+            inner.busy = false;
+        }
+    }
+
+    /// The running thread is dead: its caller, if any, gets `ABORT`, and the CPU goes on with whoever is left. A caller
+    /// that waited for the handling of an exception must die too: it is current now, and the next pass finds it.
     pub fn kill_current(&mut self, reason: &'static str) {
         self.depart();
-        let mut reason = reason;
-        while let Some(current) = self.current.take() {
-            self.tell_killed(reason);
-            current.ask(Attention::KILL);
-            let Some(state) = current.cell.open(&mut self.key) else { return };
-            let was = core::mem::replace(&mut state.resume, Resume::Dead);
-            self.current = state.caller.take();
-            let interrupted = state.interrupted.take();
-            let vcpu = if let Resume::Guest(vcpu) = was { Some(vcpu) } else { interrupted };
-            if let Some(vcpu) = vcpu
-                && let Some(inner) = vcpu.cell.open(&mut self.key)
-            {
-                inner.busy = false;
-            }
-            let Some(state) = self.state() else { break };
-            if let Resume::AwaitReply = state.resume {
-                state.resume = Resume::User;
-                state.thread.registers.rdi = Status::Abort as u64;
-                self.arrive();
-                return;
-            }
-            reason = "its exception handler died";
+        let Some(current) = self.current.take() else { return };
+        self.tell_killed(reason);
+        current.ask(Attention::KILL);
+        let Some(state) = current.cell.open(&mut self.key) else { return };
+        let was = core::mem::replace(&mut state.resume, Resume::Dead);
+        self.current = state.caller.take();
+        let interrupted = state.interrupted.take();
+        self.leave_guest(was, interrupted);
+        let Some(state) = self.state() else {
+            // The root died: its time has nothing left to run.
+            self.chain = None;
+            self.sc = None;
+            return self.ask_choice();
+        };
+        if let Resume::AwaitReply = state.resume {
+            state.resume = Resume::User;
+            state.thread.registers.rdi = Status::Abort as u64;
         }
-        // The root died: its time has nothing left to run.
-        self.chain = None;
-        self.sc = None;
-        self.ask_choice();
+        self.arrive();
     }
 
     /// Kills a domain. What it consists of goes in steps ([`Cpu::bury_some`]).
@@ -312,9 +326,9 @@ impl Effort {
     }
 }
 
-/// What one pass of a revocation may cost: 32 capabilities, or 4 objects that die.
-pub const EFFORT: usize = 32;
+/// What one pass of a revocation may cost: 12 capabilities, or 2 objects that die.
+pub const EFFORT: usize = 12;
 /// Waiters of a dead semaphore that are woken in one step.
-const ORPHANS: usize = 16;
+const ORPHANS: usize = 8;
 /// Contexts of a dead domain that are killed in one step.
-const CONTEXTS: usize = 4;
+const CONTEXTS: usize = 2;

@@ -20,6 +20,7 @@ mod account;
 mod audit;
 mod chain;
 mod cpu;
+mod deadlines;
 mod ec;
 mod frames;
 mod guest;
@@ -30,6 +31,7 @@ mod log;
 pub mod machine;
 mod make;
 mod memory;
+mod microcode;
 mod pd;
 mod ports;
 mod pt;
@@ -43,7 +45,8 @@ pub use account::{Account, Charge};
 pub use arch::Quick;
 pub use chain::{Entered, Help, Passed, Reply};
 pub use cpu::Cpu;
-pub use ec::{Attention, Ec, EcState, Item, Kind, Moving, Resume, USER_FLAGS};
+pub use deadlines::{Deadlines, Due, HasDue};
+pub use ec::{Attention, Ec, EcState, Frees, Item, Kind, Moving, Resume, USER_FLAGS};
 pub use frames::OwnedFrames;
 pub use guest::{GuestStop, RunOrder};
 pub use irq::{IrqTable, VectorUse};
@@ -52,6 +55,7 @@ pub use kp::Kp;
 pub use log::Log;
 pub use make::RootParts;
 pub use memory::{Memory, Progress, Target, Transfer};
+pub use microcode::{Microcode, Refused};
 pub use pd::{NewSlot, Pd, Trust};
 pub use ports::{PORTS, PortNode, PortTree, Source};
 pub use pt::Pt;
@@ -104,6 +108,8 @@ pub struct Kernel {
     pub controllers: [u64; 18],
     /// What happened, for whoever reads it.
     pub log: Log,
+    /// The microcode that is being loaded.
+    pub microcode: Microcode,
 }
 
 /// An object that capabilities name.
@@ -155,6 +161,7 @@ impl Kernel {
             own,
             controllers,
             log: Log::new(),
+            microcode: Microcode::new(),
         }
     }
 

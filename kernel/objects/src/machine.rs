@@ -28,6 +28,11 @@ pub fn can_run_guests() -> bool {
     arch::guest_vendor() != arch::GuestVendor::None && arch::fpu_order() == 0
 }
 
+/// The longest time that interrupts were off for a label of `abi::log`, where that is measured.
+pub fn longest_stretch(label: u64) -> Option<u64> {
+    arch::stretch::longest(label)
+}
+
 /// The root entry under which a domain's own port bitmap hangs.
 pub const PORT_ROOT_ENTRY: usize = (arch::PORT_BITMAP_ADDRESS >> 39 & 511) as usize;
 
@@ -132,7 +137,7 @@ fn find_ioapic(id: u8, pin: u8) -> Option<usize> {
     (u32::from(pin) < arch::ioapic_pins(found)).then_some(found)
 }
 
-/// Runs `see` on any page of physical memory (start-up only).
+/// Runs `see` on any page of physical memory.
 pub fn with_physical(frame: Frame, see: &mut dyn FnMut(&SharedPage)) {
     arch::with_physical(frame, see);
 }

@@ -154,7 +154,7 @@ impl Cpu {
             quantum,
             dead: false.into(),
             wake_status: 0.into(),
-            deadline: 0.into(),
+            due: crate::Due::never(),
             used: 0.into(),
             cell,
             charge,

@@ -430,42 +430,54 @@ fn allowed(kernel: &Kernel, frame: Frame) -> (Rights, u64) {
 }
 
 impl Memory {
-    /// Frees some of the tables, when nobody can use them any more; whether only the roots are left.
-    pub fn dismantle(&mut self) -> bool {
+    /// Frees some of the tables, when nobody can use them any more.
+    pub fn dismantle(&mut self) {
         let (pool, host) = (self.pool, self.root);
         let guest = self.guest_root_if_made();
         let [at_host, at_guest] = &mut self.dismantled;
-        if !end_in_portions::<HostFormat>(pool, host, at_host) {
-            return false;
+        if *at_host < END {
+            return end_portion::<HostFormat>(pool, host, at_host);
         }
         match guest {
-            None => true,
+            None => {}
             Some(root) if arch::guest_vendor() == arch::GuestVendor::Svm => {
-                end_in_portions::<NestedFormat>(pool, root, at_guest)
+                end_portion::<NestedFormat>(pool, root, at_guest);
             }
-            Some(root) => end_in_portions::<EptFormat>(pool, root, at_guest),
+            Some(root) => end_portion::<EptFormat>(pool, root, at_guest),
         }
+    }
+
+    /// Whether only the roots are left.
+    pub fn is_dismantled(&self) -> bool {
+        let [at_host, at_guest] = self.dismantled;
+        at_host >= END && (at_guest >= END || !self.has_guest_root())
     }
 }
 
-/// A portion of the end of a tree: frees a few tables; whether only the root is left.
-fn end_in_portions<F: logic::page_table::Format>(pool: &Pool, root: Frame, at: &mut u64) -> bool {
+/// A portion of the end of a tree: looks at some entries, and frees one table or two.
+fn end_portion<F: logic::page_table::Format>(pool: &Pool, root: Frame, at: &mut u64) {
     let tree = Tree::new(root, 2);
     // Nobody has the tree loaded: there is nothing to flush. Whole leaves go, so no table is needed.
-    (0..ENDS).any(|_| clear::<F>(pool, tree, 0, USER_ORDER, at, LOOKS).is_ok_and(|step| step.done))
+    let _ = clear::<F>(pool, tree, 0, USER_ORDER, at, LOOKS);
 }
 
-/// Tables freed in one portion of the end of a tree, at most.
-const ENDS: usize = 8;
-/// Table entries looked at to find one of them, at most.
-const LOOKS: u64 = 16;
+/// Table entries looked at in one portion of the end of a tree.
+const LOOKS: u64 = 128;
 /// log2 of the pages in the user half of a tree.
 const USER_ORDER: u8 = 35;
+/// Where a tree ends.
+const END: u64 = 1 << USER_ORDER;
 
 impl Drop for Memory {
     fn drop(&mut self) {
+        let guest = self.guest_root_if_made();
+        if self.is_dismantled() {
+            // Nothing is left below the roots.
+            guest.into_iter().chain([self.root]).for_each(|root| self.pool.free(root, 0));
+            return self.account.give(self.pages.load(Relaxed) * PAGE_SIZE);
+        }
         release_all::<HostFormat>(self.pool, self.root);
-        if let Some(guest) = self.guest_root_if_made() {
+        if let Some(guest) = guest {
             if arch::guest_vendor() == arch::GuestVendor::Svm {
                 release_all::<NestedFormat>(self.pool, guest);
             } else {

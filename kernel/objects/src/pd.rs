@@ -199,11 +199,15 @@ impl Drop for PaidTables<'_> {
 }
 
 /// Table entries of the object space looked at in one portion of a domain's end.
-const PORTION: usize = 256;
+const PORTION: usize = 128;
 
 impl Dismantle for Pd {
     fn dismantle(&mut self) -> bool {
-        self.memory.dismantle() && self.objects.dismantle(&mut self.dismantled, PORTION)
+        if !self.memory.is_dismantled() {
+            self.memory.dismantle();
+            return false;
+        }
+        self.objects.dismantle(&mut self.dismantled, PORTION)
     }
 }
 

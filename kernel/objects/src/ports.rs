@@ -14,6 +14,8 @@ use crate::{Account, Charge, Kernel, OwnedFrames, Pd};
 
 /// Ports that exist.
 pub const PORTS: u32 = 0x1_0000;
+/// The permission that the processor knows; the others only travel (abi.md 5).
+const ACCESS: u8 = 1;
 
 /// A range of ports that a domain holds.
 pub struct PortNode {
@@ -69,6 +71,15 @@ impl PortNode {
         }
     }
 
+    /// From now on it has these of its permissions only.
+    fn keep(&self, permissions: u8) {
+        let had = self.permissions.load(Relaxed);
+        self.permissions.store(permissions, Relaxed);
+        if had & !permissions & ACCESS != 0 {
+            self.apply(false);
+        }
+    }
+
     /// Whether it is of a space and has one of `count` ports; both ranges end at [`PORTS`] at the latest.
     #[inline(always)]
     fn is_of(&self, space: u64, base: u32, count: u32) -> bool {
@@ -120,6 +131,25 @@ impl PortTree {
         found
     }
 
+    /// The node of the space `to` from which the one of `from` with this port came, in however many steps: base,
+    /// count, and the permissions of what came from it. A space holds a port once, so there is one such node at most.
+    pub fn find_above(&self, from: u64, to: u64, port: u32) -> Option<(u32, u32, u8)> {
+        let mut above: Option<(u32, u32, u32)> = None;
+        let mut found = None;
+        self.nodes.each(|n| {
+            if above.is_some_and(|(depth, ..)| n.depth <= depth) {
+                above = None;
+            }
+            if n.is_of(from, port, 1) {
+                let permissions = n.permissions.load(Relaxed);
+                found = above.map(|(_, base, count)| (base, count, permissions));
+            } else if n.is_of(to, port, 1) {
+                above = Some((n.depth, n.base, n.count));
+            }
+        });
+        found
+    }
+
     /// The part of each node of `from` inside the range that can be given away, one after the other: call again
     /// with the last answer's end as `after` until `None`.
     pub fn next_source(&self, from: u64, base: u32, count: u32, after: u32) -> Option<Source> {
@@ -147,7 +177,7 @@ impl PortTree {
 
     /// Puts a child behind the node of `space` at its base port.
     pub fn insert(&mut self, space: u64, child: Counted<PortNode>) {
-        child.apply(true);
+        child.apply(child.permissions.load(Relaxed) & ACCESS != 0);
         let (base, mut behind) = (child.base, false);
         let _ = self.nodes.insert_before(child, |n| {
             let here = behind;
@@ -157,8 +187,8 @@ impl PortTree {
     }
 
     /// Takes `permissions` from the descendants of all nodes of `space` in the range, and with `itself` from these
-    /// nodes too. Returns the next node that vanished by that (its ports are forbidden already); call
-    /// until `None`.
+    /// nodes too. Returns the last node that vanishes by that (its ports are forbidden already); call until `None`.
+    /// Last first, because who is below whom can only be seen while both are there.
     pub fn revoke(
         &mut self,
         space: u64,
@@ -168,7 +198,8 @@ impl PortTree {
         itself: bool,
     ) -> Option<Counted<PortNode>> {
         let mut under: Option<u32> = None;
-        let gone = self.nodes.take_first(|n| {
+        let mut last = core::ptr::null();
+        self.nodes.each(|n| {
             if under.is_some_and(|depth| n.depth <= depth) {
                 under = None;
             }
@@ -178,13 +209,17 @@ impl PortTree {
                 under = Some(n.depth);
             }
             if !(below || own && itself) || n.depth == 0 {
-                return false;
+                return;
             }
-            let left = n.permissions.load(Relaxed) & !permissions;
-            n.permissions.store(left, Relaxed);
-            left == 0
-        })?;
-        gone.apply(false);
+            let had = n.permissions.load(Relaxed);
+            if had & !permissions == 0 {
+                last = core::ptr::from_ref(n);
+            } else {
+                n.keep(had & !permissions);
+            }
+        });
+        let gone = self.nodes.take_first(|n| core::ptr::eq(n, last))?;
+        gone.keep(0);
         Some(gone)
     }
 }

@@ -1,10 +1,10 @@
 //! What other CPUs may touch of a CPU: its inbox, and the marks by which it is found.
 
-use core::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
+use core::num::NonZeroU64;
+use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use abi::Status;
-use sync::{Counted, List, SpinLock};
+use sync::{Bell, Counted, List, SpinLock};
 
 use crate::{Ec, IrqTable, Sc, Vcpu};
 
@@ -21,16 +21,16 @@ pub struct Work {
     pub dead_scs: List<Sc, 2>,
     /// Virtual CPUs whose control block must be cleared here.
     pub dead_vcpus: List<Vcpu, 2>,
+    /// Where the kernel has microcode to be loaded.
+    pub microcode: Option<NonZeroU64>,
 }
 
 /// The part of a CPU that all others see.
 #[repr(align(64))]
 pub struct Remote {
     work: SpinLock<Work>,
-    /// Something is in `work`.
-    left: AtomicBool,
-    /// The CPU shall look after something before it runs a thread again; set by others and by itself.
-    has_work: AtomicU8,
+    /// Rung by others when they left something in `work`, and by the CPU itself.
+    bell: Bell,
     /// Identity of the domain whose host tables are loaded.
     pub space: AtomicU64,
     /// Identity of the domain whose guest tables are in use, 0 outside guests.
@@ -59,9 +59,9 @@ impl Remote {
                 dead_ecs: List::new(),
                 dead_scs: List::new(),
                 dead_vcpus: List::new(),
+                microcode: None,
             }),
-            left: AtomicBool::new(false),
-            has_work: AtomicU8::new(0),
+            bell: Bell::new(),
             space: AtomicU64::new(0),
             guest_space: AtomicU64::new(0),
             flush_wanted: AtomicU64::new(0),
@@ -73,14 +73,13 @@ impl Remote {
     /// Leaves work; the caller then tells the CPU (`Cpu::tell`).
     pub fn leave(&self, add: impl FnOnce(&mut Work)) {
         add(&mut self.work.lock());
-        self.left.store(true, SeqCst);
-        self.has_work.store(1, SeqCst);
+        self.bell.leave();
     }
 
     /// There is something to look after; who is not that CPU then interrupts it.
     #[inline(always)]
     pub(crate) fn note_work(&self) {
-        self.has_work.store(1, Release);
+        self.bell.note();
     }
 
     /// Leaves a scheduling context to be made ready with a status.
@@ -94,24 +93,19 @@ impl Remote {
     /// Not 0 if the CPU has something to look after (a number, so that the loop tests several at once).
     #[inline(always)]
     pub(crate) fn work(&self) -> u8 {
-        self.has_work.load(Relaxed)
+        self.bell.work()
     }
 
     /// The CPU looks after everything now: what is noted from here on is seen the next time.
     #[inline(always)]
     pub(crate) fn begin_care(&self) {
-        self.has_work.swap(0, SeqCst);
+        self.bell.begin_care();
     }
 
-    /// Takes all work that others left, if there is any; after [`Remote::begin_care`]: `leave` writes the two marks
-    /// in the opposite order, so what is not seen here is noted anew.
+    /// Takes all work that others left, if there is any; after [`Remote::begin_care`].
     #[inline]
     pub fn take_work(&self) -> Option<Work> {
-        if !self.left.load(SeqCst) {
-            return None;
-        }
-        self.left.store(false, SeqCst);
-        Some(core::mem::take(&mut *self.work.lock()))
+        self.bell.take_left().then(|| core::mem::take(&mut *self.work.lock()))
     }
 
     /// The interrupt table of the CPU.

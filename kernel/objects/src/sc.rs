@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
 
 use sync::{Counted, CpuCell};
 
-use crate::{Charge, Ec, Sm};
+use crate::{Charge, Due, Ec, HasDue, Sm};
 
 /// A scheduling context. Lists link 0: one run queue, waiters or helpers; link 1: deadlines;
 /// link 2: those to be taken off.
@@ -19,8 +19,8 @@ pub struct Sc {
     pub dead: AtomicBool,
     /// The status that a wake-up delivers (`abi::Status`).
     pub wake_status: AtomicU8,
-    /// Absolute TSC value at which waiting ends; 0 for never.
-    pub deadline: AtomicU64,
+    /// When waiting ends.
+    pub due: Due,
     /// TSC ticks used so far.
     pub used: AtomicU64,
     /// What its CPU alone knows.
@@ -35,6 +35,13 @@ pub struct ScState {
     pub left: u64,
     /// The semaphore it waits for, and the root of the chain that went to wait on this time, if it is not its own.
     pub waiting: Option<(Counted<Sm>, Option<Counted<Ec>>)>,
+}
+
+impl HasDue for Sc {
+    #[inline(always)]
+    fn due(&self) -> &Due {
+        &self.due
+    }
 }
 
 impl Sc {

@@ -138,13 +138,27 @@ impl Cpu {
         }
     }
 
+    /// As [`Cpu::wake`] with SUCCESS, where the running thread has its status already: who is woken here and is more
+    /// important runs at once. Whether the same thread still runs.
+    pub fn wake_and_choose(&mut self, sc: Counted<Sc>) -> bool {
+        if sc.cpu() != self.id {
+            self.wake(sc, Status::Success);
+            return true;
+        }
+        self.defer_choice(|cpu| cpu.make_ready(sc, Status::Success));
+        let due = self.must_choose();
+        if due {
+            self.choose();
+        }
+        !due
+    }
+
     #[inline(always)]
     fn make_ready(&mut self, sc: Counted<Sc>, status: Status) {
         let mut fresh = true;
         // Only this CPU writes deadlines.
-        if sc.deadline.load(Relaxed) != 0 {
-            sc.deadline.store(0, Relaxed);
-            let _ = self.deadlines.remove(&sc);
+        if sc.due.at.load(Relaxed) != 0 {
+            self.deadlines.remove(&sc);
         }
         let waited = sc.cell.open(&mut self.key).and_then(|state| state.waiting.take());
         if let Some((_sm, chain)) = waited {
@@ -202,9 +216,7 @@ impl Cpu {
             Down::Queued => {}
         }
         if deadline != 0 {
-            sc.deadline.store(deadline, Relaxed);
-            let later = |other: &Sc| other.deadline.load(Relaxed) > deadline;
-            let _ = self.deadlines.insert_before(sc.clone(), later);
+            self.deadlines.insert(sc.clone(), deadline);
         }
         self.stop_clock();
         let chain = self.put_away();
@@ -321,13 +333,14 @@ impl Cpu {
             return;
         }
         if self.queue.remove(sc).is_some() {
+            self.forget_unrunnable(&sc.ec);
             return;
         }
         let waiting = sc.cell.open(&mut self.key).and_then(|state| state.waiting.take());
         if let Some((sm, chain)) = waiting {
             let _ = sm.remove(sc);
-            if sc.deadline.swap(0, Relaxed) != 0 {
-                let _ = self.deadlines.remove(sc);
+            if sc.due.at.load(Relaxed) != 0 {
+                self.deadlines.remove(sc);
             }
             self.end_wait(chain.as_ref().unwrap_or(&sc.ec), Status::Abort);
         }
@@ -336,12 +349,8 @@ impl Cpu {
     /// Wakes those whose deadline has passed, a few at once.
     pub fn expire(&mut self) {
         let now = arch::now();
-        for _ in 0..EXPIRED {
-            if self.deadlines.first().is_none_or(|sc| sc.deadline.load(Relaxed) > now) {
-                return;
-            }
-            let Some(sc) = self.deadlines.pop_front() else { return };
-            sc.deadline.store(0, Relaxed);
+        let mut effort = EXPIRED;
+        while let Some(sc) = self.deadlines.expired(now, &mut effort) {
             let sm = sc.cell.open(&mut self.key).and_then(|state| state.waiting.as_ref());
             // If somebody released it meanwhile it is in our inbox, with its status.
             if let Some(sm) = sm.map(|(sm, _)| sm.clone())
@@ -354,7 +363,7 @@ impl Cpu {
 
     /// The next moment at which this CPU has something to do by itself.
     pub fn next_deadline(&mut self) -> Option<u64> {
-        let timeout = self.deadlines.first().map(|sc| sc.deadline.load(Relaxed));
+        let timeout = self.deadlines.next();
         let slice = match &self.sc {
             Some(sc) if self.queue.has(sc.priority) => {
                 let started = self.started;
@@ -392,9 +401,9 @@ impl Cpu {
         self.ask_choice();
     }
 
-    /// Takes some of what others left: ready contexts, dead ones. The rest waits for the next pass.
+    /// Takes some of what others left: ready contexts, dead ones; whether there was any. The rest waits for the next pass.
     #[inline(always)]
-    pub fn take_inbox(&mut self) {
+    pub fn take_inbox(&mut self) -> bool {
         if self.inbox_has_more {
             self.inbox_has_more = false;
             // There may be still more with the others.
@@ -403,7 +412,10 @@ impl Cpu {
             self.take(work);
         } else if let Some(work) = self.mine.take_work() {
             self.take(work);
+        } else {
+            return false;
         }
+        true
     }
 
     #[inline(never)]
@@ -420,6 +432,8 @@ impl Cpu {
                 self.bury(&ec);
             } else if let Some(vcpu) = work.dead_vcpus.pop_front() {
                 self.retire(&vcpu);
+            } else if let Some(address) = work.microcode.take() {
+                self.trigger_microcode(address);
             } else {
                 return;
             }
@@ -431,6 +445,6 @@ impl Cpu {
 }
 
 /// What is taken from the inbox in one pass.
-const INBOX: usize = 16;
+const INBOX: usize = 8;
 /// Waits that end by their deadline in one pass; the timer fires again for the rest.
-const EXPIRED: usize = 16;
+const EXPIRED: usize = 8;

@@ -32,18 +32,25 @@ pub struct Vcpu {
 pub struct VcpuState {
     /// The control block; gone once retired.
     pub guest: Option<Guest>,
-    /// A thread runs it or is between exits inside the kernel.
+    /// A thread's run of it goes on through the loop.
     pub busy: bool,
-    /// Tag for its translations, and in which round of tags it was taken.
-    pub tag: u16,
-    /// The round.
-    pub tag_round: u64,
-    /// The guest-mapping generation it saw last.
-    pub generation: u64,
+    /// What it knows of its translations.
+    pub translations: Translations,
     /// What the present run tells its monitor.
     pub tell: Mtd,
     /// It tells the extended words, too.
     pub tell_extended: bool,
+}
+
+/// Under which tag a virtual CPU's translations are kept, and which changes of its guest space they include.
+#[derive(Default)]
+pub struct Translations {
+    /// The tag.
+    pub tag: u16,
+    /// In which round of tags it was taken.
+    pub round: u64,
+    /// The guest-mapping generation that was seen last.
+    pub generation: u64,
 }
 
 impl VcpuState {
@@ -52,9 +59,7 @@ impl VcpuState {
         VcpuState {
             guest: Some(guest),
             busy: false,
-            tag: 0,
-            tag_round: 0,
-            generation: 0,
+            translations: Translations::default(),
             tell: Mtd::NONE,
             tell_extended: false,
         }
@@ -86,6 +91,7 @@ impl Vcpu {
     }
 
     /// The CPU it belongs to.
+    #[inline(always)]
     pub fn cpu(&self) -> usize {
         self.cell.cpu()
     }
@@ -96,6 +102,7 @@ impl Vcpu {
     }
 
     /// Whether its creator's capability is gone.
+    #[inline(always)]
     pub fn is_dead(&self) -> bool {
         self.dead.load(Relaxed)
     }

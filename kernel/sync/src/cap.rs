@@ -29,7 +29,7 @@ pub const SELECTORS: u64 = 1 << 26;
 
 const PERMISSIONS: u64 = 0x1f;
 /// Table entries that one search looks at, at most.
-const LOOKS: usize = 256;
+const LOOKS: usize = 128;
 
 /// One selector's place.
 #[repr(C, align(64))]

@@ -3,6 +3,7 @@
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 
 use crate::atomic::{AtomicUsize, fence};
+use crate::locked;
 
 /// A number of references; 0 is for ever.
 pub(crate) struct Count(AtomicUsize);
@@ -22,11 +23,13 @@ impl Count {
     /// One more, for somebody who has one.
     #[inline(always)]
     pub(crate) fn again(&self) {
+        locked::count();
         self.0.fetch_add(1, Relaxed);
     }
 
     /// One more, unless the last one is gone already; for a borrower.
     pub(crate) fn hold(&self) -> bool {
+        locked::count();
         let mut seen = self.0.load(Relaxed);
         while seen != 0 {
             match self.0.compare_exchange_weak(seen, seen + 1, Acquire, Relaxed) {
@@ -41,6 +44,7 @@ impl Count {
     #[inline(always)]
     #[must_use]
     pub(crate) fn end(&self) -> bool {
+        locked::count();
         let was_last = self.0.fetch_sub(1, AcqRel) == 1;
         if was_last {
             fence(Acquire);

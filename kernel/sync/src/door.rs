@@ -116,6 +116,8 @@ mod plan {
     thread_local! {
         /// Allocations until the one that fails; 0 for none.
         static LEFT: Cell<u64> = const { Cell::new(0) };
+        /// All after that one fail, too.
+        static FOR_GOOD: Cell<bool> = const { Cell::new(false) };
         static FAILED: Cell<Option<Site>> = const { Cell::new(None) };
         static REACHED: Cell<[u64; SITES]> = const { Cell::new([0; SITES]) };
     }
@@ -127,10 +129,17 @@ mod plan {
         /// The `nth` allocation from now on fails (1: the next one); 0 takes the plan back.
         pub fn fail(nth: u64) {
             LEFT.set(nth);
+            FOR_GOOD.set(false);
             FAILED.set(None);
         }
 
-        /// Where the planned failure happened, if it did.
+        /// The `nth` allocation from now on fails, and all after it until the plan is taken back.
+        pub fn fail_from(nth: u64) {
+            Self::fail(nth);
+            FOR_GOOD.set(true);
+        }
+
+        /// Where the (first) planned failure happened, if it did.
         #[must_use]
         pub fn failed() -> Option<Site> {
             FAILED.get()
@@ -152,8 +161,8 @@ mod plan {
         match LEFT.get() {
             0 => Ok(()),
             1 => {
-                LEFT.set(0);
-                FAILED.set(Some(site));
+                LEFT.set(FOR_GOOD.get().into());
+                FAILED.set(FAILED.get().or(Some(site)));
                 Err(Oom)
             }
             left => {

@@ -91,6 +91,12 @@ impl Epochs {
         result
     }
 
+    /// The present epoch.
+    #[cfg(not(loom))]
+    pub(crate) fn now(&self) -> u64 {
+        self.epoch.load(SeqCst)
+    }
+
     /// Begins a grace period of the caller's own; ask [`Rcu::has_passed`] with the result.
     pub(crate) fn begin(&self) -> u64 {
         let target = self.epoch.fetch_add(1, SeqCst) + 1;

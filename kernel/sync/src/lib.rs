@@ -16,8 +16,10 @@
 #![cfg_attr(target_os = "none", no_std)]
 
 mod atomic;
+mod bell;
 mod count;
 mod epoch;
+mod locked;
 #[cfg(test)]
 #[cfg(loom)]
 mod loom_tests;
@@ -48,6 +50,7 @@ mod slab;
 #[cfg(not(loom))]
 mod tests;
 
+pub use bell::Bell;
 #[cfg(not(loom))]
 pub use cap::{CapSlot, CapSpace, Capability, Creator, NewTables, Removed, SELECTORS, Tree};
 #[cfg(not(loom))]
@@ -59,6 +62,8 @@ pub use epoch::Token;
 pub use list::List;
 #[cfg(not(loom))]
 pub use lock::{Guard, SpinLock};
+#[cfg(all(not(target_os = "none"), not(loom)))]
+pub use locked::Locked;
 #[cfg(not(loom))]
 pub use once::Once;
 #[cfg(not(loom))]

@@ -6,9 +6,10 @@
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::sync::atomic::AtomicUsize;
-use loom::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use loom::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use loom::thread;
 
+use crate::bell::{Bell, Busy};
 use crate::count::Count;
 use crate::epoch::Epochs;
 use crate::raw_lock::RawLock;
@@ -177,5 +178,146 @@ fn loom_rcu_finds_who_comes_back_from_idle() {
             world.epochs.leave(token);
         }
         thread.join().unwrap();
+    });
+}
+
+#[test]
+fn loom_rcu_finds_who_comes_back_from_a_pause() {
+    loom::model(|| {
+        let world = World::new();
+        let mut token = world.epochs.join(0).unwrap();
+        let other = world.clone();
+        let thread = thread::spawn(move || other.remove(2));
+        world.look();
+        // As the loop does where nobody is ready: away until an interrupt, then back with the same token.
+        world.epochs.away(&mut token, thread::yield_now);
+        world.look();
+        world.epochs.quiesce(&mut token);
+        world.look();
+        thread.join().unwrap();
+    });
+}
+
+/// A CPU that is away keeps nobody waiting, and one that was passed while away is waited for once it is back.
+#[test]
+fn loom_rcu_does_not_wait_for_who_is_away() {
+    loom::model(|| {
+        let epochs = Arc::new(Epochs::new());
+        let mut token = epochs.join(0).unwrap();
+        let other = epochs.clone();
+        let passed = epochs.away(&mut token, || {
+            let thread = thread::spawn(move || {
+                let target = other.begin();
+                other.has_passed(target)
+            });
+            thread.join().unwrap()
+        });
+        assert!(passed);
+        let target = epochs.begin();
+        assert!(!epochs.has_passed(target));
+        epochs.quiesce(&mut token);
+        assert!(epochs.has_passed(target));
+    });
+}
+
+/// A model of three threads, with at most so many switches away from one that could go on: all orders of them are too
+/// many to try.
+const SWITCHES: usize = 3;
+
+fn three(model: impl Fn() + Sync + Send + 'static) {
+    let mut all = loom::model::Builder::new();
+    all.preemption_bound = Some(SWITCHES);
+    all.check(model);
+}
+
+/// What waits, as a bit for each that was added, and whether anybody knows: `Rcu::bury` and `Rcu::collect`.
+struct Graves {
+    pending: AtomicUsize,
+    busy: Busy,
+}
+
+impl Graves {
+    fn bury(&self, one: usize) {
+        let mut head = self.pending.load(Relaxed);
+        while let Err(now) = self.pending.compare_exchange_weak(head, head | one, Release, Relaxed)
+        {
+            head = now;
+        }
+        self.busy.note();
+    }
+
+    /// Takes what waits, and marks the place empty when nothing does.
+    fn collect(&self) {
+        if self.pending.swap(0, AcqRel) == 0 {
+            self.busy.rest(|| self.pending.load(Acquire) == 0);
+        }
+    }
+}
+
+#[test]
+fn loom_what_is_buried_is_never_forgotten() {
+    three(|| {
+        let graves = Arc::new(Graves { pending: AtomicUsize::new(0), busy: Busy::new() });
+        let threads: [_; 2] = core::array::from_fn(|number| {
+            let graves = graves.clone();
+            thread::spawn(move || graves.bury(1 << number))
+        });
+        // One batch, and the look that finds no other.
+        graves.collect();
+        graves.collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        let waits = graves.pending.load(Acquire) != 0;
+        assert!(!waits || graves.busy.word() != 0, "something waits and nobody would look");
+    });
+}
+
+/// A CPU's bell and what others left: `Remote::leave`, `Remote::take_work`.
+struct Door {
+    bell: Bell,
+    lock: RawLock,
+    work: Bare<usize>,
+}
+
+impl Door {
+    fn leave(&self) {
+        self.lock.lock();
+        self.work.write(self.work.read() + 1);
+        self.lock.unlock();
+        self.bell.leave();
+    }
+
+    /// What the loop does when it sees the bell; how much was taken.
+    fn care(&self) -> usize {
+        if self.bell.work() == 0 {
+            return 0;
+        }
+        self.bell.begin_care();
+        if !self.bell.take_left() {
+            return 0;
+        }
+        self.lock.lock();
+        let taken = self.work.read();
+        self.work.write(0);
+        self.lock.unlock();
+        taken
+    }
+}
+
+#[test]
+fn loom_what_is_left_for_a_cpu_is_taken() {
+    three(|| {
+        let door = Door { bell: Bell::new(), lock: RawLock::new(), work: Bare::new(0) };
+        let door = Arc::new(door);
+        let threads: [_; 2] = core::array::from_fn(|_| {
+            let door = door.clone();
+            thread::spawn(move || door.leave())
+        });
+        // A note of the CPU's own in between must not cover what others leave.
+        door.bell.note();
+        let mut taken = door.care() + door.care();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        // The interrupts that follow each `leave` make the CPU look again.
+        taken += door.care();
+        assert_eq!(taken, 2, "work was left and the bell was silent");
     });
 }

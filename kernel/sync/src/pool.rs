@@ -150,11 +150,18 @@ impl Pool {
     /// How many frames are in use for something; tests compare it with what they find.
     #[cfg(not(target_os = "none"))]
     pub fn frames_of(&self, site: Site) -> usize {
-        let what = site as u8 + 1;
-        let is = |used: &&core::sync::atomic::AtomicU8| {
-            used.load(core::sync::atomic::Ordering::Relaxed) == what
-        };
-        self.uses.iter().filter(is).count()
+        self.frames_by_site()[site as usize]
+    }
+
+    /// How many frames are in use, by the number of their [`Site`] (host only).
+    #[cfg(not(target_os = "none"))]
+    pub fn frames_by_site(&self) -> [usize; Site::ALL.len()] {
+        let mut count = [0; Site::ALL.len() + 1];
+        for used in &self.uses {
+            let what = usize::from(used.load(core::sync::atomic::Ordering::Relaxed));
+            count[what] += 1;
+        }
+        core::array::from_fn(|site| count[site + 1])
     }
 
     /// Gives frames back. Nonsense (not allocated, wrong order) is refused by the buddy and changes nothing.
@@ -183,7 +190,21 @@ impl Pool {
         Ok(NonNull::from(self.page(frame)).cast())
     }
 
-    /// Gives back what `alloc_raw` gave.
+    /// The same with whatever the frames held.
+    pub(crate) fn alloc_unscrubbed(&self, order: u8, site: Site) -> Result<NonNull<u8>, Oom> {
+        let frame = self.take(order, site)?;
+        Ok(NonNull::from(self.page(frame)).cast())
+    }
+
+    /// The start of the block of 2^`order` frames around an address in it.
+    pub(crate) fn block_of(&self, at: NonNull<u8>, order: u8) -> NonNull<u8> {
+        let offset = (at.as_ptr() as usize).wrapping_sub(self.base.as_ptr() as usize);
+        let frame = self.first + (offset / PAGE) as u64;
+        // Blocks are aligned by frame number, which need not be how they are aligned in the mapping.
+        NonNull::from(self.page(Frame(frame >> order << order))).cast()
+    }
+
+    /// Gives back what they gave.
     pub(crate) fn free_raw(&self, at: NonNull<u8>, order: u8) {
         let offset = (at.as_ptr() as usize).wrapping_sub(self.base.as_ptr() as usize);
         self.free(Frame(self.first + (offset / PAGE) as u64), order);

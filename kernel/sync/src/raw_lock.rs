@@ -3,6 +3,7 @@
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use crate::atomic::{AtomicBool, relax};
+use crate::locked;
 
 /// Taken or not.
 pub(crate) struct RawLock(AtomicBool);
@@ -23,6 +24,7 @@ impl RawLock {
     /// Takes it if it is not taken.
     #[inline(always)]
     pub(crate) fn try_lock(&self) -> bool {
+        locked::lock();
         self.0.compare_exchange(false, true, Acquire, Relaxed).is_ok()
     }
 

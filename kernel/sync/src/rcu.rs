@@ -13,9 +13,10 @@
 
 use core::ptr::null_mut;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64};
+use core::sync::atomic::{AtomicPtr, AtomicU64};
 
 use crate::SpinLock;
+use crate::bell::Busy;
 use crate::epoch::{Epochs, Token};
 use crate::slab::Header;
 
@@ -27,7 +28,7 @@ pub struct Rcu {
     /// The epoch that the batch waits for, 0 while there is none.
     waits_for: AtomicU64,
     /// Whether there is a batch, or something pending: the one word that the loop looks at.
-    busy: AtomicU8,
+    busy: Busy,
 }
 
 struct Batch {
@@ -58,7 +59,7 @@ impl Rcu {
             pending: AtomicPtr::new(null_mut()),
             batch: SpinLock::new(Batch { dead: null_mut(), target: 0 }),
             waits_for: AtomicU64::new(0),
-            busy: AtomicU8::new(0),
+            busy: Busy::new(),
         }
     }
 
@@ -93,7 +94,7 @@ impl Rcu {
     /// Not 0 if anything dead waits to be freed (a number, so that the loop tests several at once).
     #[inline(always)]
     pub fn dead(&self) -> u8 {
-        self.busy.load(Relaxed)
+        self.busy.word()
     }
 
     /// Frees up to `budget` objects whose time has come, or a portion of a large one, or starts a batch.
@@ -102,7 +103,7 @@ impl Rcu {
         if batch.dead.is_null() {
             batch.dead = self.pending.swap(null_mut(), AcqRel);
             if batch.dead.is_null() {
-                self.rest();
+                self.busy.rest(|| self.pending.load(Acquire).is_null());
                 return Collected::Nothing;
             }
             batch.target = self.epochs.begin();
@@ -124,7 +125,12 @@ impl Rcu {
                     break;
                 }
                 batch.dead = (*node).dead_next();
+                let is_large = Header::is_large(node);
                 Header::free(node);
+                if is_large {
+                    // Its last portion was work enough for now.
+                    break;
+                }
             }
         }
         if batch.dead.is_null() {
@@ -133,13 +139,9 @@ impl Rcu {
         Collected::More
     }
 
-    /// There is no batch (the caller holds its lock): nobody need look again until something dies.
-    fn rest(&self) {
-        // The exchange reads what `bury` wrote last, so either its node is seen here, or its word comes after ours.
-        self.busy.swap(0, AcqRel);
-        if !self.pending.load(Acquire).is_null() {
-            self.busy.store(1, Relaxed);
-        }
+    /// A number that grows with every grace period that begins.
+    pub fn epoch(&self) -> u64 {
+        self.epochs.now()
     }
 
     /// Begins a grace period of the caller's own; ask [`Rcu::has_passed`] with the result.
@@ -173,7 +175,7 @@ impl Rcu {
                 Err(now) => head = now,
             }
         }
-        self.busy.store(1, Release);
+        self.busy.note();
     }
 }
 

@@ -7,7 +7,7 @@
 //!
 //! [`Counted<T>`] persists and costs a locked instruction to clone or drop; [`Ref`] is borrowed from the
 //! [`Token`](crate::Token) and costs nothing. The last `Counted` does not free: it hands the node to RCU.
-//! Nodes go back to their slab; a slab keeps its frames, so its size is that of its busiest moment.
+//! Nodes go back to their slab, and a frame without any object to the pool (`places.rs`).
 
 use core::any::TypeId;
 use core::marker::PhantomData;
@@ -22,6 +22,10 @@ use logic::Oom;
 use crate::count::Count;
 use crate::door::{self, Site};
 use crate::{Pool, Rcu, SpinLock, Token};
+
+mod places;
+
+use places::Places;
 
 /// What every node starts with. 32-byte aligned: a capability slot keeps permissions in the low bits.
 #[repr(C, align(32))]
@@ -73,6 +77,15 @@ impl Header {
         unsafe { (*node).slab.dismantle.is_none_or(|portion| portion(node)) }
     }
 
+    /// Whether the value is taken apart in portions.
+    ///
+    /// # Safety
+    /// As for [`Header::free`], which must not have been called.
+    pub(crate) unsafe fn is_large(node: *mut Header) -> bool {
+        // SAFETY: the caller's promise; the slab lives for ever.
+        unsafe { (*node).slab.dismantle.is_some() }
+    }
+
     /// Drops the value and returns the node to its slab.
     ///
     /// # Safety
@@ -82,7 +95,7 @@ impl Header {
         unsafe {
             let base = (*node).slab;
             (base.drop_value)(node);
-            base.put(node);
+            base.places.put(node);
         }
     }
 }
@@ -94,32 +107,10 @@ struct Node<T> {
 }
 
 struct Base {
-    pool: &'static Pool,
+    places: Places,
     rcu: &'static Rcu,
-    free: SpinLock<Free>,
-    size: usize,
-    order: u8,
-    site: Site,
     drop_value: unsafe fn(*mut Header),
     dismantle: Option<unsafe fn(*mut Header) -> bool>,
-}
-
-struct Free {
-    head: *mut Header,
-    live: usize,
-}
-
-// SAFETY: a list of unused nodes, touched under the lock only.
-unsafe impl Send for Free {}
-
-impl Base {
-    fn put(&self, node: *mut Header) {
-        let mut free = self.free.lock();
-        // SAFETY: the node is unused; its first link serves the free list.
-        unsafe { (*node).set_dead_next(free.head) };
-        free.head = node;
-        free.live = free.live.saturating_sub(1);
-    }
 }
 
 /// A maker of objects of type `T`. Lives for ever, since every object points back to it.
@@ -131,24 +122,10 @@ pub struct Slab<T: 'static> {
 impl<T: Send + Sync + 'static> Slab<T> {
     /// An empty slab over `pool`; dead objects wait in `rcu`.
     pub const fn new(pool: &'static Pool, rcu: &'static Rcu, site: Site) -> Self {
-        let size = size_of::<Node<T>>();
-        // Small objects share a frame; large ones get as many frames as one of them needs.
-        let order = {
-            let frames = size.div_ceil(4096);
-            let mut order = 0;
-            while (1 << order) < frames {
-                order += 1;
-            }
-            order
-        };
         Slab {
             base: Base {
-                pool,
+                places: Places::new(pool, size_of::<Node<T>>(), site),
                 rcu,
-                free: SpinLock::new(Free { head: null_mut(), live: 0 }),
-                size,
-                order,
-                site,
                 drop_value: drop_value::<T>,
                 dismantle: None,
             },
@@ -158,41 +135,28 @@ impl<T: Send + Sync + 'static> Slab<T> {
 
     /// Bytes that one object takes (what a quota is charged).
     pub const fn object_bytes(&self) -> usize {
-        self.base.size
+        self.base.places.node_bytes()
     }
 
     /// How many objects exist, dead ones that RCU still holds included.
     pub fn live(&self) -> usize {
-        self.base.free.lock().live
+        self.base.places.live()
     }
 
     /// Memory for one object, so that the part of a call that writes cannot fail.
     pub fn reserve(&'static self) -> Result<Reserved<T>, Oom> {
-        door::pass(self.base.site)?;
-        let mut free = self.base.free.lock();
-        if free.head.is_null() {
-            let memory = self.base.pool.alloc_raw(self.base.order, self.base.site)?;
-            let fit = (4096usize << self.base.order) / size_of::<Node<T>>();
-            for i in 0..fit {
-                // SAFETY: the fresh memory holds `fit` nodes of this size, aligned since sizes are multiples of 32.
-                unsafe {
-                    let node = memory.add(i * self.base.size).cast::<Header>();
-                    node.write(Header {
-                        count: Count::new(),
-                        kind: TypeId::of::<T>(),
-                        slab: &self.base,
-                        links: [const { RawLink::new() }; 3],
-                        tree: SpinLock::new(()),
-                    });
-                    node.as_ref().set_dead_next(free.head);
-                    free.head = node.as_ptr();
-                }
-            }
-        }
-        let Some(node) = NonNull::new(free.head) else { return Err(Oom) };
-        // SAFETY: on the free list, ours now.
-        free.head = unsafe { node.as_ref().dead_next() };
-        free.live += 1;
+        door::pass(self.base.places.site())?;
+        let node = self.base.places.take(|node| {
+            let header = Header {
+                count: Count::new(),
+                kind: TypeId::of::<T>(),
+                slab: &self.base,
+                links: [const { RawLink::new() }; 3],
+                tree: SpinLock::new(()),
+            };
+            // SAFETY: fresh memory for a `Node<T>`, aligned, which nobody else knows.
+            unsafe { node.write(header) }
+        })?;
         Ok(Reserved { node, kind: PhantomData })
     }
 }
@@ -255,7 +219,7 @@ impl<T: 'static> Reserved<T> {
 impl<T: 'static> Drop for Reserved<T> {
     fn drop(&mut self) {
         // SAFETY: reserved and never filled: back to the free list.
-        unsafe { self.node.as_ref().slab.put(self.node.as_ptr()) }
+        unsafe { self.node.as_ref().slab.places.put(self.node.as_ptr()) }
     }
 }
 

@@ -384,3 +384,45 @@ fn shared_pages_mix_widths_and_wrap() {
     assert_eq!(other.word(1), page.word(1));
     other.copy_words(page, 600, 4);
 }
+
+#[test]
+fn a_slab_gives_its_frames_back() {
+    let mut w = world();
+    let before = w.pool.free_frames();
+    let mut all: Vec<_> = (0..200).map(|_| w.make()).collect();
+    let used = before - w.pool.free_frames();
+    assert!(used > 2, "{used} frames");
+    let last = all.pop();
+    // Every second one first: no frame is empty by that, and each has room for others.
+    let mut turn = 0;
+    all.retain(|_| {
+        turn += 1;
+        turn % 2 == 0
+    });
+    w.settle();
+    assert_eq!(before - w.pool.free_frames(), used);
+    all.extend((0..100).map(|_| w.make()));
+    assert_eq!(before - w.pool.free_frames(), used, "the room is used before another frame");
+    drop(all);
+    w.settle();
+    assert_eq!((before - w.pool.free_frames(), w.slab.live()), (1, 1));
+    drop(last);
+    w.settle();
+    assert_eq!((w.pool.free_frames(), w.slab.live()), (before, 0));
+    drop(w.slab.reserve().unwrap());
+    assert_eq!(w.pool.free_frames(), before, "what was only reserved, too");
+}
+
+#[test]
+fn objects_larger_than_a_frame_have_frames_of_their_own() {
+    let mut w = world();
+    let slab: &'static Slab<[u64; 1100]> =
+        Box::leak(Box::new(Slab::new(w.pool, w.rcu, Site::Boot)));
+    let before = w.pool.free_frames();
+    let all: Vec<_> = (0..5).map(|n| slab.reserve().unwrap().fill([n; 1100])).collect();
+    assert_eq!(before - w.pool.free_frames(), 20);
+    assert!(all.iter().enumerate().all(|(n, one)| one.iter().all(|word| *word == n as u64)));
+    drop(all);
+    w.settle();
+    assert_eq!(w.pool.free_frames(), before);
+}

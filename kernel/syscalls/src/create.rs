@@ -36,7 +36,13 @@ pub fn create_pd(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let begun = cpu.state().and_then(|state| state.making.take());
     let pd = match begun {
         Some(pd) => pd,
-        None => cpu.kernel.make_pd(&parent.account, trust).map_err(oom)?,
+        None => {
+            // It may be repeated because memory was short: the domain of the first attempt is gone.
+            if let Some(state) = cpu.state() {
+                state.cursor = 0;
+            }
+            cpu.kernel.make_pd(&parent.account, trust).map_err(oom)?
+        }
     };
     pd.set_trust_group(parent.trust_group());
     if crd.kind() == CrdKind::Object {

@@ -5,17 +5,19 @@
 //! so interrupts, other threads and death get in; each step looks the authority up anew. What it does not do
 //! is to judge an item: that is `transfer.rs`.
 
-use abi::Crd;
 use abi::crd::ItemMeta;
 use abi::utcb::{MAX_TYPED, offset, typed_offset};
-use objects::{Cpu, Ec, Item, Moving, Resume};
+use abi::{Crd, Status};
+use objects::{Cpu, Ec, Frees, Item, Moving, Resume};
 use sync::{Counted, Token};
 
 use crate::transfer::{Giver, Step, item};
 use crate::{event, ipc};
 
-/// Items finished in one step, at most.
+/// Items finished in one step, at most; a large one is as much as all of them.
 const PER_STEP: usize = 4;
+/// log2 of the pages, ports or selectors of the largest item that is not large.
+const SMALL: u8 = 2;
 
 /// The running thread moves as many items as the items word says, then goes on as `resume` says: `ReceiveItems` runs
 /// the service, `SendItems` ends it.
@@ -40,13 +42,16 @@ pub fn go_on(cpu: &mut Cpu, token: &Token) {
     let mut left = PER_STEP;
     while left != 0
         && moving.done < moving.count
-        && step(cpu, token, (from, to), around, &mut moving)
+        && let Some(cost) = step(cpu, token, (from, to), around, &mut moving)
     {
-        left -= 1;
+        left = left.saturating_sub(cost);
     }
     let is_done = moving.done == moving.count;
     let Some(state) = cpu.state() else { return };
     state.moving = moving;
+    if is_done {
+        state.frees = Frees::Unasked;
+    }
     match (is_done, is_call) {
         (false, _) => {}
         (true, true) => state.resume = Resume::User,
@@ -73,17 +78,18 @@ fn fault_address(cpu: &mut Cpu, caller: &Counted<Ec>) -> Option<u64> {
     matches!(state.resume, Resume::AwaitEventReply).then_some(state.fault_address)
 }
 
-/// A step of the present item; whether that finished it. An item that cannot be moved gives a null CRD.
+/// A step of the present item; its share of [`PER_STEP`] if that finished it. An item that cannot be moved gives a
+/// null CRD.
 fn step(
     cpu: &mut Cpu,
     token: &Token,
     (from, to): (&Counted<Ec>, &Counted<Ec>),
     around: Option<u64>,
     moving: &mut Moving,
-) -> bool {
+) -> Option<usize> {
     let Some(at) = typed_offset(moving.done) else {
         moving.done += 1;
-        return true;
+        return Some(1);
     };
     // Each item is read once: what a program writes there between two steps is not looked at.
     let mut now = moving.item.take().unwrap_or_else(|| read(from, to, around, at));
@@ -94,9 +100,13 @@ fn step(
     let (crd, flags) = match result {
         Ok(Step::More) => {
             moving.item = Some(now);
-            return false;
+            return None;
         }
         Ok(Step::Done { crd, flags }) => (crd, flags),
+        Err(Status::Oom) if cpu.wait_for_frees() => {
+            moving.item = Some(now);
+            return None;
+        }
         Err(_) => (Crd::NULL, meta.flags()),
     };
     if around.is_none() {
@@ -104,7 +114,7 @@ fn step(
         to.utcb().write_u64(at + 8, flags);
     }
     moving.done += 1;
-    true
+    Some(if send.order() > SMALL { PER_STEP } else { 1 })
 }
 
 /// An item and the receiver's windows. An exception's reply may give memory only, wherever the hotspot says in the

@@ -57,7 +57,7 @@ type Words = abi::args::Words;
 
 /// Does what the running thread asks for in its registers: the table of calls (abi.md 4).
 ///
-/// Call and reply are part of the loop itself; every other call is a function of its own ([`serve`]), so that none
+/// Call, reply and a poke are part of the loop itself; every other call is a function of its own ([`serve`]), so that none
 /// pays for the registers that another one needs. [`quick`] comes before it for some.
 ///
 /// `first` is the call's first word, RDI. Whether somebody runs afterwards.
@@ -87,7 +87,7 @@ pub fn handle(cpu: &mut Cpu, token: &Token, first: u64) -> bool {
         Call::KpCtrl => serve(cpu, token, pages::kp_ctrl),
         Call::IrqCtrl => serve(cpu, token, interrupts::irq_ctrl),
         Call::CreateVcpu => serve(cpu, token, create::create_vcpu),
-        Call::VcpuCtrl => serve(cpu, token, vcpu::vcpu_ctrl),
+        Call::VcpuCtrl => vcpu::vcpu_ctrl(cpu, token, first),
         Call::QuotaGive => serve(cpu, token, quota::quota_give),
         Call::QuotaRead => serve(cpu, token, quota::quota_read),
         Call::TrustGroup => serve(cpu, token, trust::trust_group),
@@ -138,10 +138,19 @@ fn answer(cpu: &mut Cpu, outcome: Outcome) {
     let status = match outcome {
         Ok(Verdict::Done) => return,
         Ok(Verdict::Answer(status)) => status,
+        Err(Status::Oom) if cpu.wait_for_frees() => return repeat(cpu),
         Err(status) => refused(cpu, status),
     };
     if let Some(state) = cpu.state() {
         state.thread.registers.rdi = status as u64;
+    }
+}
+
+/// The running thread makes its call once more when its wait is over; one that is done in steps goes on where it was.
+#[cold]
+fn repeat(cpu: &mut Cpu) {
+    if let Some(state) = cpu.state() {
+        state.resume = objects::Resume::Restart;
     }
 }
 

@@ -6,16 +6,16 @@ use abi::Status;
 use abi::args::{AssignPci, Log, MachineCtrl, Statistics};
 use abi::log as told;
 use abi::utcb::offset;
-use objects::Cpu;
+use objects::{Cpu, Refused};
 use sync::Token;
 
 use crate::authority::{caller, domain};
-use crate::{Outcome, Words};
+use crate::{Outcome, Words, revoke};
 
-/// Microcode update trigger (Intel SDM vol. 3, 10.11.6): takes the linear address of the data.
+/// The most bytes of a microcode update; its field in the call holds less.
 const MOST_MICROCODE: u32 = 2 << 20;
 
-/// 15. Suspend is refused while this kernel cannot resume; a microcode blob is checked for its size.
+/// 15. Suspend is refused while this kernel cannot resume. Microcode is copied and loaded on every CPU, in steps.
 pub fn machine_ctrl(cpu: &mut Cpu, _token: &Token, words: Words) -> Outcome {
     if !caller(cpu)?.trust.passthrough {
         return Err(Status::BadCap);
@@ -23,7 +23,14 @@ pub fn machine_ctrl(cpu: &mut Cpu, _token: &Token, words: Words) -> Outcome {
     match MachineCtrl::decode(words) {
         MachineCtrl::Suspend { .. } => Err(Status::BadPar),
         MachineCtrl::UpdateMicrocode { size, .. } if size > MOST_MICROCODE => Err(Status::BadPar),
-        MachineCtrl::UpdateMicrocode { .. } => Err(Status::BadFtr),
+        MachineCtrl::UpdateMicrocode { size, physical } => {
+            let cursor = cpu.state().map_or(0, |state| state.cursor);
+            match cpu.load_microcode(physical, size.into(), cursor) {
+                Ok(next) => revoke::again(cpu, next),
+                Err(Refused::Memory) => Err(Status::Oom),
+                Err(Refused::Busy) => Err(Status::BadPar),
+            }
+        }
         MachineCtrl::Unknown(_) => Err(Status::BadPar),
     }
 }
@@ -51,7 +58,10 @@ pub fn statistics(cpu: &mut Cpu, _token: &Token, words: Words) -> Outcome {
         }
         told::FREE_FRAMES => cpu.kernel.pool.free_frames() as u64,
         told::LOG_RECORDS => cpu.kernel.log.written(),
-        _ => return Err(Status::BadPar),
+        other => {
+            let label = other.checked_sub(told::STRETCHES).ok_or(Status::BadPar)?;
+            objects::machine::longest_stretch(label).ok_or(Status::BadPar)?
+        }
     };
     if let Some(state) = cpu.state() {
         state.thread.registers.rsi = value;

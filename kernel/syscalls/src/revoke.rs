@@ -11,7 +11,7 @@ use crate::authority::{caller_ref, domain_ref};
 use crate::{Outcome, Verdict, Words};
 
 /// Table entries visited in one step.
-const BUDGET: u64 = 256;
+const BUDGET: u64 = 128;
 /// The cursor of a call that only waits for the dead.
 const END: u64 = 1 << 50;
 /// Orders of ranges that are revoked from both tables in one step.

@@ -5,15 +5,15 @@ use abi::{Crd, CrdKind, ItemKind, Status};
 use logic::addr::{is_user_block, units};
 use logic::delegation::{Transfer, window};
 use logic::page_table::Rights;
-use objects::{Cpu, Memory, Pd, PortNode, PortTree, Source, Target};
+use objects::{Cpu, Memory, PORTS, Pd, PortNode, PortTree, Source, Target};
 use sync::{Ref, SELECTORS, Token, Tree};
 
 use crate::oom;
 
 /// Table entries visited in one step.
-const BUDGET: u64 = 256;
+const BUDGET: u64 = 64;
 /// Capabilities given in one step.
-const CAPABILITIES: usize = 32;
+const CAPABILITIES: usize = 8;
 /// What a new page of selectors counts as: it has to be zeroed.
 const NEW_PAGE: usize = 8;
 /// Bit of a cursor: something was given.
@@ -290,10 +290,16 @@ fn translate(cpu: &Cpu, token: &Token, from: &Pd, to: &Pd, send: Crd, receive: C
             }
         }
         CrdKind::Port => {
-            let port = send.base().min(0xffff) as u32;
+            let Some(port) = u32::try_from(send.base()).ok().filter(|port| *port < PORTS) else {
+                return Crd::NULL;
+            };
             let tree = cpu.kernel.ports.lock();
-            match (tree.find(from.identity(), port), tree.find(to.identity(), port)) {
-                (Some((_, _, permissions)), Some((base, count, _))) if inside(base.into()) => {
+            if from.identity() == to.identity() {
+                let is_there = tree.find(from.identity(), port).is_some();
+                return if is_there && inside(send.base()) { send } else { Crd::NULL };
+            }
+            match tree.find_above(from.identity(), to.identity(), port) {
+                Some((base, count, permissions)) if inside(base.into()) => {
                     let order = logic::addr::order_for(count.into()).min(receive.order());
                     Crd::ports(base.into(), order, permissions)
                 }

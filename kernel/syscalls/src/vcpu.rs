@@ -1,29 +1,44 @@
 //! vcpu_ctrl: run and poke (abi.md 11); our vcpu_run_ext.
 
-use abi::Status;
 use abi::args::{VcpuCtrl, VcpuRunExt};
 use abi::cap::VCPU_CT;
+use abi::{Selector, Status};
 use objects::{Cpu, RunOrder, Vcpu};
 use sync::{Ref, Token};
 
 use crate::authority::object;
-use crate::{Outcome, Verdict, Words};
+use crate::{Outcome, Verdict, Words, serve};
 
 /// 20. A run returns at the first exit that concerns the monitor; the status then is SUCCESS.
 #[inline(always)]
-pub fn vcpu_ctrl(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
-    match VcpuCtrl::decode(words) {
-        VcpuCtrl::Run { vcpu, mtd } => {
-            let vcpu = object::<Vcpu>(cpu, token, vcpu, VCPU_CT)?;
-            run(cpu, vcpu, RunOrder::version10(mtd))
-        }
-        VcpuCtrl::Poke { vcpu } => {
-            let vcpu = object::<Vcpu>(cpu, token, vcpu, VCPU_CT)?;
-            cpu.poke(&vcpu);
-            Ok(Status::Success.into())
-        }
-        VcpuCtrl::Unknown(_) => Err(Status::BadPar),
+pub fn vcpu_ctrl(cpu: &mut Cpu, token: &Token, first: u64) {
+    match VcpuCtrl::decode([first, 0, 0, 0, 0]) {
+        VcpuCtrl::Poke { vcpu } => poke(cpu, token, vcpu),
+        _ => serve(cpu, token, run_or_refuse),
     }
+}
+
+#[inline(always)]
+fn poke(cpu: &mut Cpu, token: &Token, vcpu: Selector) {
+    let status = match object::<Vcpu>(cpu, token, vcpu, VCPU_CT) {
+        Ok(vcpu) => {
+            cpu.poke(&vcpu);
+            Status::Success
+        }
+        Err(refused) => refused,
+    };
+    if let Some(state) = cpu.state() {
+        state.thread.registers.rdi = status as u64;
+    }
+}
+
+#[inline(always)]
+fn run_or_refuse(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
+    let VcpuCtrl::Run { vcpu, mtd } = VcpuCtrl::decode(words) else {
+        return Err(Status::BadPar);
+    };
+    let vcpu = object::<Vcpu>(cpu, token, vcpu, VCPU_CT)?;
+    run(cpu, vcpu, RunOrder::version10(mtd))
 }
 
 /// 66: a run that says what it wants to be told.
@@ -37,11 +52,12 @@ pub fn vcpu_run_ext(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     run(cpu, vcpu, RunOrder { load, tell, load_extended, tell_extended })
 }
 
-/// The status is in the thread's RDI when the run is over, which may be much later.
+/// If the run is not over, its status is in the thread's RDI when it is, which may be much later.
 #[inline(always)]
 fn run(cpu: &mut Cpu, vcpu: Ref<'_, Vcpu>, order: RunOrder) -> Outcome {
     match cpu.begin_run(vcpu, order) {
-        Status::Success => Ok(Verdict::Done),
-        refused => Err(refused),
+        Some(Status::Success) => Ok(Status::Success.into()),
+        Some(refused) => Err(refused),
+        None => Ok(Verdict::Done),
     }
 }

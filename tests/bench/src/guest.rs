@@ -1,5 +1,6 @@
 //! Guest exits: a guest in real mode that executes CPUID and touches memory it does not have.
 
+use crate::latency::report;
 use crate::setup::{Bench, PD, give};
 use crate::sheet::{ROUNDS, call, measure, worked};
 use abi::args::{VcpuCtrl, Words};
@@ -9,7 +10,9 @@ use abi::exit::ExitReason;
 use abi::hip::{FLAG_SVM, FLAG_VMX};
 use abi::utcb::{Segment, StatePage};
 use abi::{Crd, Mtd, PAGE_BITS, Status};
+use alloc::vec::Vec;
 use core::cell::RefCell;
+use rt::instructions::rdtsc;
 use rt::probe;
 use rt::stub::syscall;
 use rt::vcpu::Vcpu;
@@ -81,6 +84,43 @@ pub fn run(bench: &Bench) -> Result<(), Status> {
         |[map, run]| worked(map) & exited(run, ExitReason::Cpuid) & worked(syscall(unmap)),
     );
     call("vcpu_poke_not_running", VcpuCtrl::Poke { vcpu: sel }.encode());
+    Ok(())
+}
+
+/// What an interrupt leads to: CPUID, at its own place in guest memory.
+const HANDLER: u64 = 0x200;
+/// The interrupt that is injected.
+const INJECTED: u32 = 0x20;
+/// Says that there is one (Intel SDM vol. 3, 25.8.3); an external interrupt has type 0.
+const INJECT: u32 = 1 << 31 | INJECTED;
+/// The groups of a run that injects.
+const INJECTION: Mtd = Mtd(RIP.0 | Mtd::RSP.0 | Mtd::RFLAGS.0 | Mtd::INJ.0);
+
+/// Latency: from the run call with an interrupt to the return from its handler's first instruction, which exits.
+pub fn injection(bench: &Bench) -> Result<(), Status> {
+    let memory = bench.pages << PAGE_BITS;
+    probe::write(memory + HANDLER, u64::from_le_bytes(CODE)).ok_or(Status::BadHyp)?;
+    probe::write(memory + 4 * u64::from(INJECTED), HANDLER).ok_or(Status::BadHyp)?;
+    let mut vcpu = Vcpu::new(bench.cpu)?;
+    real_mode(vcpu.state());
+    if vcpu.run(FULL)? != ExitReason::Cpuid {
+        return Err(Status::Abort);
+    }
+    let words = VcpuCtrl::Run { vcpu: vcpu.selector(), mtd: INJECTION }.encode();
+    let mut times = Vec::with_capacity(ROUNDS);
+    let mut failed = 0;
+    for _ in 0..ROUNDS {
+        let state = vcpu.state();
+        (state.rip, state.rsp, state.rflags) = (START, 0x1000, 0x202);
+        (state.intr_info, state.intr_error) = (INJECT, 0);
+        let start = rdtsc();
+        let out = syscall(words);
+        times.push(rdtsc() - start);
+        let state = vcpu.state();
+        let exited = ExitReason::from_word(state.exit_reason) == ExitReason::Cpuid;
+        failed += u32::from(!(worked(out) && exited && state.rip == HANDLER));
+    }
+    report("guest_injection", &mut times, failed);
     Ok(())
 }
 

@@ -12,6 +12,7 @@ extern crate alloc;
 mod calling;
 mod create;
 mod guest;
+mod latency;
 mod memory;
 mod processors;
 mod semaphores;
@@ -34,6 +35,7 @@ const ONE: &[(&str, Family)] = &[
     ("transfer", transfer::run),
     ("guest", guest::run),
     ("create", create::run),
+    ("latency", latency::run),
 ];
 
 /// What needs two.

@@ -31,6 +31,7 @@ mod revoke;
 mod schedule;
 mod semaphore;
 mod start;
+mod stretch;
 mod tally;
 mod transfer;
 mod trees;
@@ -82,6 +83,7 @@ fn start(boot: rt::Boot) {
         world.tally.family(name);
         family(&mut world);
     }
+    stretch::tell(&world);
     world.tally.end();
 }
 

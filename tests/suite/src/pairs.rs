@@ -72,7 +72,7 @@ const TABLE: &[(Call, &[Status], &[(Status, Needs)])] = &[
     (Call::PtCtrl, &[Success, BadCap], &[]),
     (Call::SmCtrl, &[Success, Timeout, BadCap], &[]),
     (Call::AssignPci, &[BadCap, BadDev], &[]),
-    (Call::MachineCtrl, &[BadCap, BadPar], &[(BadFtr, Ours)]),
+    (Call::MachineCtrl, &[Success, BadCap, BadPar], &[]),
     (Call::CreateKp, &[Success, BadCap], &[(Oom, Ours)]),
     (Call::KpCtrl, &[Success, BadCap, BadPar], &[(Oom, Ours)]),
     (Call::IrqCtrl, &[Success, BadCap, BadPar, BadCpu, BadDev], &[]),
@@ -107,7 +107,7 @@ const TABLE: &[(Call, &[Status], &[(Status, Needs)])] = &[
 const NEVER: &[(Call, Status, &str)] = &[
     (Call::Reply, Success, "a reply that is done does not return"),
     (Call::AssignPci, Success, "there is no IOMMU driver"),
-    (Call::MachineCtrl, Success, "there is no suspend, and no microcode is loaded"),
+    (Call::MachineCtrl, Oom, "who may load microcode has no limit here"),
 ];
 
 /// Prints the table and fails for each answer that can come and did not.

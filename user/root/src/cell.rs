@@ -11,6 +11,7 @@ use lifecycle::{Operation, State};
 use root::manifest::{Guest, Image};
 use root::modules::{self, Module};
 use root::pool::Pool;
+use root::taken::{Kept, Taken};
 use rt::Boot;
 use rt::memory::Window;
 use rt::start::own_pd;
@@ -46,14 +47,16 @@ pub struct Cell {
     pub end: &'static str,
     /// What stays between its lives.
     pub seat: Seat,
-    /// The images are in place.
+    /// The images are in place, or were when the monitor ended: a reset puts them there again.
     loaded: bool,
     /// A domain stands behind the seat.
     alive: bool,
     /// Physical ranges of this life, for the pool.
-    taken: Vec<(u64, u64)>,
+    taken: Taken,
     /// The latest of its serial line, for `guest log`.
     pub log: Vec<u8>,
+    /// How much of the end of the log nobody has seen on the line.
+    unseen: usize,
 }
 
 /// Bytes of a guest's output that are kept.
@@ -76,8 +79,9 @@ impl Cell {
             seat,
             loaded: false,
             alive: false,
-            taken: Vec::new(),
+            taken: Taken::default(),
             log: Vec::new(),
+            unseen: 0,
         })
     }
 
@@ -86,6 +90,7 @@ impl Cell {
     /// # Errors
     /// A sentence. An operation that failed half-way leaves the guest UNKNOWN or HALTED.
     pub fn operate(&mut self, operation: Operation, maker: &mut Maker<'_>) -> Result<(), String> {
+        self.state = self.state.scheduled(self.executes());
         let next = self.state.after(operation).map_err(|refused| refused.to_string())?;
         match operation {
             Operation::Create => self.build(maker)?,
@@ -108,10 +113,18 @@ impl Cell {
                     self.load(maker)?;
                 }
             }
-            Operation::Destroy => self.tear_down(maker),
+            Operation::Destroy => {
+                self.tear_down(maker);
+                self.loaded = false;
+            }
         }
         self.state = next;
         Ok(())
+    }
+
+    /// Whether a virtual processor of it is running, as far as its monitor says.
+    pub fn executes(&self) -> bool {
+        self.seat.out.status() != 0
     }
 
     /// Puts the images into place; in RESET only.
@@ -171,9 +184,17 @@ impl Cell {
         }
     }
 
-    /// Keeps the latest output.
-    pub fn remember(&mut self, bytes: &[u8]) {
+    /// What was printed since the line last showed this guest, as far as the log has it.
+    pub fn catch_up(&mut self) -> &[u8] {
+        let unseen = core::mem::take(&mut self.unseen);
+        let from = self.log.len().saturating_sub(unseen);
+        self.log.get(from..).unwrap_or_default()
+    }
+
+    /// Keeps the latest output; `seen` says whether it is on the line, too.
+    pub fn remember(&mut self, bytes: &[u8], seen: bool) {
         self.log.extend_from_slice(bytes);
+        self.unseen = if seen { 0 } else { self.unseen.saturating_add(bytes.len()) };
         let extra = self.log.len().saturating_sub(LOG);
         self.log.drain(..extra);
     }
@@ -200,6 +221,7 @@ impl Cell {
     }
 
     fn build(&mut self, maker: &mut Maker<'_>) -> Result<(), String> {
+        self.loaded = false;
         let built = maker.build(&self.guest, &self.seat, &mut self.taken);
         self.alive = true;
         if built.is_err() {
@@ -214,23 +236,27 @@ impl Cell {
         rt::calls::quota_read(self.seat.pd).ok().filter(|_| self.alive)
     }
 
+    /// Bytes that the monitor has for itself: program and heap.
+    pub fn monitor_memory(&self) -> u64 {
+        self.taken.bytes().saturating_sub(self.guest.memory)
+    }
+
     /// Takes the domain apart and gives its memory back, clean.
     fn tear_down(&mut self, maker: &mut Maker<'_>) {
-        self.loaded = false;
         if !core::mem::take(&mut self.alive) {
             return;
         }
         self.seat.close();
         // First the memory, with a shoot-down, then the domain: no thread of it can touch a page
         // that is somebody else's by then.
-        let _ = rt::calls::revoke_from(self.seat.pd, Crd::memory(0, ALL_PAGES, MEM_RWX));
+        let revoked = rt::calls::revoke_from(self.seat.pd, Crd::memory(0, ALL_PAGES, MEM_RWX));
         for object in [self.seat.sc, self.seat.ec, self.seat.pd] {
             let _ = rt::calls::revoke(Crd::objects(object, 0, abi::cap::ALL));
         }
-        for (physical, size) in self.taken.drain(..) {
-            if loader::scrub(physical, size).is_ok() {
-                maker.pool.give(physical, size);
-            }
+        let back = self.taken.give_back(maker.pool, revoked.map_err(refused), loader::scrub);
+        if let Err(Kept { bytes, why }) = back {
+            let name = &self.guest.name;
+            rt::println!("root: {} KiB of {name} are kept out of use: {why}", bytes >> 10);
         }
     }
 }
@@ -245,12 +271,7 @@ fn quota(guest: &Guest) -> u64 {
 
 impl Maker<'_> {
     /// A domain with memory, monitor and seat, in which nothing runs yet.
-    fn build(
-        &mut self,
-        guest: &Guest,
-        seat: &Seat,
-        taken: &mut Vec<(u64, u64)>,
-    ) -> Result<(), String> {
+    fn build(&mut self, guest: &Guest, seat: &Seat, taken: &mut Taken) -> Result<(), String> {
         let program = self.module("vmm")?;
         let file = Window::physical(program.address, program.size, MEM_R).map_err(refused)?;
         let bytes = file.bytes().ok_or("the monitor cannot be read")?;
@@ -262,8 +283,9 @@ impl Maker<'_> {
             rt::calls::quota_give(pd, quota(guest)).map_err(refused)?;
         }
         let entry = loader::load(self.pool, taken, pd, bytes);
-        loader::unmap(&file);
-        let entry = entry.map_err(|why| format!("vmm: {why}"))?;
+        let entry = entry.map_err(|why| format!("vmm: {why}"));
+        file.close().map_err(refused)?;
+        let entry = entry?;
         self.memory(pd, guest.memory, taken)?;
         self.heap(pd, guest.vcpus, taken)?;
         seat.furnish(entry, &order)?;
@@ -318,19 +340,14 @@ impl Maker<'_> {
 
     /// Guest RAM: readable and writable for the monitor, everything for the guest, in pieces as
     /// large as the machine has them.
-    fn memory(
-        &mut self,
-        pd: Selector,
-        bytes: u64,
-        taken: &mut Vec<(u64, u64)>,
-    ) -> Result<(), String> {
+    fn memory(&mut self, pd: Selector, bytes: u64, taken: &mut Taken) -> Result<(), String> {
         let mut done = 0;
         while done < bytes {
             let (physical, size) = self
                 .pool
                 .take_some(bytes - done, LARGE)
                 .ok_or(format!("the machine has no {bytes} bytes for the guest"))?;
-            taken.push((physical, size));
+            taken.add(physical, size);
             loader::scrub(physical, size)?;
             loader::give(pd, physical, size, control::RAM + done, MEM_RW, Space::Host)?;
             for (start, end) in around_hole(done, done + size) {
@@ -343,16 +360,11 @@ impl Maker<'_> {
     }
 
     /// Memory for the monitor's threads.
-    fn heap(
-        &mut self,
-        pd: Selector,
-        vcpus: u32,
-        taken: &mut Vec<(u64, u64)>,
-    ) -> Result<(), String> {
+    fn heap(&mut self, pd: Selector, vcpus: u32, taken: &mut Taken) -> Result<(), String> {
         let bytes = control::heap_size(vcpus);
         let (physical, window) = loader::fresh(self.pool, bytes)?;
-        taken.push((physical, bytes));
-        loader::unmap(&window);
+        taken.add(physical, bytes);
+        window.close().map_err(refused)?;
         loader::give(pd, physical, bytes, control::HEAP, MEM_RW, Space::Host)
     }
 

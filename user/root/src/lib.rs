@@ -13,4 +13,5 @@ pub mod manifest;
 pub mod modules;
 pub mod pool;
 pub mod program;
+pub mod taken;
 pub mod wall_clock;

@@ -4,9 +4,9 @@ use abi::crd::ItemMeta;
 use abi::{Crd, PAGE_BITS, PAGE_SIZE, Selector, Status, TypedItem};
 use alloc::format;
 use alloc::string::String;
-use alloc::vec::Vec;
 use root::pool::Pool;
 use root::program::{self, Segment};
+use root::taken::Taken;
 use rt::memory::{Window, blocks};
 use rt::start::own_pd;
 
@@ -68,7 +68,7 @@ pub fn fresh(pool: &mut Pool, bytes: u64) -> Result<(u64, Window), String> {
 pub fn scrub(physical: u64, bytes: u64) -> Result<(), String> {
     let window = Window::physical(physical, bytes, MEM_RW).map_err(refused)?;
     let filled = window.fill(0);
-    unmap(&window);
+    window.close().map_err(refused)?;
     filled.ok_or("memory is not writable".into())
 }
 
@@ -92,12 +92,7 @@ pub fn refused(status: Status) -> String {
 ///
 /// # Errors
 /// A sentence.
-pub fn load(
-    pool: &mut Pool,
-    taken: &mut Vec<(u64, u64)>,
-    pd: Selector,
-    file: &[u8],
-) -> Result<u64, String> {
+pub fn load(pool: &mut Pool, taken: &mut Taken, pd: Selector, file: &[u8]) -> Result<u64, String> {
     let program = program::parse(file, vmm::control::CONTROL)?;
     for segment in &program.segments {
         load_segment(pool, taken, pd, file, segment)?;
@@ -107,13 +102,13 @@ pub fn load(
 
 fn load_segment(
     pool: &mut Pool,
-    taken: &mut Vec<(u64, u64)>,
+    taken: &mut Taken,
     pd: Selector,
     file: &[u8],
     segment: &Segment,
 ) -> Result<(), String> {
     let (physical, window) = fresh(pool, segment.size)?;
-    taken.push((physical, segment.size.next_multiple_of(PAGE_SIZE)));
+    taken.add(physical, segment.size.next_multiple_of(PAGE_SIZE));
     let start = segment.file_offset as usize;
     let bytes = file.get(start..start + segment.file_size as usize).ok_or("a segment is cut")?;
     window.copy_in(segment.skip as usize, bytes).ok_or("a segment is larger than its pages")?;
@@ -125,16 +120,5 @@ fn load_segment(
         rights |= MEM_X;
     }
     give(pd, physical, segment.size, segment.address, rights, Space::Host)?;
-    unmap(&window);
-    Ok(())
-}
-
-/// Forgets a window, so that this program cannot reach the memory any more.
-pub fn unmap(window: &Window) {
-    let first = window.address() >> PAGE_BITS;
-    let pages = (window.len() as u64).div_ceil(PAGE_SIZE);
-    for (done, order) in blocks(first, first, pages) {
-        // A refusal leaves a mapping that nobody names.
-        let _ = rt::memory::unmap((first + done) << PAGE_BITS, order);
-    }
+    window.close().map_err(refused)
 }

@@ -13,6 +13,7 @@ const LOWEST: u64 = 1 << 20;
 #[derive(Debug, Default)]
 pub struct Pool {
     free: Vec<(u64, u64)>,
+    lost: u64,
 }
 
 impl Pool {
@@ -83,6 +84,16 @@ impl Pool {
             }
             touches
         });
+    }
+
+    /// Counts bytes that were taken from here and will never come back.
+    pub fn lose(&mut self, bytes: u64) {
+        self.lost = self.lost.saturating_add(bytes);
+    }
+
+    /// Bytes that will never come back.
+    pub fn lost(&self) -> u64 {
+        self.lost
     }
 
     /// Bytes that are free.

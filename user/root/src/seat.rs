@@ -18,7 +18,7 @@ use rt::portal::Servant;
 use rt::sync::Semaphore;
 use rt::{Boot, last_words, selectors};
 use vmm::channel::Channel;
-use vmm::control::{self, Control};
+use vmm::control::{self, Control, End};
 
 /// A page that both sides see.
 struct Shared {
@@ -152,7 +152,8 @@ impl Seat {
 
     /// Whether a thread of the monitor has faulted in this life.
     pub fn crashed(&self) -> bool {
-        self.events.crashed.load(Ordering::Acquire)
+        let told = End::from_word(self.messages.status()) == End::Crashed;
+        told || self.events.crashed.load(Ordering::Acquire)
     }
 }
 

@@ -16,6 +16,11 @@ use vmm::control::End;
 const LONG_US: u64 = 100_000;
 const SHORT_US: u64 = 5_000;
 const CHUNK: usize = 4096;
+/// The counter of free frames (`docs/spec/statistics.md`).
+const FREE_FRAMES: u64 = 2;
+/// How long the number of free frames has to stay the same, and how often that is looked at.
+const SETTLE_US: u64 = 30_000;
+const SETTLE_ROUNDS: u32 = 30;
 
 /// The console with everything it serves.
 pub struct Terminal<'a> {
@@ -70,16 +75,16 @@ impl Terminal<'_> {
         let mut buffer = vec![0; CHUNK];
         let end = match End::from_word(guest.seat.messages.status()) {
             _ if guest.seat.crashed() => "its monitor crashed",
-            End::Running => "",
+            End::Running | End::Crashed => "",
             End::PoweredOff => "powered off",
             End::Reset => "reset itself and could not start again",
             End::Stopped => "stopped by its monitor",
         };
         let count = guest.seat.out.read(&mut buffer);
         let bytes = buffer.get(..count).unwrap_or_default();
-        guest.remember(bytes);
         let seen = self.console.focus() == Focus::Guest(index);
         // Who is not looked at writes into its log alone, unless nobody else could be meant.
+        guest.remember(bytes, seen || !shared);
         if seen || !shared {
             self.console.guest_output(bytes, out);
         }
@@ -102,19 +107,19 @@ impl Terminal<'_> {
         }
     }
 
+    /// Carries out a line: commands with `;` between them, up to the first that is refused.
     fn command(&mut self, line: &str, out: &mut Vec<u8>) {
-        let answer = match Command::parse(line) {
-            Ok(command) => self.execute(command, out),
-            Err(why) => Err(why),
-        };
-        match answer {
-            Ok(true) => self.console.to_prompt(out),
-            Ok(false) => {}
-            Err(why) => {
-                say(out, &why);
-                self.console.to_prompt(out);
+        for part in line.split(';') {
+            match Command::parse(part).and_then(|command| self.execute(command, out)) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(why) => {
+                    say(out, &why);
+                    break;
+                }
             }
         }
+        self.console.to_prompt(out);
     }
 
     /// Whether the prompt comes next.
@@ -142,9 +147,7 @@ impl Terminal<'_> {
                 out.extend_from_slice(&guest.log);
                 say(out, "");
             }
-            Command::Memory => {
-                say(out, &format!("{} KiB free for guests", self.maker.pool.bytes() >> 10))
-            }
+            Command::Memory => self.memory(out),
             Command::Processors => {
                 for cpu in self.maker.boot.hip.cpus() {
                     say(out, &format!("{cpu:?}"));
@@ -195,6 +198,27 @@ impl Terminal<'_> {
         Ok(())
     }
 
+    /// What is free, what is lost, what each guest has.
+    fn memory(&self, out: &mut Vec<u8>) {
+        for guest in &self.guests {
+            let Some((kernel, _)) = guest.kernel_memory() else { continue };
+            let (memory, monitor) = (guest.guest.memory >> 10, guest.monitor_memory() >> 10);
+            let (name, kernel) = (&guest.guest.name, kernel >> 10);
+            say(
+                out,
+                &format!("{name:15} {memory} KiB, monitor {monitor} KiB, kernel {kernel} KiB"),
+            );
+        }
+        let lost = self.maker.pool.lost();
+        if lost > 0 {
+            say(out, &format!("{} KiB kept out of use", lost >> 10));
+        }
+        if let Some(frames) = settled(|| rt::calls::statistics(self.maker.boot.cpu, FREE_FRAMES)) {
+            say(out, &format!("{} KiB free in the kernel", frames * (abi::PAGE_SIZE >> 10)));
+        }
+        say(out, &format!("{} KiB free for guests", self.maker.pool.bytes() >> 10));
+    }
+
     fn attach(&mut self, name: Option<&str>, out: &mut Vec<u8>) -> Result<(), String> {
         let index = match name {
             Some(name) => self.index(name)?,
@@ -205,14 +229,31 @@ impl Terminal<'_> {
                 .ok_or("no guest runs")?,
         };
         self.console.to_guest(index, out);
+        if let Some(guest) = self.guests.get_mut(index) {
+            self.console.guest_output(guest.catch_up(), out);
+        }
         Ok(())
     }
+}
+
+/// A number that the kernel brings up to date after grace periods: as soon as it stays the same.
+fn settled(read: impl Fn() -> Result<u64, abi::Status>) -> Option<u64> {
+    let mut last = read().ok()?;
+    for _ in 0..SETTLE_ROUNDS {
+        rt::sync::sleep_us(SETTLE_US);
+        let now = read().ok()?;
+        if now == last {
+            break;
+        }
+        last = now;
+    }
+    Some(last)
 }
 
 /// One line about a guest.
 fn line(guest: &Cell) -> String {
     let why = if guest.state == State::Halted { guest.end } else { "" };
-    let state = guest.state.scheduled(guest.seat.out.status() != 0);
+    let state = guest.state.scheduled(guest.executes());
     format!("{:15} {:8} {why}", guest.guest.name, state.name())
 }
 

@@ -2,6 +2,7 @@
 
 use crate::log::print_now;
 use crate::portal::Servant;
+use crate::sync::Mutex;
 use crate::utcb::Utcb;
 use abi::cap::{RECALL, ROOT_EVENT_BASE, STARTUP};
 use abi::utcb::offset;
@@ -37,6 +38,23 @@ const NAMES: [&str; 22] = [
     "#CP control protection",
 ];
 
+/// What else is done once a thread of this program has stopped.
+static AFTERWARDS: Mutex<Option<fn()>> = Mutex::new(None);
+
+/// From now on `act` is called after the last words of a thread that faulted or panicked; it may run on
+/// any thread, must not wait, and must not take a lock that others hold.
+pub fn afterwards(act: fn()) {
+    *AFTERWARDS.lock() = Some(act);
+}
+
+/// A thread of this program has stopped and said why.
+pub(crate) fn ended() {
+    let act = AFTERWARDS.try_lock().and_then(|act| *act);
+    if let Some(act) = act {
+        act();
+    }
+}
+
 /// The name of an exception.
 #[must_use]
 pub fn name(vector: u64) -> &'static str {
@@ -58,6 +76,7 @@ pub fn install(cpu: u16) -> Result<(), Status> {
 /// Prints an exception message, and answers so that the thread, one of this program, stops.
 pub fn report(event: u64, utcb: &mut Utcb) {
     describe(event, utcb);
+    ended();
     let halt: extern "C" fn() -> ! = halt;
     utcb.set(offset::RIP, halt as *const () as u64);
     // A stack pointer as after a call instruction; the frames above are lost
@@ -102,5 +121,16 @@ mod tests {
         assert_eq!(name(14), "#PF page fault");
         assert_eq!(name(21), "#CP control protection");
         assert_eq!(name(u64::MAX), "event");
+    }
+
+    #[test]
+    fn somebody_hears_of_a_thread_that_stopped() {
+        static HEARD: core::sync::atomic::AtomicU32 = core::sync::atomic::AtomicU32::new(0);
+        ended();
+        afterwards(|| {
+            HEARD.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
+        });
+        ended();
+        assert_eq!(HEARD.load(core::sync::atomic::Ordering::Relaxed), 1);
     }
 }

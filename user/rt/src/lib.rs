@@ -38,6 +38,7 @@ pub mod pairs;
 mod panic;
 pub mod portal;
 pub mod probe;
+mod room;
 pub mod selectors;
 pub mod start;
 pub mod stub;

@@ -4,6 +4,7 @@
 //! firmware tables, device registers, guest memory, boot modules.
 
 use crate::calls;
+use crate::room::Room;
 use crate::start::own_pd;
 use crate::sync::Mutex;
 use abi::cap::{MEM_RW, PORT_ACCESS};
@@ -17,29 +18,16 @@ const ROOM_START: u64 = 0x10_0000_0000;
 /// End of that room.
 const ROOM_END: u64 = 0x7000_0000_0000;
 
-/// The next free address of the room.
-static ROOM: Mutex<u64> = Mutex::new(ROOM_START);
+/// The addresses of the room.
+static ROOM: Mutex<Room> = Mutex::new(Room::new(ROOM_START, ROOM_END));
 
 /// Free virtual addresses: `pages` pages whose first page number is equal to
-/// `like` modulo 2^`order`. They are never given back.
+/// `like` modulo 2^`order`.
 ///
 /// # Errors
 /// `OOM` when there are no more.
 pub fn reserve(pages: u64, like: u64, order: u8) -> Result<u64, Status> {
-    let mut next = ROOM.lock();
-    let base = place(*next, pages, like, order).ok_or(Status::Oom)?;
-    *next = base + pages * PAGE_SIZE;
-    Ok(base)
-}
-
-/// The first address from `next` on that fits.
-fn place(next: u64, pages: u64, like: u64, order: u8) -> Option<u64> {
-    let align = PAGE_SIZE.checked_shl(u32::from(order)).filter(|align| *align != 0)?;
-    let rest = (like << PAGE_BITS) & (align - 1);
-    let base = next.saturating_sub(rest).checked_next_multiple_of(align)? + rest;
-    let base = if base < next { base.checked_add(align)? } else { base };
-    let end = base.checked_add(pages.checked_mul(PAGE_SIZE)?)?;
-    (end <= ROOM_END).then_some(base)
+    ROOM.lock().take(pages, like, order).ok_or(Status::Oom)
 }
 
 /// An unused page of address space, for a UTCB or a kernel page.
@@ -171,6 +159,21 @@ impl Window {
         }
         let base = NonNull::new((virt + skip) as *mut u8).ok_or(Status::BadPar)?;
         Ok(Self { base, bytes: size, rights })
+    }
+
+    /// Takes a window made by [`Window::physical`] apart, so that this program cannot reach the memory
+    /// any more; its addresses may be used again.
+    ///
+    /// # Errors
+    /// What `revoke` refuses: some of it is still mapped, and its addresses stay unused.
+    pub fn close(self) -> Result<(), Status> {
+        let first = self.address() >> PAGE_BITS;
+        let pages = (self.address() % PAGE_SIZE + self.bytes as u64).div_ceil(PAGE_SIZE);
+        for (done, order) in blocks(first, first, pages) {
+            unmap((first + done) << PAGE_BITS, order)?;
+        }
+        ROOM.lock().give(first << PAGE_BITS, pages);
+        Ok(())
     }
 
     /// Memory that somebody else has mapped for this program.
@@ -323,14 +326,6 @@ mod tests {
                 next += size;
             }
             prop_assert_eq!(next, pages);
-        }
-
-        #[test]
-        fn rooms_are_congruent(next in ROOM_START..ROOM_END, like: u32, order in 0u8..20) {
-            if let Some(base) = place(next, 3, u64::from(like), order) {
-                prop_assert!(base >= next);
-                prop_assert_eq!((base >> 12) % (1 << order), u64::from(like) % (1 << order));
-            }
         }
     }
 }

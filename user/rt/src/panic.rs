@@ -1,5 +1,6 @@
 //! The end of a program that found itself wrong.
 
+use crate::last_words;
 use crate::log::print_now;
 use core::panic::PanicInfo;
 
@@ -7,5 +8,6 @@ use core::panic::PanicInfo;
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
     print_now(format_args!("\nprogram stopped: {info}\n"));
+    last_words::ended();
     crate::sync::stop()
 }

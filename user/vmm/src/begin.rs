@@ -30,6 +30,7 @@ const PROCESSOR_PRIORITY: u8 = 5;
 /// The first function.
 pub fn start(_boot: rt::Boot) {
     rt::log::set_sink(&streams::MESSAGES);
+    rt::last_words::afterwards(streams::report_crash);
     let page = words(control::CONTROL, abi::PAGE_SIZE);
     let mut copy = [0u64; 512];
     for (to, from) in copy.iter_mut().zip(page) {

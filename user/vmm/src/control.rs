@@ -58,6 +58,8 @@ pub enum End {
     Reset,
     /// The monitor stopped it and has said why.
     Stopped,
+    /// A thread of the monitor faulted or panicked.
+    Crashed,
 }
 
 impl End {
@@ -68,6 +70,7 @@ impl End {
             End::PoweredOff => 1,
             End::Reset => 2,
             End::Stopped => 3,
+            End::Crashed => 4,
         }
     }
 
@@ -77,6 +80,7 @@ impl End {
             0 => End::Running,
             1 => End::PoweredOff,
             2 => End::Reset,
+            4 => End::Crashed,
             _ => End::Stopped,
         }
     }
@@ -295,6 +299,15 @@ mod tests {
         let long = "x".repeat(COMMAND_LINE);
         assert_eq!(Control::new("a-name-of-15-ch", &long).unwrap().encode()[ORDER_WORD], 0);
         assert_eq!(Order::from_word(7), Order::Hold);
+    }
+
+    #[test]
+    fn ends_have_a_word_each() {
+        let ends = [End::Running, End::PoweredOff, End::Reset, End::Stopped, End::Crashed];
+        for end in ends {
+            assert_eq!(End::from_word(end.word()), end);
+        }
+        assert_eq!(End::from_word(99), End::Stopped);
     }
 
     #[test]

@@ -14,6 +14,8 @@ extern crate alloc;
 
 #[cfg(target_os = "none")]
 mod begin;
+#[cfg(all(target_os = "none", feature = "crash"))]
+mod crash;
 #[cfg(target_os = "none")]
 mod pages;
 #[cfg(target_os = "none")]

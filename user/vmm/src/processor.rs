@@ -167,6 +167,8 @@ fn read_mail(inside: &mut Inside, cpu: &mut Cpu, page: &mut StatePage, changed: 
 
 /// Handles the exit; a guest that cannot go on is reported and ended.
 fn after(inside: &mut Inside, cpu: &mut Cpu, page: &mut StatePage, now: Now) -> Mtd {
+    #[cfg(feature = "crash")]
+    crate::crash::on(page);
     let why = match exits::handle(cpu, page, &mut inside.machine, now) {
         Next::Resume(changed) => return changed,
         Next::Stop(why) => why,

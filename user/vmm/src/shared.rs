@@ -151,7 +151,8 @@ impl Shared {
             out: streams::channel(vmm::control::GUEST_OUT),
             wake_root: false,
             told: false,
-            asleep: lines.iter().map(|_| false).collect(),
+            // None has begun.
+            asleep: lines.iter().map(|_| true).collect(),
             held_back: false,
             generation: 0,
             parked: 0,

@@ -45,6 +45,11 @@ pub fn report_end(end: End) {
     wake_root();
 }
 
+/// Tells the root task that a thread of this program has stopped.
+pub fn report_crash() {
+    report_end(End::Crashed);
+}
+
 /// Does what the root task orders; true if some virtual processor has yet to follow.
 fn obey(shared: &Shared, keys: Channel<'_>) -> bool {
     let word = words(control::CONTROL, abi::PAGE_SIZE).get(control::ORDER_WORD);

@@ -9,6 +9,7 @@ use sync::{Pool, SharedPage, Site};
 
 use super::custody::Custody;
 use super::machine::{Deed, run_guest, with};
+use super::{fpu_restore, fpu_save};
 use crate::{GuestEnv, GuestEvent, GuestVendor};
 
 /// First and last word of the state page that hold architectural state (abi.md 7.1).
@@ -78,11 +79,24 @@ impl Guest {
         pool.free(self.block, 0);
     }
 
-    /// Takes the monitor's state; the fake takes all of it whatever the message descriptor says.
-    pub fn load(&mut self, _pool: &Pool, page: &SharedPage, _mtd: Mtd) {
-        for index in STATE {
-            self.words[index] = page.word(index);
+    /// Takes the monitor's state and runs: the fake takes all of it whatever the message descriptor says.
+    pub fn start<'a>(
+        &mut self,
+        page: &SharedPage,
+        _mtd: Mtd,
+        extended: bool,
+        surround: impl FnOnce() -> GuestEnv<'a>,
+    ) -> GuestEvent {
+        let mut take = |words: core::ops::RangeInclusive<usize>| {
+            for index in words {
+                self.words[index] = page.word(index);
+            }
+        };
+        take(STATE);
+        if extended {
+            take(EXTENDED);
         }
+        self.enter(surround())
     }
 
     /// Gives the monitor the groups of `wanted` and the exit reason.
@@ -96,29 +110,35 @@ impl Guest {
         page.write_u32(EXIT_REASON, exit_reason);
     }
 
-    /// Takes the extended words.
-    pub fn load_extended(&mut self, _pool: &Pool, page: &SharedPage) {
-        for index in EXTENDED {
-            self.words[index] = page.word(index);
-        }
-    }
-
-    /// Gives them.
-    pub fn store_extended(&self, _pool: &Pool, page: &SharedPage) {
+    /// Gives the extended words.
+    pub fn store_extended(&self, _pool: &Pool, page: &SharedPage, _reason: u32) {
         for index in EXTENDED {
             page.set_word(index, self.words[index]);
         }
     }
 
-    /// Runs the next script; a poked guest comes back at once.
-    pub fn enter(&mut self, env: &GuestEnv<'_>) -> GuestEvent {
+    /// Runs the next script; a poked guest comes back at once. The FPU changes hands both ways.
+    pub fn enter(&mut self, env: GuestEnv<'_>) -> GuestEvent {
+        fpu_save(env.monitor);
+        let event = if fpu_restore(env.fpu).is_ok() {
+            let event = self.script(&env);
+            fpu_save(env.fpu);
+            event
+        } else {
+            GuestEvent::Exit(abi::exit::INVALID_STATE)
+        };
+        let _ = fpu_restore(env.monitor);
+        event
+    }
+
+    fn script(&mut self, env: &GuestEnv<'_>) -> GuestEvent {
         with(|state| state.record(Deed::EnterGuest { tag: env.tag, flush: env.flush_tag }));
         self.custody.enter();
         if env.pending_poke {
             return GuestEvent::Exit(POKED);
         }
         if let Some(vector) = with(|state| state.take_interrupt()) {
-            return GuestEvent::Interrupt(vector);
+            return GuestEvent::Interrupt(vector.into());
         }
         run_guest(&mut self.words).unwrap_or(GuestEvent::Exit(HLT))
     }

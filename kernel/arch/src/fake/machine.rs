@@ -121,6 +121,8 @@ pub(super) struct State {
     pub faults: Vec<(usize, u8, u64)>,
     /// First frames of ranges with their memory types, from 0 upwards.
     pub memory_types: BTreeMap<u64, u8>,
+    /// How often a CPU left to user mode by IRETQ, not by SYSRET.
+    pub irets: u64,
     deeds: Vec<(usize, Deed)>,
     programs: BTreeMap<u64, Program>,
     guests: VecDeque<GuestScript>,
@@ -146,6 +148,7 @@ impl State {
             unclaimed: Vec::new(),
             faults: Vec::new(),
             memory_types: [(0, 6), (0xc_0000, 0), (0x10_0000, 6)].into(),
+            irets: 0,
             deeds: Vec::new(),
             programs: BTreeMap::new(),
             guests: VecDeque::new(),
@@ -275,6 +278,12 @@ impl Machine {
     #[must_use]
     pub fn take_deeds() -> Vec<(usize, Deed)> {
         with(|state| std::mem::take(&mut state.deeds))
+    }
+
+    /// How often a CPU left to user mode by IRETQ so far.
+    #[must_use]
+    pub fn irets() -> u64 {
+        with(|state| state.irets)
     }
 
     /// Takes what was written to the console.

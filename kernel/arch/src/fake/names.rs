@@ -43,7 +43,9 @@ pub(super) fn run_thread(thread: &mut Thread) -> Event {
         thread.exit = ExitKind::Trap;
         return Event::Exception { vector: GENERAL_PROTECTION, error: 0, cr2: 0 };
     }
-    if thread.exit == ExitKind::Syscall {
+    if thread.exit != ExitKind::Syscall {
+        with(|state| state.irets += 1);
+    } else {
         (thread.registers.rcx, thread.registers.r11) = (rip, 0x202);
         thread.registers.rflags = 0x202;
     }

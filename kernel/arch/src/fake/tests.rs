@@ -100,7 +100,6 @@ fn guests_follow_their_scripts() {
     let page = pool.page(pool.alloc_zeroed(0, Site::Boot).unwrap());
     let mut guest = Guest::new(pool).unwrap();
     page.write_u64(0x30, 0x1234);
-    guest.load(pool, page, Default::default());
     Machine::guest(|words| {
         words[6] += 2;
         GuestEvent::Exit(10)
@@ -113,15 +112,17 @@ fn guests_follow_their_scripts() {
         flush_tag: true,
         ports: Frame(0),
         fpu: page,
+        monitor: page,
         host_deadline: None,
         pending_poke: false,
     };
-    assert_eq!(guest.enter(&env), GuestEvent::Exit(10));
+    let started = guest.start(page, Default::default(), false, || env);
+    assert_eq!(started, GuestEvent::Exit(10));
     guest.store(pool, page, 10, abi::Mtd(!0));
     assert_eq!((page.read_u64(0x30), page.read_u32(0x298)), (0x1236, 10));
-    assert_eq!(guest.enter(&env), GuestEvent::Exit(12));
+    assert_eq!(guest.enter(env), GuestEvent::Exit(12));
     env.pending_poke = true;
-    assert_eq!(guest.enter(&env), GuestEvent::Exit(255));
+    assert_eq!(guest.enter(env), GuestEvent::Exit(255));
     guest.retire();
     guest.free(pool);
 }

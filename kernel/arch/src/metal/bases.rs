@@ -60,14 +60,24 @@ pub fn switch(fs: u64, gs: u64) -> (u64, u64) {
     (old_fs, old_gs)
 }
 
-/// Gives the inactive GS base to a guest, which must be canonical; the user's FS and GS base.
-#[inline(always)]
+/// [`give`] on any CPU.
 pub fn exchange(gs: u64) -> (u64, u64) {
-    if !cpu::features().contains(Features::FSGSBASE) {
-        let kept = save();
-        load(kept.0, gs);
-        return kept;
-    }
+    let kept = save();
+    load(kept.0, gs);
+    kept
+}
+
+/// [`take_back`] on any CPU.
+pub fn restore((fs, gs): (u64, u64)) -> u64 {
+    let (_, guest) = save();
+    load(fs, gs);
+    guest
+}
+
+/// Gives the inactive GS base to a guest, which must be canonical; the user's FS and GS base. Only where FSGSBASE is
+/// in use.
+#[inline(always)]
+pub fn give(gs: u64) -> (u64, u64) {
     let (fs, old);
     // SAFETY: as `load`.
     unsafe {
@@ -77,16 +87,11 @@ pub fn exchange(gs: u64) -> (u64, u64) {
     (fs, old)
 }
 
-/// Takes back what [`exchange`] gave, and FS as well; the guest's GS base.
+/// Takes back what [`give`] gave, and FS as well; the guest's GS base. Only where FSGSBASE is in use.
 #[inline(always)]
-pub fn restore((fs, gs): (u64, u64)) -> u64 {
-    if !cpu::features().contains(Features::FSGSBASE) {
-        let (_, guest) = save();
-        load(fs, gs);
-        return guest;
-    }
+pub fn take_back((fs, gs): (u64, u64)) -> u64 {
     let guest;
-    // SAFETY: as `load`; both values come from `exchange`.
+    // SAFETY: as `load`; both values come from `give`.
     unsafe {
         asm!("wrfsbase {}", "swapgs", "rdgsbase {}", "wrgsbase {}", "swapgs",
             in(reg) fs, out(reg) guest, in(reg) gs, options(nostack, preserves_flags));

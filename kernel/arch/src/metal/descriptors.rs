@@ -99,13 +99,8 @@ pub fn set_stack(top: u64) {
     unsafe { at.write_unaligned(top) };
 }
 
-/// Says that a VM exit has cut the task register's limit on the calling CPU (Intel SDM vol. 3,
-/// 27.5.2): the I/O bitmap is out of reach until the first user access that misses it.
-pub fn task_was_cut() {
-    percpu::local().task_stale.store(1, Relaxed);
-}
-
-/// Loads the task register again if it was cut; whether it was.
+/// Loads the task register again if an exit from a guest cut its limit (Intel SDM vol. 3, 28.5.2: the I/O bitmap is
+/// out of reach until the first user access that misses it; `percpu::after_exit` notes it); whether it was.
 pub fn repair_task() -> bool {
     let local = percpu::local();
     if local.task_stale.load(Relaxed) == 0 {

@@ -89,6 +89,30 @@ pub fn switch(from: &SharedPage, to: &SharedPage) {
     }
 }
 
+/// Saves one state and loads another that somebody else may have written; only where `cpu::has_fast_switch`.
+///
+/// # Errors
+/// As [`fpu_restore`].
+#[inline(always)]
+pub fn exchange(from: &SharedPage, to: &SharedPage) -> Result<(), ()> {
+    // SAFETY: as `fpu_save`; a state that the CPU refuses faults, and the fix-up goes on at the label.
+    unsafe {
+        asm!(
+            "xsaveopt64 [{from}]",
+            "2: xrstor64 [{to}]",
+            ".pushsection .fixup, \"a\"",
+            ".quad 2b, {refused}",
+            ".popsection",
+            from = in(reg) core::ptr::from_ref(from).cast_mut(),
+            to = in(reg) core::ptr::from_ref(to),
+            in("eax") u32::MAX, in("edx") u32::MAX,
+            refused = label { return Err(()) },
+            options(nostack, preserves_flags),
+        );
+    }
+    Ok(())
+}
+
 /// Loads the state in `page`.
 ///
 /// # Errors

@@ -13,7 +13,8 @@ use sync::{Pool, SharedPage, Site};
 
 use super::guest_switch;
 use super::svm::{self, Svm};
-use super::vmx::{self, Vmx};
+use super::vmx::Vmx;
+use super::vmx_enable as vmx;
 use super::{cpu_number, now};
 use crate::x86::guest_software::Software;
 use crate::x86::vmx_fields;
@@ -33,13 +34,10 @@ pub(super) struct Place {
     pub area: AtomicU64,
     /// SVM: the host's FS, GS, TR, LDTR and system-call MSRs.
     pub block: AtomicU64,
-    /// VMX: the current VMCS.
-    pub current: AtomicU64,
 }
 
-static PLACES: [Place; MAX_CPUS] = [const {
-    Place { area: AtomicU64::new(0), block: AtomicU64::new(0), current: AtomicU64::new(0) }
-}; MAX_CPUS];
+static PLACES: [Place; MAX_CPUS] =
+    [const { Place { area: AtomicU64::new(0), block: AtomicU64::new(0) } }; MAX_CPUS];
 
 /// The calling CPU's place.
 #[inline(always)]
@@ -116,8 +114,6 @@ pub struct Guest {
     back: Back,
     /// Entered since the last load: what a poke waits for.
     entered: bool,
-    /// The longest time-out the hardware counts.
-    longest: u64,
 }
 
 #[expect(clippy::large_enum_variant, reason = "a machine has guests of one kind only")]
@@ -140,7 +136,7 @@ impl Guest {
             GuestVendor::Svm => (Back::Svm(Svm::new(pool)?), NO_LIMIT),
             GuestVendor::None => return Err(Oom),
         };
-        Ok(Self { software: Software::new(longest), back, entered: false, longest })
+        Ok(Self { software: Software::new(longest), back, entered: false })
     }
 
     /// Takes the guest off its CPU, so that its memory can go: on the home CPU, before [`Self::free`].
@@ -158,66 +154,81 @@ impl Guest {
         }
     }
 
-    /// Loads the groups of `mtd` from the state page: the start of a run.
-    #[inline]
-    pub fn load(&mut self, pool: &Pool, page: &SharedPage, mtd: Mtd) {
-        self.entered = false;
-        self.software.load(page, mtd, self.longest);
+    /// The start of a run: loads the groups of `mtd` from the state page (and with `extended` the words of our own run
+    /// call), and enters as [`Self::enter`] does. (`surround` is asked in each back end's own way, so that on VMX the
+    /// words stay in registers.)
+    #[inline(always)]
+    pub fn start<'a>(
+        &mut self,
+        page: &SharedPage,
+        mtd: Mtd,
+        extended: bool,
+        surround: impl FnOnce() -> GuestEnv<'a>,
+    ) -> GuestEvent {
+        self.entered = true;
+        self.software.load(page, mtd);
         match &mut self.back {
-            Back::Vmx(vmx) => vmx.load(&self.software, page, mtd),
-            Back::Svm(svm) => svm.load(pool, &self.software, page, mtd),
+            Back::Vmx(vmx) => {
+                vmx.activate(&mut self.software);
+                vmx.load(&mut self.software, page, mtd);
+                if extended {
+                    self.software.load_extended(page);
+                    vmx.load_extended(&mut self.software, page);
+                }
+                vmx.enter(&mut self.software, surround())
+            }
+            Back::Svm(svm) => {
+                let env = surround();
+                svm.load(env.pool, &self.software, page, mtd);
+                if extended {
+                    self.software.load_extended(page);
+                    svm.load_extended(env.pool, page);
+                }
+                svm.enter(&mut self.software, env)
+            }
         }
     }
 
-    /// Runs the guest until something happens. Interrupts are off before and after.
-    #[inline]
-    pub fn enter(&mut self, env: &GuestEnv) -> GuestEvent {
+    /// Runs the guest until something happens. Interrupts are off before and after. The monitor's FPU state is
+    /// saved and comes back.
+    #[inline(never)]
+    pub fn enter(&mut self, env: GuestEnv) -> GuestEvent {
         if env.pending_poke && self.entered {
             return GuestEvent::Exit(abi::exit::POKED);
         }
         self.entered = true;
         match &mut self.back {
-            Back::Vmx(vmx) => vmx.enter(&mut self.software, env),
+            Back::Vmx(vmx) => {
+                vmx.activate(&mut self.software);
+                vmx.enter(&mut self.software, env)
+            }
             Back::Svm(svm) => svm.enter(&mut self.software, env),
         }
     }
 
-    /// Tells the monitor the groups of `wanted`, as far as an exit tells them (abi.md 11.1): the end of a run.
-    #[inline]
+    /// Tells the monitor the groups of `wanted`, as far as an exit tells them (abi.md 11.1): the end of a run, right
+    /// after [`Self::enter`].
+    #[inline(always)]
     pub fn store(&mut self, pool: &Pool, page: &SharedPage, reason: u32, wanted: Mtd) {
-        let wanted = wanted & self.software.all_groups();
-        self.software.store(page, wanted, reason, now());
+        let wanted = wanted & self.software.told;
         match &mut self.back {
             Back::Vmx(vmx) => vmx.store(&mut self.software, page, wanted, reason),
             Back::Svm(svm) => svm.store(pool, &mut self.software, page, wanted, reason),
         }
         if reason == TIMED_OUT {
-            self.software.timeout = self.longest;
+            self.software.timeout = self.software.longest;
         }
     }
 
     /// Fills bytes 0x2a0 to 0x3ff of the state page, for our own run call.
-    pub fn store_extended(&self, pool: &Pool, page: &SharedPage) {
+    pub fn store_extended(&self, pool: &Pool, page: &SharedPage, reason: u32) {
         use abi::utcb::extended_offset as at;
         for (i, value) in self.software.dr.iter().enumerate() {
             page.write_u64(at::DR0 + 8 * i, *value);
         }
         match &self.back {
-            Back::Vmx(vmx) => vmx.store_extended(&self.software, page),
+            Back::Vmx(vmx) => vmx.store_extended(&self.software, page, reason),
             Back::Svm(svm) => svm.store_extended(pool, page),
-        }
-    }
-
-    /// Loads DR0 to DR3, DR6 and what else the guest can have of those bytes.
-    pub fn load_extended(&mut self, pool: &Pool, page: &SharedPage) {
-        use abi::utcb::extended_offset as at;
-        for (i, value) in self.software.dr.iter_mut().enumerate() {
-            *value = page.read_u64(at::DR0 + 8 * i);
-        }
-        self.software.dr6 = page.read_u64(at::DR6) & 0xffff_ffff;
-        match &mut self.back {
-            Back::Vmx(vmx) => vmx.load_extended(page),
-            Back::Svm(svm) => svm.load_extended(pool, page),
         }
     }
 }

@@ -1,5 +1,5 @@
-# Into a guest and back. Both doors keep the callee-saved registers on the stack, and nothing else: all
-# other guest state is in the control block. Offsets are those of GuestRegisters: rax 0, rcx 8, rdx 16,
+# Into a guest and back. The guest's general registers are in memory, all its other state is in the control
+# block. Offsets are those of GuestRegisters: rax 0, rcx 8, rdx 16,
 # rbx 24, rbp 40, rsi 48, rdi 56, r8 64 .. r15 120. The guest's flags and stack come from the block.
 
 .section .text.entry, "ax", @progbits
@@ -22,12 +22,12 @@
     pop rbx
 .endm
 
-# u64 vmx_enter(rdi: registers, rsi: launched, rdx: where the VMCS's HOST_RSP is remembered)
-# 0: the guest ran or was refused, EXIT_REASON says more. 1: the instruction itself failed.
+# vmx_enter: rdi: registers, rsi: launched, rdx: where the VMCS's HOST_RSP is remembered
+# eax 0: the guest ran or was refused, EXIT_REASON says more. 1: the instruction itself failed. All other
+# registers but RSP are lost.
 .global vmx_enter, vmx_exit
 .balign 16
 vmx_enter:
-    save_callee
     push rdi
     cmp [rdx], rsp
     je 1f
@@ -50,13 +50,12 @@ vmx_enter:
     mov r14, [rdi + 112]
     mov r15, [rdi + 120]
     mov rdi, [rdi + 56]
-    jnz 2f
-    vmlaunch
+    jz 2f
+    vmresume
     jmp 3f
-2:  vmresume
+2:  vmlaunch
 3:  mov eax, 1
     pop rdi
-    restore_callee
     ret
 
 # HOST_RIP: the CPU lands here with the stack as at VMLAUNCH, flags 2, interrupts off.
@@ -81,7 +80,6 @@ vmx_exit:
     pop qword ptr [rdi + 56]
     pop rdi
     xor eax, eax
-    restore_callee
     ret
 
 # void svm_enter(rdi: registers, rsi: physical address of the VMCB, rdx: of the host's save block)

@@ -6,9 +6,10 @@
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use abi::utcb::offset;
 use sync::SharedPage;
 
-use super::{bases, cpu_number, fpu_restore, fpu_save, xstate};
+use super::{bases, cpu, cpu_number, fpu, fpu_restore, fpu_save, percpu, xstate};
 use crate::MAX_CPUS;
 use crate::x86::guest_software::{DR6_RESET, Software};
 
@@ -21,14 +22,14 @@ mod msr {
     pub const SPEC_CTRL: u32 = 0x48;
 }
 
-/// STAR, LSTAR, FMASK: in the order of the state page.
-const SYSCALL_MSRS: [u32; 3] = [msr::STAR, msr::LSTAR, msr::FMASK];
+/// STAR, LSTAR, FMASK, and where the state page has them.
+const SYSCALL_MSRS: [(u32, usize); 3] =
+    [(msr::STAR, offset::STAR), (msr::LSTAR, offset::LSTAR), (msr::FMASK, offset::FMASK)];
 
 /// What the host has in the registers that a guest changes; constant once a CPU is up.
 pub struct HostValues {
     syscall: [AtomicU64; 3],
     tsc_aux: AtomicU64,
-    xcr0: AtomicU64,
     features: AtomicU64,
 }
 
@@ -40,7 +41,6 @@ static HOSTS: [HostValues; MAX_CPUS] = [const {
     HostValues {
         syscall: [const { AtomicU64::new(0) }; 3],
         tsc_aux: AtomicU64::new(0),
-        xcr0: AtomicU64::new(1),
         features: AtomicU64::new(0),
     }
 }; MAX_CPUS];
@@ -54,7 +54,7 @@ pub fn host() -> &'static HostValues {
 /// Notes the calling CPU's values; system-call MSRs and XCR0 must have got theirs before.
 pub fn note_host() {
     let host = host();
-    for (place, number) in host.syscall.iter().zip(SYSCALL_MSRS) {
+    for (place, (number, _)) in host.syscall.iter().zip(SYSCALL_MSRS) {
         place.store(rdmsr(number), Relaxed);
     }
     let mut features = 0;
@@ -70,7 +70,7 @@ pub fn note_host() {
         features |= HAS_XSAVE;
     }
     host.features.store(features, Relaxed);
-    host.xcr0.store(xstate(), Relaxed);
+    percpu::local().xcr0.store(xstate(), Relaxed);
 }
 
 /// Whether the CPU has SPEC_CTRL: Intel says so in leaf 7 (EDX bits 26, 27 and 31), AMD in leaf 0x80000008
@@ -83,110 +83,211 @@ fn has_spec_ctrl() -> bool {
     intel || amd
 }
 
-/// What [`Switch::enter`] changed and [`Switch::leave`] puts back.
-pub struct Switch {
-    host: &'static HostValues,
-    bases: (u64, u64),
-    debug: bool,
+bitflags::bitflags! {
+    /// Which of the guest's registers must be moved by hand. Chosen when the guest's controls are; each entry and
+    /// exit asks once whether there is any of the [`SELDOM`].
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Duties: u8 {
+        /// VMX: KERNEL_GS_BASE, FS base, CR2 and DR6. On SVM VMLOAD, VMSAVE and the VMCB do it.
+        const BARE = 1 << 0;
+        /// STAR, LSTAR, FMASK, because the guest can execute SYSCALL (on SVM VMLOAD and VMSAVE).
+        const SYSCALL_MSRS = 1 << 1;
+        /// TSC_AUX.
+        const TSC_AUX = 1 << 2;
+        /// SPEC_CTRL.
+        const SPEC_CTRL = 1 << 3;
+        /// The guest writes these two without an exit.
+        const FREE = 1 << 4;
+        /// DR0 to DR3 are loaded, because the guest uses them; otherwise their first use exits.
+        const DEBUG = 1 << 5;
+        /// The guest can execute XSETBV without an exit: not every SVM intercepts it (QEMU 7.2 does not).
+        const XCR0 = 1 << 6;
+        /// The CPU lacks the newer instructions for FPU, FS and GS base.
+        const SLOW = 1 << 7;
+    }
 }
 
-/// Which of the guest's registers must be moved by hand on this vendor.
-#[derive(Clone, Copy)]
-pub struct Duties {
-    /// KERNEL_GS_BASE and FS base (VMX; on SVM VMLOAD and VMSAVE do it, and the next).
-    pub syscall: bool,
-    /// STAR, LSTAR, FMASK, because the guest can execute SYSCALL.
-    pub syscall_msrs: bool,
-    /// The guest reaches TSC_AUX and SPEC_CTRL without an exit.
-    pub free_msrs: bool,
-    /// CR2 (VMX; on SVM it lies in the VMCB).
-    pub cr2: bool,
-    /// DR0 to DR3 are loaded, because the guest uses them.
-    pub debug: bool,
-    /// DR6 as well (VMX).
-    pub dr6: bool,
-    /// The guest can execute XSETBV without an exit: not every SVM intercepts it (QEMU 7.2 does not).
-    pub xcr0: bool,
+/// What most exits do without.
+const SELDOM: Duties = Duties::SYSCALL_MSRS
+    .union(Duties::TSC_AUX)
+    .union(Duties::SPEC_CTRL)
+    .union(Duties::DEBUG)
+    .union(Duties::XCR0);
+
+/// Which MSRs differ for this guest, or can; `free` says that it writes them without an exit.
+pub fn msr_duties(guest: &Software, free: bool) -> Duties {
+    let host = host();
+    let features = host.features.load(Relaxed);
+    let aux = free || u64::from(guest.tsc_aux()) != host.tsc_aux.load(Relaxed);
+    let spec = free || guest.image.at(offset::SPEC_CTRL) != 0;
+    let mut duties = Duties::empty();
+    duties.set(Duties::SLOW, !cpu::has_fast_switch());
+    duties.set(Duties::FREE, free);
+    duties.set(Duties::TSC_AUX, features & HAS_TSC_AUX != 0 && aux);
+    duties.set(Duties::SPEC_CTRL, features & HAS_SPEC_CTRL != 0 && spec);
+    duties
 }
+
+/// What [`Switch::enter`] took of the host and [`Switch::leave`] puts back: the thread's FS and GS base.
+pub struct Switch((u64, u64));
 
 impl Switch {
     /// Loads the guest's side. Refused, with nothing changed, if XCR0 or the FPU page is invalid.
     #[inline(always)]
-    pub fn enter(guest: &mut Software, fpu: &SharedPage, duties: Duties) -> Option<Self> {
-        let host = host();
-        let xcr0 = host.xcr0.load(Relaxed);
-        if !guest.has_valid_xcr0(xcr0) || fpu_restore(fpu).is_err() {
+    pub fn enter(
+        guest: &mut Software,
+        monitor: &SharedPage,
+        fpu: &SharedPage,
+        duties: Duties,
+    ) -> Option<Self> {
+        let xcr0 = percpu::xcr0();
+        if !guest.has_valid_xcr0(xcr0) {
             return None;
         }
-        let features = host.features.load(Relaxed);
-        if guest.xcr0 != xcr0 && features & HAS_XSAVE != 0 {
-            xsetbv(guest.xcr0);
-        }
+        let own = guest.image.at(offset::XCR0);
+        let base = guest.image.at(offset::KERNEL_GS_BASE);
         let mut kept = (0, 0);
-        if duties.syscall {
-            if duties.syscall_msrs {
-                for (i, number) in SYSCALL_MSRS.iter().enumerate() {
-                    exchange(*number, host.syscall[i].load(Relaxed), guest.syscall[i]);
-                }
+        if duties.contains(Duties::SLOW) {
+            let base = duties.contains(Duties::BARE).then_some(base);
+            kept = enter_slowly(monitor, fpu, own, base)?;
+        } else {
+            if fpu::exchange(monitor, fpu).is_err() {
+                let _ = fpu_restore(monitor);
+                return None;
             }
-            kept = bases::exchange(guest.syscall[3]);
+            if own != xcr0 {
+                xsetbv(own);
+            }
+            if duties.contains(Duties::BARE) {
+                kept = bases::give(base);
+            }
         }
-        if features & HAS_TSC_AUX != 0 {
-            exchange(msr::TSC_AUX, host.tsc_aux.load(Relaxed), guest.tsc_aux.into());
+        if duties.intersects(SELDOM) {
+            load_seldom(guest, duties);
         }
-        if features & HAS_SPEC_CTRL != 0 {
-            offer(msr::SPEC_CTRL, 0, guest.spec_ctrl);
+        let cr2 = guest.image.at(offset::CR2);
+        if duties.contains(Duties::BARE) && read_cr2() != cr2 {
+            write_cr2(cr2);
         }
-        if duties.debug {
-            load_debug(guest, duties.dr6);
-        }
-        if duties.cr2 && read_cr2() != guest.cr2 {
-            write_cr2(guest.cr2);
-        }
-        Some(Self { host, bases: kept, debug: duties.debug })
+        Some(Self(kept))
     }
 
     /// Takes the guest's side out and loads the host's.
     #[inline(always)]
-    pub fn leave(self, guest: &mut Software, fpu: &SharedPage, duties: Duties) {
-        let host = self.host;
-        if duties.cr2 {
-            guest.cr2 = read_cr2();
+    pub fn leave(
+        self,
+        guest: &mut Software,
+        monitor: &SharedPage,
+        fpu: &SharedPage,
+        duties: Duties,
+    ) {
+        if duties.contains(Duties::BARE) {
+            guest.image.set(offset::CR2, read_cr2());
         }
-        if self.debug {
-            save_debug(guest, duties.dr6);
+        if duties.intersects(SELDOM) {
+            save_seldom(guest, duties);
         }
-        let features = host.features.load(Relaxed);
-        if features & HAS_SPEC_CTRL != 0 {
-            if duties.free_msrs {
-                guest.spec_ctrl = rdmsr(msr::SPEC_CTRL);
-            }
-            offer(msr::SPEC_CTRL, guest.spec_ctrl, 0);
+        if duties.contains(Duties::SLOW) {
+            return self.leave_slowly(guest, fpu, monitor, duties);
         }
-        if features & HAS_TSC_AUX != 0 {
-            if duties.free_msrs {
-                guest.tsc_aux = read_tsc_aux();
-            }
-            exchange(msr::TSC_AUX, guest.tsc_aux.into(), host.tsc_aux.load(Relaxed));
+        if duties.contains(Duties::BARE) {
+            guest.image.set(offset::KERNEL_GS_BASE, bases::take_back(self.0));
         }
-        if duties.syscall {
-            guest.syscall[3] = bases::restore(self.bases);
-            if duties.syscall_msrs {
-                for (i, number) in SYSCALL_MSRS.iter().enumerate() {
-                    exchange(*number, guest.syscall[i], host.syscall[i].load(Relaxed));
-                }
-            }
+        let xcr0 = percpu::xcr0();
+        if guest.image.at(offset::XCR0) != xcr0 {
+            xsetbv(xcr0);
         }
-        let xcr0 = host.xcr0.load(Relaxed);
-        if features & HAS_XSAVE != 0 {
-            if duties.xcr0 {
-                guest.xcr0 = xgetbv();
-            }
-            if guest.xcr0 != xcr0 {
-                xsetbv(xcr0);
-            }
+        fpu::switch(fpu, monitor);
+    }
+
+    /// [`Self::leave`] without the newer instructions.
+    #[cold]
+    #[inline(never)]
+    fn leave_slowly(
+        self,
+        guest: &mut Software,
+        from: &SharedPage,
+        to: &SharedPage,
+        duties: Duties,
+    ) {
+        if duties.contains(Duties::BARE) {
+            guest.image.set(offset::KERNEL_GS_BASE, bases::restore(self.0));
         }
-        fpu_save(fpu);
+        let xcr0 = percpu::xcr0();
+        let has_xsave = host().features.load(Relaxed) & HAS_XSAVE != 0;
+        if has_xsave && guest.image.at(offset::XCR0) != xcr0 {
+            xsetbv(xcr0);
+        }
+        fpu_save(from);
+        let _ = fpu_restore(to);
+    }
+}
+
+/// FPU, XCR0, FS and GS base without the newer instructions; `base` is the guest's, if it is moved here.
+#[cold]
+#[inline(never)]
+fn enter_slowly(
+    from: &SharedPage,
+    to: &SharedPage,
+    xcr0: u64,
+    base: Option<u64>,
+) -> Option<(u64, u64)> {
+    fpu_save(from);
+    if fpu_restore(to).is_err() {
+        let _ = fpu_restore(from);
+        return None;
+    }
+    let has_xsave = host().features.load(Relaxed) & HAS_XSAVE != 0;
+    if has_xsave && xcr0 != percpu::xcr0() {
+        xsetbv(xcr0);
+    }
+    Some(base.map_or((0, 0), bases::exchange))
+}
+
+#[inline(never)]
+fn load_seldom(guest: &Software, duties: Duties) {
+    let host = host();
+    if duties.contains(Duties::SYSCALL_MSRS) {
+        for ((number, at), host) in SYSCALL_MSRS.into_iter().zip(&host.syscall) {
+            exchange(number, host.load(Relaxed), guest.image.at(at));
+        }
+    }
+    if duties.contains(Duties::TSC_AUX) {
+        exchange(msr::TSC_AUX, host.tsc_aux.load(Relaxed), guest.tsc_aux().into());
+    }
+    if duties.contains(Duties::SPEC_CTRL) {
+        offer(msr::SPEC_CTRL, 0, guest.image.at(offset::SPEC_CTRL));
+    }
+    if duties.contains(Duties::DEBUG) {
+        load_debug(guest, duties.contains(Duties::BARE));
+    }
+}
+
+#[inline(never)]
+fn save_seldom(guest: &mut Software, duties: Duties) {
+    let host = host();
+    if duties.contains(Duties::DEBUG) {
+        save_debug(guest, duties.contains(Duties::BARE));
+    }
+    if duties.contains(Duties::SPEC_CTRL) {
+        if duties.contains(Duties::FREE) {
+            guest.image.set(offset::SPEC_CTRL, rdmsr(msr::SPEC_CTRL));
+        }
+        offer(msr::SPEC_CTRL, guest.image.at(offset::SPEC_CTRL), 0);
+    }
+    if duties.contains(Duties::TSC_AUX) {
+        if duties.contains(Duties::FREE) {
+            guest.image.set(offset::TSC_AUX, read_tsc_aux().into());
+        }
+        exchange(msr::TSC_AUX, guest.tsc_aux().into(), host.tsc_aux.load(Relaxed));
+    }
+    if duties.contains(Duties::SYSCALL_MSRS) {
+        for ((number, at), host) in SYSCALL_MSRS.into_iter().zip(&host.syscall) {
+            exchange(number, guest.image.at(at), host.load(Relaxed));
+        }
+    }
+    if duties.contains(Duties::XCR0) && host.features.load(Relaxed) & HAS_XSAVE != 0 {
+        guest.image.set(offset::XCR0, xgetbv());
     }
 }
 

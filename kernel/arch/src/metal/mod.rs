@@ -6,7 +6,7 @@
 //!   cpu msr fpu descriptors percpu bases         the CPU's own state
 //!   apic ioapic pic clock serial                 what lies around it
 //!   space physical layout                        addresses
-//!   guest guest_switch vmx vmx_host svm          guests
+//!   guest guest_switch vmx vmx_enable vmx_host svm   guests
 //! ```
 
 mod apic;
@@ -38,6 +38,7 @@ mod tables;
 mod traps;
 mod user;
 mod vmx;
+mod vmx_enable;
 mod vmx_host;
 
 pub use apic::{
@@ -49,7 +50,6 @@ pub use cpu::{
     xstate,
 };
 pub use crash::{Crash, crash};
-pub use descriptors::task_was_cut;
 pub use dump::{Epitaph, backtrace_here};
 pub use fpu::{fpu_fresh, fpu_init, fpu_order, fpu_restore, fpu_save};
 pub use guest::{Guest, guest_enable_cpu, guest_secondary_controls, guest_tags, guest_vendor};

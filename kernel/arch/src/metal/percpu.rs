@@ -42,6 +42,12 @@ pub struct CpuLocal {
     pub window_entries: AtomicU64,
     /// Address of RSP0 in its task state.
     pub stack_slot: AtomicU64,
+    /// VMX: the frame of the current VMCS, 0 for none.
+    pub vmcs: AtomicU64,
+    /// The host's XCR0, once the CPU may run guests.
+    pub xcr0: AtomicU64,
+    /// What LGDT takes: the limit in the upper two bytes of the first word, the base in the second.
+    pub gdt_pointer: [AtomicU64; 2],
     /// Its descriptor table.
     pub gdt: [AtomicU64; GDT_ENTRIES],
 }
@@ -75,6 +81,9 @@ impl CpuLocal {
             deadline: AtomicU64::new(0),
             window_entries: AtomicU64::new(0),
             stack_slot: AtomicU64::new(0),
+            vmcs: AtomicU64::new(0),
+            xcr0: AtomicU64::new(1),
+            gdt_pointer: [const { AtomicU64::new(0) }; 2],
             gdt: [const { AtomicU64::new(0) }; GDT_ENTRIES],
         }
     }
@@ -152,4 +161,50 @@ pub fn cpu_number() -> usize {
             options(pure, readonly, nostack, preserves_flags));
     }
     number as usize
+}
+
+/// The frame of the calling CPU's current VMCS (one instruction on the path of each run).
+#[inline(always)]
+pub fn vmcs() -> u64 {
+    let frame: u64;
+    // SAFETY: as `local`; reads a word of it that only this CPU uses.
+    unsafe {
+        core::arch::asm!("mov {}, gs:[{}]", out(reg) frame, const offset_of!(CpuLocal, vmcs),
+            options(readonly, nostack, preserves_flags));
+    }
+    frame
+}
+
+/// The calling CPU's own XCR0 (one instruction, too).
+#[inline(always)]
+pub fn xcr0() -> u64 {
+    let value: u64;
+    // SAFETY: as `local`; reads a word of it that changes in bring-up only.
+    unsafe {
+        core::arch::asm!("mov {}, gs:[{}]", out(reg) value, const offset_of!(CpuLocal, xcr0),
+            options(readonly, nostack, preserves_flags));
+    }
+    value
+}
+
+/// An exit from a guest leaves limits of 0xffff in GDTR and 0x67 in TR (Intel SDM vol. 3, 28.5.2): loads the table's
+/// true limit again, and notes that the task register was cut (`descriptors` loads it when a program misses its ports).
+#[inline(always)]
+pub fn after_exit() {
+    // SAFETY: GS as in `local`; `note_gdt` stored the table that is loaded, so that nothing but the limit changes; the
+    // other word only this CPU uses.
+    unsafe {
+        core::arch::asm!("lgdt gs:[{gdt}]", "mov dword ptr gs:[{stale}], 1",
+            gdt = const offset_of!(CpuLocal, gdt_pointer) + 6,
+            stale = const offset_of!(CpuLocal, task_stale),
+            options(nostack, preserves_flags));
+    }
+}
+
+/// Notes where the calling CPU's descriptor table is, for [`after_exit`].
+pub fn note_gdt() {
+    let local = local();
+    let [limit, base] = &local.gdt_pointer;
+    limit.store((GDT_ENTRIES as u64 * 8 - 1) << 48, Relaxed);
+    base.store(local.gdt.as_ptr() as u64, Relaxed);
 }

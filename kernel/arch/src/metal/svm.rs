@@ -7,6 +7,7 @@
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use abi::Mtd;
+use abi::utcb::offset;
 use logic::Oom;
 use logic::addr::Frame;
 use sync::{Pool, SharedPage, Site};
@@ -20,7 +21,7 @@ use crate::x86::svm_exit::{Meaning, Raw};
 use crate::x86::svm_state::SvmState;
 use crate::x86::svm_vmcb::{self as vmcb, clean, msr_permission_bit};
 use crate::x86::vmx_controls::{MACHINE_CHECK, primary};
-use crate::{GuestEnv, GuestEvent, vector};
+use crate::{GuestEnv, GuestEvent, stretch, vector};
 
 unsafe extern "C" {
     fn svm_enter(registers: *mut GuestRegisters, block: u64, host: u64);
@@ -148,25 +149,21 @@ impl Svm {
     }
 
     /// See [`super::Guest::enter`].
-    pub fn enter(&mut self, software: &mut Software, env: &GuestEnv) -> GuestEvent {
+    #[inline(never)]
+    pub fn enter(&mut self, software: &mut Software, env: GuestEnv) -> GuestEvent {
+        let env = &env;
         let block = env.pool.page(self.frame);
         if let Some(event) = self.before(software, env, block) {
             return event;
         }
-        let duties = Duties {
-            syscall: false,
-            syscall_msrs: false,
-            free_msrs: software.asked.primary & primary::MSR_BITMAPS != 0,
-            cr2: false,
-            debug: self.debug,
-            dr6: false,
-            xcr0: true,
-        };
-        let Some(switch) = Switch::enter(software, env.fpu, duties) else {
+        let free = software.asked.primary & primary::MSR_BITMAPS != 0;
+        let mut duties = Duties::XCR0 | guest_switch::msr_duties(software, free);
+        duties.set(Duties::DEBUG, self.debug);
+        let Some(switch) = Switch::enter(software, env.monitor, env.fpu, duties) else {
             return GuestEvent::Exit(abi::exit::INVALID_STATE);
         };
         if self.state.write_event(block, software).is_err() {
-            switch.leave(software, env.fpu, duties);
+            switch.leave(software, env.monitor, env.fpu, duties);
             return GuestEvent::Exit(abi::exit::ENTRY_FAILED);
         }
         let exception = software.event.0 & (VALID | event::TYPE) == VALID | event::HARDWARE;
@@ -177,11 +174,14 @@ impl Svm {
             send_ipi(cpu_number(), vector::RESCHEDULE);
         }
         let host = place().block.load(Relaxed) << 12;
+        let registers = software.image.as_mut_ptr().wrapping_byte_add(offset::RAX);
+        stretch::end();
         // SAFETY: the VMCB is this guest's, intercepts what it must (`svm_controls`), and nested paging
         // confines the guest to its space; the save block is this CPU's; the registers stay borrowed.
-        unsafe { svm_enter(&mut software.registers, self.frame.address(), host) };
+        unsafe { svm_enter(registers, self.frame.address(), host) };
+        stretch::begin(stretch::STRETCH_GUEST);
         let end = now();
-        switch.leave(software, env.fpu, duties);
+        switch.leave(software, env.monitor, env.fpu, duties);
         software.spend(end.wrapping_sub(start));
         set_deadline(env.host_deadline);
         self.after(software, env, block)
@@ -256,7 +256,7 @@ impl Svm {
         let vector = idle();
         software.spend(now().wrapping_sub(start));
         set_deadline(env.host_deadline);
-        Some(vector.map_or(GuestEvent::Nothing, GuestEvent::Interrupt))
+        Some(vector.map_or(GuestEvent::Nothing, |vector| GuestEvent::Interrupt(vector.into())))
     }
 
     /// The guest ran, or was refused.
@@ -289,7 +289,10 @@ impl Svm {
             }
             Meaning::Interrupt => {
                 self.again(software);
-                return take_interrupt().map_or(GuestEvent::Nothing, GuestEvent::Interrupt);
+                return match take_interrupt() {
+                    Some(vector) => GuestEvent::Interrupt(vector.into()),
+                    None => GuestEvent::Nothing,
+                };
             }
             // STGI let the host's handler have it.
             Meaning::Nmi => return self.again(software),
@@ -332,11 +335,12 @@ impl Svm {
         reason: u32,
     ) {
         let block = pool.page(self.frame);
+        software.store(page, wanted, reason, now());
         self.state.store(block, software, page, wanted, reason);
         if !wanted.contains(Mtd::ACDB) || !wanted.contains(Mtd::CR) {
             // Software's copies must not be older than the block's when a later load is partial.
-            software.registers.general[0] = block.read_u64(vmcb::RAX);
-            software.cr2 = block.read_u64(vmcb::CR2);
+            software.image.set(offset::RAX, block.read_u64(vmcb::RAX));
+            software.image.set(offset::CR2, block.read_u64(vmcb::CR2));
         }
     }
 

@@ -13,7 +13,7 @@ use super::percpu::{self, INTERRUPT, KERNEL_RSP, SEAT, THREAD};
 use super::traps::NO_ERROR_PUSHED;
 use super::{apic, bases, cpu, descriptors, fpu, guest_switch};
 use crate::x86::descriptor::{USER_CS, USER_SS};
-use crate::{Event, ExitKind, Host, QUICK_CALLS, Quick, Registers, Seat, Thread, vector};
+use crate::{Event, ExitKind, Host, QUICK_CALLS, Quick, Registers, Seat, Thread, stretch, vector};
 
 global_asm!(
     concat!(include_str!("registers.S"), include_str!("user.S"), include_str!("traps.S")),
@@ -113,24 +113,36 @@ pub fn run<H: Host>(seat: &mut Seat<H>) -> Option<(Event, u64)> {
             thread.exit = ExitKind::Trap;
             return Some((Event::Exception { vector: 13, error: 0, cr2: 0 }, 0));
         }
+        stretch::end();
         let (came, first) = if thread.exit == ExitKind::Syscall {
             leave!(thread, leave_by_sysret)
         } else {
             thread.registers.cs = USER_CS.into();
             thread.registers.ss = USER_SS.into();
             thread.registers.rflags = thread.registers.rflags & USER_FLAGS | FIXED_FLAGS;
-            leave!(thread, leave_by_iret)
+            let (came, first) = leave!(thread, leave_by_iret);
+            if came == CAME_BY_SYSCALL {
+                seat.host.thread()?.exit = ExitKind::Syscall;
+            }
+            (came, first)
         };
         if came == CAME_BY_SYSCALL {
+            stretch::begin(first as u8);
             return Some((Event::Syscall, first));
         }
         if came == Quick::Look as u32 {
+            stretch::begin(first as u8);
             return Some((Event::Settled, first));
         }
         // Not the borrow from above: the host was asked in between.
         let thread = seat.host.thread()?;
         thread.exit = ExitKind::Trap;
         let number = thread.registers.vector as u8;
+        stretch::begin(if number < 32 {
+            stretch::STRETCH_EXCEPTION
+        } else {
+            stretch::STRETCH_INTERRUPT
+        });
         if number < 32 && 1 << number & PLAIN != 0 {
             let error = thread.registers.error;
             return Some((Event::Exception { vector: number, error, cr2: 0 }, first));
@@ -218,15 +230,19 @@ pub fn park(thread: &mut Thread) {
 
 /// Waits for an interrupt and takes it: its vector, if one came (an NMI also ends the wait).
 pub fn idle() -> Option<u8> {
+    stretch::end();
     // SAFETY: interrupts are on for this one instruction; the handler only notes the vector.
     unsafe { asm!("sti", "hlt", "cli", options(nostack)) };
+    stretch::begin(stretch::STRETCH_INTERRUPT);
     taken()
 }
 
 /// Takes a pending interrupt, if there is one: its vector.
 pub fn take_interrupt() -> Option<u8> {
+    stretch::end();
     // SAFETY: as `idle`. STI takes effect after the next instruction, hence two.
     unsafe { asm!("sti", "nop", "nop", "cli", options(nostack)) };
+    stretch::again();
     taken()
 }
 

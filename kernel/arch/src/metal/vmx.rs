@@ -5,142 +5,29 @@
 //! stacks and tables are the kernel's by the hardware's own doing.
 
 use core::arch::asm;
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::Ordering::Relaxed;
 
 use abi::Mtd;
 use abi::utcb::offset;
 use logic::Oom;
 use logic::addr::Frame;
-use sync::{Pool, SharedPage, Site, SpinLock};
+use sync::{Pool, SharedPage, Site};
 
-use super::guest::{TIMED_OUT, keep, place};
-use super::guest_switch::{self, Duties, Switch, rdmsr};
-use super::vmx_host;
-use super::{now, write_msr};
+use super::guest::TIMED_OUT;
+use super::guest_switch::{self, Duties, Switch};
+use super::vmx_enable::{capabilities, msr_bitmap, revision};
+use super::{now, percpu, vmx_host};
 use crate::x86::event::{self, VALID};
-use crate::x86::guest_software::{GuestRegisters, Software};
-use crate::x86::vmx_controls::{Allowed, Capabilities, MACHINE_CHECK, primary};
+use crate::x86::guest_software::Software;
+use crate::x86::image::Image;
+use crate::x86::vmx_controls::{Capabilities, MACHINE_CHECK, primary};
 use crate::x86::vmx_fields as field;
-use crate::x86::vmx_nmi;
-use crate::x86::vmx_state::{Mirror, Vmcs, VmxState};
-use crate::{GuestEnv, GuestEvent, GuestPlace};
+use crate::x86::vmx_state::{Vmcs, VmxState};
+use crate::x86::vmx_store::Kind;
+use crate::{GuestEnv, GuestEvent, GuestPlace, stretch};
 
 unsafe extern "C" {
-    fn vmx_enter(registers: *mut GuestRegisters, launched: u64, host_rsp: *mut u64) -> u64;
-}
-
-/// What all CPUs have in common.
-static COMMON: SpinLock<Option<Capabilities>> = SpinLock::new(None);
-/// The frame of the MSR bitmap, one for all guests.
-static MSR_BITMAP: AtomicU64 = AtomicU64::new(0);
-
-const FEATURE_CONTROL: u32 = 0x3a;
-const BASIC: u32 = 0x480;
-
-/// Whether the CPU has VMX (CPUID.1:ECX bit 5).
-pub fn present() -> bool {
-    core::arch::x86_64::__cpuid(1).ecx >> 5 & 1 != 0
-}
-
-/// Tags for translations; 0 if the CPUs have none.
-pub fn tags() -> u16 {
-    if capabilities().vpid() { u16::MAX } else { 0 }
-}
-
-/// The HIP's word about secondary controls.
-pub fn hip_word() -> u64 {
-    capabilities().hip_word()
-}
-
-/// Most TSC ticks that a guest runs before this CPU looks around (some milliseconds on hardware). An
-/// interrupt ends guest time earlier; where it is missed, as in Bochs when host and guest both have IF clear,
-/// this bounds how late a poke, a shoot-down or a grace period is seen.
-const LOOK_AROUND: u64 = 1 << 24;
-
-/// The longest time the preemption timer counts, in TSC ticks.
-pub fn longest_timeout() -> u64 {
-    u64::from(u32::MAX) << capabilities().timer_shift()
-}
-
-fn capabilities() -> Capabilities {
-    COMMON.lock().unwrap_or_default()
-}
-
-/// Enters VMX operation on the calling CPU.
-pub fn enable(pool: &Pool) -> Result<(), &'static str> {
-    const LOCKED: u64 = 1 << 0;
-    const OUTSIDE_SMX: u64 = 1 << 2;
-    let control = rdmsr(FEATURE_CONTROL);
-    if control & LOCKED == 0 {
-        // The firmware left the choice to us.
-        write_msr(FEATURE_CONTROL, control | LOCKED | OUTSIDE_SMX)
-            .map_err(|()| "VMX cannot be enabled")?;
-    } else if control & OUTSIDE_SMX == 0 {
-        return Err("VMX is locked off by the firmware");
-    }
-    let cpu = read_capabilities();
-    if let Some(reason) = cpu.missing() {
-        return Err(reason);
-    }
-    let area = keep(&place().area, pool, 0)?;
-    pool.page(area).write_u32(0, revision(&cpu));
-    make_msr_bitmap(pool)?;
-    vmx_host::enable_cr4();
-    if !vmx_host::vmxon(area.address()) {
-        return Err("VMXON failed");
-    }
-    vmx_host::forget_translations();
-    let mut common = COMMON.lock();
-    *common = Some(common.map_or(cpu, |other| other.common(&cpu)));
-    Ok(())
-}
-
-fn revision(cpu: &Capabilities) -> u32 {
-    cpu.basic as u32 & 0x7fff_ffff
-}
-
-/// Appendix A of the manual; the TRUE words where the CPU has them (BASIC bit 55).
-fn read_capabilities() -> Capabilities {
-    let basic = rdmsr(BASIC);
-    let first = if basic >> 55 & 1 != 0 { 0x48d } else { 0x481 };
-    let primary_word = Allowed(rdmsr(first + 1));
-    let has_secondary = primary_word.allows(primary::SECONDARY);
-    let secondary_word = if has_secondary { Allowed(rdmsr(0x48b)) } else { Allowed(0) };
-    let ept = has_secondary && secondary_word.possible() & (1 << 1 | 1 << 5) != 0;
-    Capabilities {
-        pin: Allowed(rdmsr(first)),
-        primary: primary_word,
-        secondary: secondary_word,
-        exit: Allowed(rdmsr(first + 2)),
-        entry: Allowed(rdmsr(first + 3)),
-        cr0_fixed: [rdmsr(0x486), rdmsr(0x487)],
-        cr4_fixed: [rdmsr(0x488), rdmsr(0x489)],
-        ept_vpid: if ept { rdmsr(0x48c) } else { 0 },
-        misc: rdmsr(0x485),
-        basic,
-    }
-}
-
-/// All accesses exit but those of abi.md 11.3.
-fn make_msr_bitmap(pool: &Pool) -> Result<(), &'static str> {
-    const FREE: [u32; 8] =
-        [0xc000_0100, 0xc000_0101, 0xc000_0102, 0xc000_0103, 0x10a, 0x48, 0x49, 0x10b];
-    if MSR_BITMAP.load(Relaxed) != 0 {
-        return Ok(());
-    }
-    let frame = pool.alloc_zeroed(0, Site::Boot).map_err(|Oom| "no memory for the MSR bitmap")?;
-    let page = pool.page(frame);
-    page.fill(u64::MAX);
-    for msr in FREE {
-        // Reads of low MSRs at 0, of high ones at 0x400; writes 0x800 further (25.6.9).
-        let base = if msr >= 0xc000_0000 { 0x400 } else { 0 };
-        let at = base + (msr as usize & 0x1fff) / 8;
-        for at in [at, at + 0x800] {
-            page.write_u8(at, page.read_u8(at) & !(1 << (msr & 7)));
-        }
-    }
-    MSR_BITMAP.store(frame.0, Relaxed);
-    Ok(())
+    fn vmx_enter();
 }
 
 /// The current VMCS of the calling CPU.
@@ -167,24 +54,34 @@ impl Vmcs for Current {
     }
 
     #[inline(always)]
-    fn read_segment<const INDEX: usize>(&self, mirror: &mut Mirror) {
+    fn read_into<const AT: usize>(&self, field: u32, image: &mut Image) {
+        const { assert!(AT.is_multiple_of(8) && AT < offset::EXIT_REASON) };
+        // SAFETY: a VMREAD as in `read`, to a word of the image.
+        unsafe {
+            asm!("vmread [{} + {at}], {}", in(reg) image.as_mut_ptr(), in(reg) u64::from(field),
+                at = const AT, options(nostack));
+        }
+    }
+
+    #[inline(always)]
+    fn read_segment<const INDEX: usize>(&self, image: &mut Image) {
         // SAFETY: VMREADs as in `read`. They store 8 bytes each: selector, limit over its upper half,
         // base over the limit's; then the two bytes of the access rights between selector and limit.
-        // All of it lies in the 16 bytes of this segment (`Segment`), which are inside the mirror.
+        // All of it lies in the 16 bytes of this segment (`Segment`), which are inside the image.
         unsafe {
             asm!(
                 "mov {field:e}, {selector}",
-                "vmread [{mirror} + {at}], {field}",
+                "vmread [{image} + {at}], {field}",
                 "mov {field:e}, {limit}",
-                "vmread [{mirror} + {at} + 4], {field}",
+                "vmread [{image} + {at} + 4], {field}",
                 "mov {field:e}, {base}",
-                "vmread [{mirror} + {at} + 8], {field}",
+                "vmread [{image} + {at} + 8], {field}",
                 "mov {field:e}, {rights}",
                 "vmread {field}, {field}",
-                "mov [{mirror} + {at} + 2], {field:l}",
+                "mov [{image} + {at} + 2], {field:l}",
                 "shr {field:e}, 12",
-                "mov [{mirror} + {at} + 3], {field:l}",
-                mirror = in(reg) mirror.as_mut_ptr(),
+                "mov [{image} + {at} + 3], {field:l}",
+                image = in(reg) image.as_mut_ptr(),
                 field = out(reg) _,
                 at = const offset::ES + 16 * INDEX,
                 selector = const field::GUEST_ES_SELECTOR + 2 * INDEX as u32,
@@ -196,6 +93,11 @@ impl Vmcs for Current {
         }
     }
 }
+
+/// Most TSC ticks that a guest runs before this CPU looks around (some milliseconds on hardware). An
+/// interrupt ends guest time earlier; where it is missed, as in Bochs when host and guest both have IF clear,
+/// this bounds how late a poke, a shoot-down or a grace period is seen.
+const LOOK_AROUND: u64 = 1 << 24;
 
 /// What the preemption timer was armed for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -214,13 +116,16 @@ pub struct Vmx {
     ready: bool,
     launched: bool,
     event_written: bool,
-    controls_stale: bool,
     host_rsp: u64,
-    /// What `write_place` last wrote: tag, first port page, CR3.
-    place: [u64; 3],
-    flush: bool,
-    /// DR0 to DR3 and DR6 are loaded with each entry; otherwise their first use exits.
-    debug: bool,
+    /// What `write_place` last wrote: first port page, CR3.
+    place: [u64; 2],
+    tag: u16,
+    /// What must change hands at each entry.
+    duties: Duties,
+    armed: Armed,
+    /// The preemption timer is armed for [`LOOK_AROUND`].
+    looks_around: bool,
+    /// Of the last entry that failed.
     instruction_error: u32,
 }
 
@@ -242,11 +147,12 @@ impl Vmx {
             ready: false,
             launched: false,
             event_written: false,
-            controls_stale: true,
             host_rsp: 0,
-            place: [u64::MAX; 3],
-            flush: false,
-            debug: false,
+            place: [u64::MAX; 2],
+            tag: 0,
+            duties: Duties::empty(),
+            armed: Armed::Host,
+            looks_around: false,
             instruction_error: 0,
         })
     }
@@ -258,7 +164,7 @@ impl Vmx {
         }
         vmx_host::vmclear(self.frame.address());
         self.ready = false;
-        let current = &place().current;
+        let current = &percpu::local().vmcs;
         if current.load(Relaxed) == self.frame.0 {
             current.store(0, Relaxed);
         }
@@ -271,49 +177,126 @@ impl Vmx {
         }
     }
 
+    /// Makes it the current VMCS: before all else, after another guest's turn.
     #[inline(always)]
-    fn make_current(&mut self) {
-        if place().current.load(Relaxed) != self.frame.0 {
-            self.switch_to();
+    pub fn activate(&mut self, software: &mut Software) {
+        if percpu::vmcs() != self.frame.0 {
+            self.switch_to(software);
         }
     }
 
     #[cold]
-    fn switch_to(&mut self) {
+    #[inline(never)]
+    fn switch_to(&mut self, software: &mut Software) {
         if !self.ready {
             vmx_host::vmclear(self.frame.address());
         }
         vmx_host::vmptrld(self.frame.address());
-        place().current.store(self.frame.0, Relaxed);
+        percpu::local().vmcs.store(self.frame.0, Relaxed);
         guest_switch::reset_dr6();
         if !self.ready {
             self.ready = true;
             self.launched = false;
+            self.looks_around = false;
             vmx_host::write_host(&mut Current);
-            self.state.reset(&mut Current, &self.cpu);
+            self.state.reset(&mut Current, &self.cpu, software);
         }
     }
 
     /// See [`super::Guest::load`].
-    #[inline]
-    pub fn load(&mut self, software: &Software, page: &SharedPage, mtd: Mtd) {
-        self.make_current();
-        if mtd.0 & (Mtd::CTRL.0 | Mtd::INJ.0) != 0 {
-            self.controls_stale = true;
-        }
-        if mtd.contains(Mtd::TLB) {
-            self.flush = true;
-        }
+    #[inline(always)]
+    pub fn load(&mut self, software: &mut Software, page: &SharedPage, mtd: Mtd) {
         self.state.load(&mut Current, &self.cpu, software, page, mtd);
     }
 
-    /// See [`super::Guest::enter`].
-    #[inline]
-    pub fn enter(&mut self, software: &mut Software, env: &GuestEnv) -> GuestEvent {
-        self.make_current();
-        self.write_place(env);
-        if self.state.choose_watch(&self.cpu) || self.controls_stale {
-            self.write_controls(software, env);
+    /// See [`super::Guest::enter`]. The VMCS is active.
+    #[inline(always)]
+    pub fn enter(&mut self, software: &mut Software, env: GuestEnv) -> GuestEvent {
+        let moved = self.place != [env.ports.0, vmx_host::read_cr3()];
+        if software.news | env.flush_tag | moved {
+            self.prepare(software, env.place, env.tag, env.flush_tag, env.ports);
+        }
+        let duties = self.duties | Duties::BARE;
+        let Some(switch) = Switch::enter(software, env.monitor, env.fpu, duties) else {
+            return GuestEvent::Exit(abi::exit::INVALID_STATE);
+        };
+        let mut start = 0;
+        if env.host_deadline.is_some() || software.is_limited() || env.pending_poke {
+            start = now();
+            self.arm(software, env.host_deadline, env.pending_poke, start);
+        } else if !self.looks_around {
+            self.arm(software, None, false, 0);
+            self.looks_around = true;
+        }
+        stretch::end();
+        let failed = self.run(software);
+        stretch::begin(stretch::STRETCH_GUEST);
+        switch.leave(software, env.monitor, env.fpu, self.duties | Duties::BARE);
+        percpu::after_exit();
+        if failed != 0 {
+            return self.entry_failed();
+        }
+        if software.is_limited() {
+            software.spend(now().wrapping_sub(start));
+        }
+        self.after(software)
+    }
+
+    /// Into the guest and back; not 0 if the instruction failed.
+    #[inline(always)]
+    fn run(&mut self, software: &mut Software) -> u32 {
+        let failed: u32;
+        // SAFETY: the VMCS is current, its host part is this CPU's, HOST_RIP is `vmx_exit`, which goes on here
+        // because HOST_RSP is the stack of `vmx_enter`; the registers stay borrowed. All registers are named as
+        // lost but RBX and RBP, which are kept on the stack. A guest reaches nothing but its space, by EPT.
+        unsafe {
+            asm!(
+                "push rbx",
+                "push rbp",
+                "call {enter}",
+                "pop rbp",
+                "pop rbx",
+                enter = sym vmx_enter,
+                inlateout("rdi") software.image.as_mut_ptr().wrapping_byte_add(offset::RAX) => _,
+                inlateout("rsi") u64::from(self.launched) => _,
+                inlateout("rdx") &raw mut self.host_rsp => _,
+                lateout("eax") failed, lateout("rcx") _,
+                lateout("r8") _, lateout("r9") _, lateout("r10") _, lateout("r11") _,
+                lateout("r12") _, lateout("r13") _, lateout("r14") _, lateout("r15") _,
+            );
+        }
+        failed
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn entry_failed(&mut self) -> GuestEvent {
+        self.instruction_error = Current.read(field::INSTRUCTION_ERROR) as u32;
+        GuestEvent::Exit(abi::exit::ENTRY_FAILED)
+    }
+
+    /// Writes what is not as it was at the last entry.
+    #[cold]
+    #[inline(never)]
+    fn prepare(
+        &mut self,
+        software: &mut Software,
+        frames: &GuestPlace,
+        tag: u16,
+        flush: bool,
+        ports: Frame,
+    ) {
+        let place = [ports.0, vmx_host::read_cr3()];
+        if self.place != place || self.tag != tag {
+            (self.place, self.tag) = (place, tag);
+            Self::write_place(frames, tag, ports, place[1]);
+        }
+        let watch = self.state.choose_watch(&self.cpu);
+        if software.news | watch {
+            self.choose_duties(software);
+            let (ports, tagged) = (ports != Frame(0), tag != 0);
+            let mov_dr = !self.duties.contains(Duties::DEBUG);
+            self.state.write_controls(&mut Current, &self.cpu, software, ports, tagged, mov_dr);
         }
         if software.event.0 & VALID != 0 {
             self.event_written = true;
@@ -322,110 +305,60 @@ impl Vmx {
             self.event_written = false;
             Current.write(field::ENTRY_INTERRUPT_INFO, 0);
         }
-        if env.flush_tag | self.flush {
-            self.forget(env);
+        if flush | self.state.flush {
+            self.state.flush = false;
+            vmx_host::invalidate(&self.cpu, ept_pointer(frames.table.0), tag, flush);
         }
-        let duties = Duties {
-            syscall: true,
-            syscall_msrs: self.state.syscall_enabled(),
-            free_msrs: software.asked.primary & primary::MSR_BITMAPS != 0,
-            cr2: true,
-            debug: self.debug,
-            dr6: self.debug,
-            xcr0: false,
-        };
-        let Some(switch) = Switch::enter(software, env.fpu, duties) else {
-            return GuestEvent::Exit(abi::exit::INVALID_STATE);
-        };
-        let start = now();
-        let armed = self.arm(software, env, start);
-        // SAFETY: the VMCS is current, its host part is this CPU's, HOST_RIP is `vmx_exit`, and the
-        // registers stay borrowed; a guest reaches nothing but its space, by EPT.
-        let failed = unsafe {
-            vmx_enter(&mut software.registers, u64::from(self.launched), &mut self.host_rsp)
-        };
-        let end = now();
-        switch.leave(software, env.fpu, duties);
-        vmx_host::after_exit();
-        if failed != 0 {
-            self.instruction_error = Current.read(field::INSTRUCTION_ERROR) as u32;
-            return GuestEvent::Exit(abi::exit::ENTRY_FAILED);
-        }
-        software.spend(end.wrapping_sub(start));
-        self.instruction_error = 0;
-        self.after(software, armed)
+        software.news = false;
     }
 
-    #[cold]
-    #[inline(never)]
-    fn forget(&mut self, env: &GuestEnv) {
-        self.flush = false;
-        let ept = ept_pointer(env.place.table.0);
-        vmx_host::invalidate(&self.cpu, ept, env.tag, env.flush_tag);
+    /// What the guest and its controls make necessary at each entry and exit.
+    fn choose_duties(&mut self, software: &Software) {
+        let debug = self.duties & Duties::DEBUG;
+        let free = software.asked.primary & primary::MSR_BITMAPS != 0;
+        self.duties = debug | guest_switch::msr_duties(software, free);
+        self.duties.set(Duties::SYSCALL_MSRS, VmxState::syscall_enabled(software));
     }
 
-    #[cold]
-    #[inline(never)]
-    fn write_controls(&mut self, software: &Software, env: &GuestEnv) {
-        self.controls_stale = false;
-        let (ports, tagged, mov_dr) = (env.ports != Frame(0), env.tag != 0, !self.debug);
-        self.state.write_controls(&mut Current, &self.cpu, software, ports, tagged, mov_dr);
-    }
-
-    /// Addresses that change with the vCPU's surroundings: all others change with the tag only.
-    #[inline(always)]
-    fn write_place(&mut self, env: &GuestEnv) {
-        let cr3 = vmx_host::read_cr3();
-        let tag = u64::from(env.tag);
-        // Without ports of its own no bitmap is used; any page will do.
-        let ports = env.ports.0;
-        let [old_tag, old_ports, old_cr3] = self.place;
-        if old_tag != tag || old_ports != ports || old_cr3 != cr3 {
-            self.rewrite_place(env, [tag, ports, cr3]);
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn rewrite_place(&mut self, env: &GuestEnv, values: [u64; 3]) {
-        self.place = values;
-        self.controls_stale = true;
-        let [tag, _, cr3] = values;
-        let GuestPlace { table, vlapic, apic_access } = *env.place;
+    /// Addresses that change with the vCPU's surroundings.
+    fn write_place(frames: &GuestPlace, tag: u16, ports: Frame, cr3: u64) {
+        let GuestPlace { table, vlapic, apic_access } = *frames;
         for (field, value) in [
             (field::EPT_POINTER, ept_pointer(table.0)),
-            (field::VPID, tag),
-            (field::IO_BITMAP_A, env.ports.address()),
-            (field::IO_BITMAP_B, env.ports.plus(1).address()),
+            (field::VPID, u64::from(tag)),
+            // Without ports of its own no bitmap is used; any page will do.
+            (field::IO_BITMAP_A, ports.address()),
+            (field::IO_BITMAP_B, ports.plus(1).address()),
             (field::VIRTUAL_APIC_ADDRESS, vlapic.address()),
             (field::APIC_ACCESS_ADDRESS, apic_access.address()),
-            (field::MSR_BITMAP, MSR_BITMAP.load(Relaxed) << 12),
+            (field::MSR_BITMAP, msr_bitmap()),
             (field::HOST_CR3, cr3),
         ] {
             Current.write(field, value);
         }
     }
 
-    /// Arms the preemption timer for the first of the monitor's time-out and the host's deadline.
-    #[inline]
-    fn arm(&mut self, software: &Software, env: &GuestEnv, start: u64) -> Armed {
-        let host = env
-            .host_deadline
+    /// Arms the preemption timer for the first of the monitor's time-out and the host's deadline. The VMCS keeps the
+    /// value, from which it counts down at each entry (26.5.1, 25.7.1).
+    #[inline(never)]
+    fn arm(&mut self, software: &Software, deadline: Option<u64>, poked: bool, start: u64) {
+        let host = deadline
             .map_or(LOOK_AROUND, |deadline| deadline.saturating_sub(start).min(LOOK_AROUND));
-        let (ticks, armed) = match env.pending_poke {
+        let ticks;
+        (ticks, self.armed) = match poked {
             true => (0, Armed::Poke),
             false if software.timeout <= host => (software.timeout, Armed::Monitor),
             false => (host, Armed::Host),
         };
+        self.looks_around = false;
         // At most `LOOK_AROUND`, so neither sum nor result overflows.
         let shift = self.cpu.timer_shift();
         Current.write(field::PREEMPTION_TIMER, (ticks + (1 << shift) - 1) >> shift);
-        armed
     }
 
     /// The guest ran, or its state was refused.
-    #[inline]
-    fn after(&mut self, software: &mut Software, armed: Armed) -> GuestEvent {
+    #[inline(always)]
+    fn after(&mut self, software: &mut Software) -> GuestEvent {
         let reason = Current.read(field::EXIT_REASON) as u32;
         if reason & abi::exit::ENTRY_FAILURE_BIT != 0 {
             return GuestEvent::Exit(reason);
@@ -435,8 +368,18 @@ impl Vmx {
         self.event_written = false;
         software.event = (0, 0);
         self.state.entered();
-        if self.debug && !guest_switch::breakpoints_armed(Current.read(field::GUEST_DR7)) {
-            self.set_debug(false);
+        if Kind::of(reason).has(Kind::KERNEL) || self.duties.contains(Duties::DEBUG) {
+            return self.settle(software, reason);
+        }
+        GuestEvent::Exit(reason)
+    }
+
+    /// An exit that may be the kernel's own, or of a guest that uses debug registers.
+    #[inline(never)]
+    fn settle(&mut self, software: &mut Software, reason: u32) -> GuestEvent {
+        let debug = self.duties.contains(Duties::DEBUG);
+        if debug && !guest_switch::breakpoints_armed(Current.read(field::GUEST_DR7)) {
+            self.set_debug(software, false);
         }
         match reason {
             0 => self.exception(software, Current.read(field::EXIT_INTERRUPT_INFO) as u32),
@@ -445,15 +388,15 @@ impl Vmx {
                 if vector == crate::vector::TIMER {
                     super::timer_fired();
                 }
-                GuestEvent::Interrupt(vector)
+                GuestEvent::Interrupt(vector.into())
             }
             29 if software.asked.primary & primary::MOV_DR == 0 => {
                 guest_switch::adopt_dr6(software);
-                self.set_debug(true);
+                self.set_debug(software, true);
                 GuestEvent::Nothing
             }
             46 | 47 if self.state.release_tables(software) => GuestEvent::Nothing,
-            TIMED_OUT => match armed {
+            TIMED_OUT => match self.armed {
                 Armed::Monitor => {
                     software.timeout = 0;
                     GuestEvent::Exit(TIMED_OUT)
@@ -480,21 +423,19 @@ impl Vmx {
         GuestEvent::Exit(0)
     }
 
-    fn set_debug(&mut self, on: bool) {
-        self.debug = on;
-        self.controls_stale = true;
+    fn set_debug(&mut self, software: &mut Software, on: bool) {
+        self.duties.set(Duties::DEBUG, on);
+        software.news = true;
     }
 
-    /// See [`super::Guest::store_groups`].
-    #[inline]
+    /// See [`super::Guest::store`].
+    #[inline(always)]
     pub fn store(&mut self, software: &mut Software, page: &SharedPage, wanted: Mtd, reason: u32) {
-        self.make_current();
-        vmx_nmi::block_again(&mut Current, reason);
-        self.state.store(&Current, &self.cpu, software, page, wanted, reason);
+        self.state.store(&mut Current, &self.cpu, software, page, wanted, reason, now());
     }
 
     /// See [`super::Guest::store_extended`].
-    pub fn store_extended(&self, software: &Software, page: &SharedPage) {
+    pub fn store_extended(&self, software: &Software, page: &SharedPage, reason: u32) {
         use abi::utcb::extended_offset as at;
         let vmcs = Current;
         page.write_u64(at::DR6, software.dr6);
@@ -508,7 +449,8 @@ impl Vmx {
         ] {
             page.write_u64(at, vmcs.read(field));
         }
-        page.write_u32(at::INSTRUCTION_ERROR, self.instruction_error);
+        let failed = reason == abi::exit::ENTRY_FAILED;
+        page.write_u32(at::INSTRUCTION_ERROR, if failed { self.instruction_error } else { 0 });
         page.write_u32(at::INSTRUCTION_INFO, vmcs.read(field::EXIT_INSTRUCTION_INFO) as u32);
         let info = vmcs.read(field::EXIT_INTERRUPT_INFO) & 0xffff_ffff;
         page.write_u64(at::RAW_INT_INFO, info | vmcs.read(field::EXIT_ERROR_CODE) << 32);
@@ -517,11 +459,10 @@ impl Vmx {
     }
 
     /// See [`super::Guest::load_extended`].
-    pub fn load_extended(&mut self, page: &SharedPage) {
+    pub fn load_extended(&mut self, software: &mut Software, page: &SharedPage) {
         use abi::utcb::extended_offset as at;
-        self.make_current();
         Current.write(field::GUEST_DEBUGCTL, page.read_u64(at::DEBUGCTL));
         Current.write(field::GUEST_PENDING_DEBUG, page.read_u64(at::PENDING_DEBUG));
-        self.set_debug(true);
+        self.set_debug(software, true);
     }
 }

@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use super::guest_switch::rdmsr;
 use super::percpu;
-use crate::x86::descriptor::{GDT_ENTRIES, KERNEL_CS, KERNEL_SS, TASK};
+use crate::x86::descriptor::{KERNEL_CS, KERNEL_SS, TASK};
 use crate::x86::vmx_controls::Capabilities;
 use crate::x86::vmx_fields as field;
 use crate::x86::vmx_state::Vmcs;
@@ -117,24 +117,7 @@ pub fn read_cr3() -> u64 {
     value
 }
 
-/// An exit leaves limits of 0xffff in GDTR and IDTR and of 0x67 in TR (28.5.2).
-///
-/// GDTR: what lies behind the table could be taken for descriptors by a user program that loads a wild
-/// selector, so the true limit comes back. IDTR: a vector has 8 bits, the table 256 gates; nothing
-/// behind it can be reached. TR: only the I/O permission bitmap lies behind 0x67; `descriptors` is told,
-/// and loads the task register again when a program misses its ports.
-#[inline]
-pub fn after_exit() {
-    let local = percpu::local();
-    super::task_was_cut();
-    let pointer = Table { limit: GDT_LIMIT, base: local.gdt.as_ptr() as u64 };
-    // SAFETY: the same table at the same place.
-    unsafe { asm!("lgdt [{}]", in(reg) &pointer, options(nostack, preserves_flags)) };
-}
-
-const GDT_LIMIT: u16 = (GDT_ENTRIES * 8 - 1) as u16;
-
-/// What LGDT, SGDT and SIDT move.
+/// What SGDT and SIDT store.
 #[repr(C, packed(2))]
 #[derive(Default)]
 struct Table {
@@ -142,7 +125,8 @@ struct Table {
     base: u64,
 }
 
-/// Writes the host's part of the current VMCS for the calling CPU.
+/// Writes the host's part of the current VMCS for the calling CPU. The tables are those of `percpu::after_exit`; in
+/// IDTR a limit of 0xffff does no harm: a vector has 8 bits, the table 256 gates.
 pub fn write_host(vmcs: &mut impl Vmcs) {
     let (cr0, cr4): (u64, u64);
     let (mut gdt, mut idt) = (Table::default(), Table::default());

@@ -9,41 +9,26 @@ use abi::utcb::offset;
 use sync::SharedPage;
 
 use super::event;
+use super::image::Image;
 use super::svm_controls::Asked;
 
-/// Where rax lies in the state page, as a word; rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8 to r15 follow.
-const FIRST_GPR: usize = offset::RAX / 8;
-/// The stack pointer's place among the registers.
-const RSP: usize = 4;
-
-/// A guest's general registers in the order of the state page, which is the hardware's encoding. The
-/// assembly relies on it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
-pub struct GuestRegisters {
-    /// rax, rcx, rdx, rbx, rsp (not used: it lies in the control block), rbp, rsi, rdi, r8 to r15.
-    pub general: [u64; 16],
-}
+/// A guest's general registers as assembly finds them: rax, rcx, rdx, rbx, rsp (the control block's), rbp, rsi, rdi,
+/// r8 to r15, in the order of the state page, which is the hardware's encoding.
+pub type GuestRegisters = u64;
 
 /// State kept by software.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Software {
-    /// General registers.
-    pub registers: GuestRegisters,
-    /// CR2.
-    pub cr2: u64,
-    /// XCR0; 0 until the monitor gives one, and then no entry is possible.
-    pub xcr0: u64,
+    /// The words of the state page: general registers, CR2, XCR0 (0 until the monitor gives one, and then no entry
+    /// is possible), SPEC_CTRL, TSC_AUX, STAR, LSTAR, FMASK and KERNEL_GS_BASE are here and nowhere else, the last
+    /// four as the MSRs take them. On VMX the other words say what the VMCS is known to hold (`vmx_state`).
+    pub image: Image,
     /// The value of XCR0 that was last found valid on this machine.
     pub valid_xcr0: u64,
-    /// SPEC_CTRL.
-    pub spec_ctrl: u64,
-    /// STAR, LSTAR, FMASK, KERNEL_GS_BASE; values that the MSRs take.
-    pub syscall: [u64; 4],
-    /// TSC_AUX.
-    pub tsc_aux: u32,
     /// TSC ticks until the monitor's time-out.
     pub timeout: u64,
+    /// The longest time-out the hardware can count: none at all.
+    pub longest: u64,
     /// The event for the next entry: interruption information and error code.
     pub event: (u32, u32),
     /// Length of the instruction that makes the event, if it is a soft one.
@@ -52,125 +37,185 @@ pub struct Software {
     pub interrupt_window: bool,
     /// The monitor wants to know when an NMI can be taken.
     pub nmi_window: bool,
+    /// The injection word that was loaded last.
+    injection: u32,
+    /// Something came with the last load that the next entry must look at: an event, controls, an MSR.
+    pub news: bool,
     /// Controls that the monitor asked for.
     pub asked: Asked,
+    /// The groups that the monitor gets when it does not choose (abi.md 11.1): more with virtual interrupt delivery.
+    pub told: Mtd,
     /// DR0 to DR3.
     pub dr: [u64; 4],
     /// DR6.
     pub dr6: u64,
 }
 
+/// Groups that most runs load: no walk through the others.
+const USUAL: Mtd = Mtd(Mtd::ACDB.0 | Mtd::RIP_LEN.0);
+
 impl Software {
     /// A guest that never ran; `longest` is the longest time-out the hardware can count.
     #[must_use]
     pub fn new(longest: u64) -> Self {
-        Self { timeout: longest, dr6: DR6_RESET, ..Self::default() }
+        Self { timeout: longest, longest, dr6: DR6_RESET, told: Mtd::VCPU_EXIT, ..Self::default() }
     }
 
     /// Takes over the groups of `mtd` that live here.
-    #[inline]
-    pub fn load(&mut self, page: &SharedPage, mtd: Mtd, longest: u64) {
+    #[inline(always)]
+    pub fn load(&mut self, page: &SharedPage, mtd: Mtd) {
         if mtd.contains(Mtd::ACDB) {
-            self.take::<0, 4>(page);
-        }
-        if mtd.contains(Mtd::BSD) {
-            self.take::<{ RSP + 1 }, 3>(page);
-        }
-        if mtd.contains(Mtd::R8_R15) {
-            self.take::<8, 8>(page);
+            self.image.take::<{ offset::RAX }, 4>(page);
         }
         if mtd.contains(Mtd::RIP_LEN) {
             self.event_length = page.read_u64(offset::INST_LEN);
         }
+        if mtd.0 & !USUAL.0 != 0 {
+            self.load_more(page, mtd);
+        }
+    }
+
+    #[inline(never)]
+    fn load_more(&mut self, page: &SharedPage, mtd: Mtd) {
+        if mtd.contains(Mtd::BSD) {
+            self.image.take::<{ offset::RBP }, 3>(page);
+        }
+        if mtd.contains(Mtd::R8_R15) {
+            self.image.take::<{ offset::R8 }, 8>(page);
+        }
         if mtd.contains(Mtd::INJ) {
             let info = page.read_u32(offset::INTR_INFO);
-            self.interrupt_window = info & event::INTERRUPT_WINDOW != 0;
-            self.nmi_window = info & event::NMI_WINDOW != 0;
-            let windows = event::INTERRUPT_WINDOW | event::NMI_WINDOW;
-            self.event = (info & !windows, page.read_u32(offset::INTR_ERROR));
+            // One that waits since an entry that failed is in the control block.
+            let event = (info | self.event.0) & event::VALID != 0;
+            if event || info != self.injection {
+                self.inject(info, page.read_u32(offset::INTR_ERROR));
+            }
         }
         if mtd.contains(Mtd::CTRL) {
-            self.asked = Asked {
+            let asked = Asked {
                 primary: page.read_u32(offset::CTRL0),
                 secondary: page.read_u32(offset::CTRL1),
                 exceptions: page.read_u32(offset::EXC_BITMAP),
                 cr0: page.read_u64(offset::CR0_MON),
                 cr4: page.read_u64(offset::CR4_MON),
             };
+            if asked != self.asked {
+                self.asked = asked;
+                self.told = asked.told();
+                self.news = true;
+            }
         }
         if mtd.contains(Mtd::CR) {
-            self.cr2 = page.read_u64(offset::CR2);
-            self.xcr0 = page.read_u64(offset::XCR0);
-            self.spec_ctrl = page.read_u64(offset::SPEC_CTRL);
+            self.image.take::<{ offset::CR2 }, 1>(page);
+            self.image.take::<{ offset::XCR0 }, 1>(page);
+            self.news |= !self.image.agrees::<{ offset::SPEC_CTRL }, 1>(page);
+            self.image.take::<{ offset::SPEC_CTRL }, 1>(page);
         }
         if mtd.contains(Mtd::TSC) {
-            self.tsc_aux = page.read_u32(offset::TSC_AUX);
+            let aux = u64::from(page.read_u32(offset::TSC_AUX));
+            self.news |= aux != self.image.at(offset::TSC_AUX);
+            self.image.set(offset::TSC_AUX, aux);
         }
         if mtd.contains(Mtd::SYSCALL_SWAPGS) {
-            self.syscall = [
-                page.read_u64(offset::STAR),
-                canonical(page.read_u64(offset::LSTAR)),
-                page.read_u64(offset::FMASK) & 0xffff_ffff,
-                canonical(page.read_u64(offset::KERNEL_GS_BASE)),
-            ];
+            self.image.take::<{ offset::STAR }, 1>(page);
+            self.image.set(offset::LSTAR, canonical(page.read_u64(offset::LSTAR)));
+            self.image.set(offset::FMASK, page.read_u64(offset::FMASK) & 0xffff_ffff);
+            let base = canonical(page.read_u64(offset::KERNEL_GS_BASE));
+            self.image.set(offset::KERNEL_GS_BASE, base);
         }
         if mtd.contains(Mtd::TSC_TIMEOUT) {
-            self.timeout = page.read_u64(offset::TSC_TIMEOUT).min(longest);
+            self.timeout = page.read_u64(offset::TSC_TIMEOUT).min(self.longest);
         }
+    }
+
+    /// Takes over the injection word.
+    fn inject(&mut self, info: u32, error: u32) {
+        let windows = event::INTERRUPT_WINDOW | event::NMI_WINDOW;
+        self.injection = info;
+        self.interrupt_window = info & event::INTERRUPT_WINDOW != 0;
+        self.nmi_window = info & event::NMI_WINDOW != 0;
+        self.event = (info & !windows, error);
+        self.news = true;
+    }
+
+    /// Takes over DR0 to DR3 and DR6.
+    pub fn load_extended(&mut self, page: &SharedPage) {
+        use abi::utcb::extended_offset as at;
+        for (i, value) in self.dr.iter_mut().enumerate() {
+            *value = page.read_u64(at::DR0 + 8 * i);
+        }
+        self.dr6 = page.read_u64(at::DR6) & 0xffff_ffff;
     }
 
     /// Tells the monitor the groups of `wanted` that live here, and the words that every exit sets.
     /// `now` is the host's TSC.
-    #[inline]
     pub fn store(&self, page: &SharedPage, wanted: Mtd, reason: u32, now: u64) {
-        // With a constant set the compiler leaves one straight line of moves.
-        if wanted == Mtd::VCPU_EXIT {
-            self.tell(page, Mtd::VCPU_EXIT, reason, now);
-        } else {
-            self.tell(page, wanted, reason, now);
-        }
-    }
-
-    #[inline(always)]
-    fn tell(&self, page: &SharedPage, wanted: Mtd, reason: u32, now: u64) {
-        page.write_u32(offset::EXIT_REASON, reason);
-        page.write_u64(offset::ITEMS, abi::utcb::ARCH_WORDS as u64);
+        Self::sign(page, reason);
         page.write_u64(offset::MTD, u64::from(wanted.0));
         if wanted.contains(Mtd::ACDB) {
-            self.give::<0, 4>(page);
+            self.image.tell::<{ offset::RAX }, 4>(page);
         }
         if wanted.contains(Mtd::BSD) {
-            self.give::<{ RSP + 1 }, 3>(page);
+            self.image.tell::<{ offset::RBP }, 3>(page);
         }
         if wanted.contains(Mtd::R8_R15) {
-            self.give::<8, 8>(page);
+            self.image.tell::<{ offset::R8 }, 8>(page);
         }
         if wanted.contains(Mtd::CR) {
-            page.write_u64(offset::CR2, self.cr2);
-            page.write_u64(offset::XCR0, self.xcr0);
-            page.write_u64(offset::SPEC_CTRL, self.spec_ctrl);
+            self.image.tell::<{ offset::CR2 }, 1>(page);
+            self.image.tell::<{ offset::XCR0 }, 1>(page);
+            self.tell_spec_ctrl(page);
         }
         if wanted.contains(Mtd::TSC) {
             page.write_u64(offset::TSC_VAL, now);
-            page.write_u32(offset::TSC_AUX, self.tsc_aux);
+            self.tell_tsc_aux(page);
         }
         if wanted.contains(Mtd::SYSCALL_SWAPGS) {
-            for (i, value) in self.syscall.iter().enumerate() {
-                page.set_word(offset::STAR / 8 + i, *value);
-            }
+            self.image.tell::<{ offset::STAR }, 4>(page);
         }
         if wanted.contains(Mtd::TSC_TIMEOUT) {
-            page.write_u64(offset::TSC_TIMEOUT, self.timeout);
+            self.tell_timeout(page);
         }
     }
 
-    /// The groups that the monitor gets when it does not choose (abi.md 11.1).
+    /// The same for all groups, with what a control block holds as well: the whole image.
+    #[inline(always)]
+    pub fn store_all(&mut self, page: &SharedPage, wanted: Mtd, reason: u32, now: u64) {
+        self.image.set(offset::MTD, u64::from(wanted.0));
+        self.image.set(offset::TSC_VAL, now);
+        self.image.tell_all(page);
+        self.tell_tsc_aux(page);
+        self.tell_spec_ctrl(page);
+        self.tell_timeout(page);
+        Self::sign(page, reason);
+    }
+
+    #[inline(always)]
+    fn sign(page: &SharedPage, reason: u32) {
+        page.write_u32(offset::EXIT_REASON, reason);
+        page.write_u64(offset::ITEMS, abi::utcb::ARCH_WORDS as u64);
+    }
+
+    #[inline(always)]
+    fn tell_tsc_aux(&self, page: &SharedPage) {
+        page.write_u32(offset::TSC_AUX, self.tsc_aux());
+    }
+
+    #[inline(always)]
+    fn tell_spec_ctrl(&self, page: &SharedPage) {
+        self.image.tell::<{ offset::SPEC_CTRL }, 1>(page);
+    }
+
+    #[inline(always)]
+    fn tell_timeout(&self, page: &SharedPage) {
+        page.write_u64(offset::TSC_TIMEOUT, self.timeout);
+    }
+
+    /// TSC_AUX.
+    #[inline(always)]
     #[must_use]
-    pub const fn all_groups(&self) -> Mtd {
-        use super::vmx_controls::{primary, secondary};
-        let delivery = self.asked.primary & primary::SECONDARY != 0
-            && self.asked.secondary & secondary::VIRTUAL_INTERRUPT != 0;
-        if delivery { Mtd::VCPU_EXIT_VINTR } else { Mtd::VCPU_EXIT }
+    pub fn tsc_aux(&self) -> u32 {
+        self.image.at(offset::TSC_AUX) as u32
     }
 
     /// What the injection group tells: the event of the exit, or for a poke the one that still waits.
@@ -182,33 +227,38 @@ impl Software {
     /// Whether its XCR0 may be loaded on a host that has `host`; the answer is remembered.
     #[inline(always)]
     pub fn has_valid_xcr0(&mut self, host: u64) -> bool {
+        let xcr0 = self.image.at(offset::XCR0);
         // 0 is never valid, and nothing else was found valid before.
-        if self.xcr0 != self.valid_xcr0 || self.xcr0 == 0 {
-            if !xcr0_is_valid(self.xcr0, host) {
+        if xcr0 != self.valid_xcr0 || xcr0 == 0 {
+            if !xcr0_is_valid(xcr0, host) {
                 return false;
             }
-            self.valid_xcr0 = self.xcr0;
+            self.valid_xcr0 = xcr0;
         }
         true
     }
 
+    /// Whether there is a time-out at all.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_limited(&self) -> bool {
+        self.timeout != self.longest
+    }
+
     /// Ticks used by the guest are taken off its time-out.
+    #[inline(always)]
     pub fn spend(&mut self, ticks: u64) {
         self.timeout = self.timeout.saturating_sub(ticks);
     }
+}
 
-    #[inline(always)]
-    fn take<const FIRST: usize, const COUNT: usize>(&mut self, page: &SharedPage) {
-        for i in 0..COUNT {
-            self.registers.general[FIRST + i] = page.word(FIRST_GPR + FIRST + i);
-        }
-    }
-
-    #[inline(always)]
-    fn give<const FIRST: usize, const COUNT: usize>(&self, page: &SharedPage) {
-        for i in 0..COUNT {
-            page.set_word(FIRST_GPR + FIRST + i, self.registers.general[FIRST + i]);
-        }
+impl Asked {
+    /// What an exit tells a monitor that does not choose.
+    const fn told(&self) -> Mtd {
+        use super::vmx_controls::{primary, secondary};
+        let delivery = self.primary & primary::SECONDARY != 0
+            && self.secondary & secondary::VIRTUAL_INTERRUPT != 0;
+        if delivery { Mtd::VCPU_EXIT_VINTR } else { Mtd::VCPU_EXIT }
     }
 }
 
@@ -264,12 +314,12 @@ pub(crate) mod tests {
             from.set_word(i + 4, 0x1111 * (i as u64 + 1));
         }
         let mut state = Software::new(1000);
-        state.load(&from, Mtd::ACDB, 1000);
-        assert_eq!(state.registers.general[0], from.read_u64(offset::RAX));
-        assert_eq!(state.registers.general[5], 0);
-        state.load(&from, Mtd(!0), 1000);
-        assert_eq!(state.registers.general[4], 0, "rsp lives elsewhere");
-        assert_eq!(state.registers.general[15], from.read_u64(offset::R15));
+        state.load(&from, Mtd::ACDB);
+        assert_eq!(state.image.at(offset::RAX), from.read_u64(offset::RAX));
+        assert_eq!(state.image.at(offset::RBP), 0);
+        state.load(&from, Mtd(!0));
+        assert_eq!(state.image.at(offset::RSP), 0, "rsp lives elsewhere");
+        assert_eq!(state.image.at(offset::R15), from.read_u64(offset::R15));
         assert_eq!(state.timeout, 1000, "bounded");
         let to = page();
         state.store(&to, Mtd::VCPU_EXIT, 10, 77);
@@ -286,7 +336,7 @@ pub(crate) mod tests {
         let from = page();
         from.write_u32(offset::INTR_INFO, 0x8000_3030);
         let mut state = Software::new(1);
-        state.load(&from, Mtd::INJ, 1);
+        state.load(&from, Mtd::INJ);
         assert!(state.interrupt_window && state.nmi_window);
         assert_eq!(state.event, (0x8000_0030, 0));
         assert_eq!(state.told_event(255, (1, 1)), (0x8000_0030, 0));

@@ -31,7 +31,7 @@ fn what_goes_in_comes_out() {
     let mut state = SvmState::default();
     let mut software = Software::new(u64::MAX);
     state.reset(&block);
-    software.load(&from, Mtd::VCPU_EXIT, u64::MAX);
+    software.load(&from, Mtd::VCPU_EXIT);
     state.load(&block, &software, &from, Mtd::VCPU_EXIT);
     assert_eq!(block.read_u64(vmcb::EFER), 0x1d01);
     assert_eq!(block.read_u8(vmcb::CPL), 3);

@@ -15,8 +15,14 @@ const NMI_BLOCKED: u64 = 1 << 3;
 /// The double fault's vector: the bit means nothing there.
 const DOUBLE_FAULT: u64 = 8;
 
+/// Whether this qualification (of an EPT violation or a full log) is that of an IRET that unblocked NMIs.
+#[inline(always)]
+#[must_use]
+pub const fn was_unblocked(qualification: u64) -> bool {
+    qualification & UNBLOCKED != 0
+}
+
 /// Blocks NMIs again if this exit comes from an IRET that has to be repeated.
-#[inline]
 pub fn block_again(vmcs: &mut impl Vmcs, reason: u32) {
     let word = match reason {
         0 => vmcs.read(field::EXIT_INTERRUPT_INFO),
@@ -97,7 +103,7 @@ mod tests {
             let mut software = Software::new(u64::MAX);
             let to = page();
             let cpu = Capabilities::default();
-            state.store(&vmcs, &cpu, &mut software, &to, Mtd::INJ, 0);
+            state.store(&mut vmcs, &cpu, &mut software, &to, Mtd::INJ, 0, 0);
             assert_eq!(to.read_u64(offset::VECT_INFO), SOFT);
             state.write_event(&mut vmcs, &software);
             assert_eq!(vmcs.read(field::ENTRY_INTERRUPT_INFO), SOFT);

@@ -51,19 +51,22 @@ impl Machine {
             state: VmxState::default(),
             software: Software::new(u64::MAX),
         };
-        machine.state.reset(&mut machine.vmcs, &cpu());
+        machine.state.reset(&mut machine.vmcs, &cpu(), &mut machine.software);
         machine
     }
     fn load(&mut self, page: &SharedPage, mtd: Mtd) -> usize {
         self.vmcs.writes = 0;
-        self.software.load(page, mtd, u64::MAX);
-        self.state.load(&mut self.vmcs, &cpu(), &self.software, page, mtd);
+        self.software.load(page, mtd);
+        self.state.load(&mut self.vmcs, &cpu(), &mut self.software, page, mtd);
         self.vmcs.writes
+    }
+    fn write_controls(&mut self) {
+        self.state.write_controls(&mut self.vmcs, &cpu(), &self.software, false, true, false);
     }
     fn store(&mut self, page: &SharedPage, wanted: Mtd, reason: u32) -> usize {
         self.vmcs.reads.set(0);
-        self.software.store(page, wanted, reason, 0);
-        self.state.store(&self.vmcs, &cpu(), &mut self.software, page, wanted, reason);
+        let (vmcs, software) = (&mut self.vmcs, &mut self.software);
+        self.state.store(vmcs, &cpu(), software, page, wanted, reason, 0);
         self.vmcs.reads.get()
     }
 }
@@ -132,6 +135,7 @@ fn a_cpuid_exit_is_cheap() {
     assert!(all <= 47, "{all} VMREADs for everything");
     // From now on the table registers are watched, and known.
     assert!(machine.state.choose_watch(&cpu()));
+    machine.write_controls();
     machine.state.entered();
     let all = machine.store(&to, Mtd::VCPU_EXIT, 10);
     assert!(all <= 35, "{all} VMREADs for everything");
@@ -204,12 +208,12 @@ fn windows_and_events() {
     let from = page();
     from.write_u32(offset::INTR_INFO, VALID | 0x30 | 1 << 12);
     machine.load(&from, Mtd::INJ | Mtd::CTRL);
-    machine.state.write_controls(&mut machine.vmcs, &cpu(), &machine.software, false, true, false);
+    machine.write_controls();
     machine.state.write_event(&mut machine.vmcs, &machine.software);
     assert_eq!(machine.vmcs.fields[&field::ENTRY_INTERRUPT_INFO], 0x8000_0030);
     assert_ne!(machine.vmcs.fields[&field::PRIMARY_CONTROLS] & 4, 0);
     let before = machine.vmcs.writes;
-    machine.state.write_controls(&mut machine.vmcs, &cpu(), &machine.software, false, true, false);
+    machine.write_controls();
     assert_eq!(machine.vmcs.writes, before, "nothing changed, nothing written");
 }
 
@@ -240,12 +244,12 @@ fn watched_tables_are_read_again_when_the_guest_touches_them() {
     machine.load(&from, Mtd::VCPU_EXIT);
     assert!(machine.state.choose_watch(&cpu()));
     assert!(!machine.state.choose_watch(&cpu()));
-    machine.state.write_controls(&mut machine.vmcs, &cpu(), &machine.software, false, true, false);
+    machine.write_controls();
     assert_ne!(machine.vmcs.fields[&field::SECONDARY_CONTROLS] & 4, 0);
     machine.state.entered();
     // LGDT exits; nobody asked for it; it is executed unwatched.
     machine.software.asked.secondary = 0;
-    assert!(machine.state.release_tables(&machine.software));
+    assert!(machine.state.release_tables(&mut machine.software));
     assert!(machine.state.choose_watch(&cpu()));
     machine.state.entered();
     machine.vmcs.fields.insert(field::GUEST_GDTR_BASE, 0x9000);
@@ -255,5 +259,5 @@ fn watched_tables_are_read_again_when_the_guest_touches_them() {
     assert!(machine.state.choose_watch(&cpu()), "watched again");
     // The monitor's own wish is the monitor's exit.
     machine.software.asked.secondary = secondary::DESCRIPTOR_TABLE;
-    assert!(!machine.state.release_tables(&machine.software));
+    assert!(!machine.state.release_tables(&mut machine.software));
 }

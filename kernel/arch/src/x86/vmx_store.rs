@@ -1,7 +1,7 @@
 //! The way from the VMCS to the state page: what `vmx_state` does backwards.
 //!
 //! Each VMREAD here stands on the path of every exit that asks for its group; what the exit reason or
-//! the mirror already says is not read.
+//! the image already says is not read. What is read goes into the image; the image goes to the page.
 
 use abi::Mtd;
 use abi::utcb::offset;
@@ -9,13 +9,17 @@ use sync::SharedPage;
 
 use super::event;
 use super::guest_software::Software;
+use super::image::Image;
 use super::vmx_controls::{Capabilities, guest_view, secondary};
 use super::vmx_fields as field;
-use super::vmx_state::{COMMON, EFER_LMA, PDPTES, TABLES, Vmcs, VmxState};
+use super::vmx_nmi;
+use super::vmx_state::{EFER_LMA, PDPTES, TABLES, Vmcs, VmxState};
 
 const EFER_LME: u64 = 1 << 8;
 const CR0_PG: u64 = 1 << 31;
 const CR4_PAE: u64 = 1 << 5;
+/// The exit reason of an EPT misconfiguration.
+const MISCONFIGURATION: u32 = 49;
 
 impl VmxState {
     /// Reads what the exit interrupted (28.2.4). The caller knows whether that is possible.
@@ -28,88 +32,172 @@ impl VmxState {
         }
     }
 
-    /// Tells the monitor the groups of `wanted` that live in the VMCS. `reason` may be the kernel's own
-    /// (255); what belongs to an exit of the hardware is then empty.
+    /// Tells the monitor the groups of `wanted`. `reason` may be the kernel's own (255); what belongs to an exit of
+    /// the hardware is then empty. `now` is the host's TSC.
+    #[inline(always)]
+    #[expect(clippy::too_many_arguments, reason = "inlined: they stay where they are")]
     pub fn store(
         &mut self,
-        vmcs: &impl Vmcs,
+        vmcs: &mut impl Vmcs,
         cpu: &Capabilities,
         software: &mut Software,
         page: &SharedPage,
         wanted: Mtd,
         reason: u32,
+        now: u64,
     ) {
         let kind = Kind::of(reason);
-        // After nearly every exit the same groups are known. With both sets constant the compiler makes
-        // one straight line of VMREADs and moves out of the whole way; a test counts the reads.
+        read_qualification(vmcs, &mut software.image, kind);
+        if kind.has(Kind::EVENT | Kind::VECTORED | Kind::SPECIAL) {
+            self.read_events(vmcs, software, kind, reason);
+        } else {
+            software.image.set(offset::INTR_INFO, 0);
+            software.image.set(offset::VECT_INFO, 0);
+        }
+        // After nearly every exit the same groups are known. With both sets constant the compiler makes one straight
+        // line of VMREADs; a test counts them.
         if wanted == Mtd::VCPU_EXIT && self.known & ASKED == USUAL {
-            self.tell_all(vmcs, cpu, page, Mtd::VCPU_EXIT, USUAL, kind);
+            self.read_all(vmcs, &mut software.image, wanted, USUAL, kind);
+            self.known |= wanted & !NOT_KEPT;
+            software.store_all(page, wanted, reason, now);
         } else {
-            self.tell_all(vmcs, cpu, page, wanted, self.known, kind);
-        }
-        if kind.has(Kind::EVENT | Kind::VECTORED | Kind::POKE) {
-            self.store_event(vmcs, software, page, wanted, reason);
-        } else {
-            self.vectoring = (0, 0);
-            if wanted.contains(Mtd::INJ) {
-                page.write_u64(offset::INTR_INFO, 0);
-                page.write_u64(offset::VECT_INFO, 0);
-            }
-        }
-        self.known |= wanted & !Mtd(Mtd::CTRL.0 | Mtd::VINTR.0 | Mtd::PDPTE.0);
-    }
-
-    /// Everything but events, with `known` as the groups whose words in the mirror are true.
-    #[inline(always)]
-    fn tell_all(
-        &mut self,
-        vmcs: &impl Vmcs,
-        cpu: &Capabilities,
-        page: &SharedPage,
-        wanted: Mtd,
-        known: Mtd,
-        kind: Kind,
-    ) {
-        if wanted.contains(Mtd::RIP_LEN) {
-            let length =
-                if kind.has(Kind::LENGTH) { vmcs.read(field::EXIT_INSTRUCTION_LENGTH) } else { 0 };
-            page.write_u64(offset::INST_LEN, length);
-            let known = known.contains(Mtd::RIP_LEN);
-            self.get(vmcs, page, known, offset::RIP, field::GUEST_RIP);
-        }
-        if wanted.contains(Mtd::RSP) {
-            self.get(vmcs, page, known.contains(Mtd::RSP), offset::RSP, field::GUEST_RSP);
-        }
-        if wanted.contains(Mtd::RFLAGS) {
-            let known = known.contains(Mtd::RFLAGS);
-            self.get(vmcs, page, known, offset::RFLAGS, field::GUEST_RFLAGS);
-        }
-        if wanted.contains(Mtd::STA) {
-            self.store_activity(vmcs, page);
-        }
-        if wanted.contains(Mtd::QUAL) {
-            let qualified = kind.has(Kind::QUALIFIED);
-            let qual = if qualified { vmcs.read(field::EXIT_QUALIFICATION) } else { 0 };
-            let nested = kind.has(Kind::ADDRESS);
-            let address = if nested { vmcs.read(field::GUEST_PHYSICAL_ADDRESS) } else { 0 };
-            page.write_u64(offset::QUAL0, qual);
-            page.write_u64(offset::QUAL1, address);
-        }
-        if wanted.0 & !COMMON.0 & ALL_RARE.0 != 0 {
-            self.store_rare(vmcs, cpu, page, wanted, known);
+            self.store_some(vmcs, cpu, software, page, wanted, reason, now);
         }
     }
 
-    /// The event group; and an event interrupted by an exception waits again (abi.md 11.5).
+    /// The same for any groups.
     #[inline(never)]
-    fn store_event(
+    #[expect(clippy::too_many_arguments, reason = "the second half of `store`")]
+    fn store_some(
         &mut self,
-        vmcs: &impl Vmcs,
+        vmcs: &mut impl Vmcs,
+        cpu: &Capabilities,
         software: &mut Software,
         page: &SharedPage,
         wanted: Mtd,
         reason: u32,
+        now: u64,
     ) {
+        let known = self.known;
+        self.read_all(vmcs, &mut software.image, wanted, known, Kind::of(reason));
+        self.known |= wanted & !NOT_KEPT;
+        let fresh = self.known & !known;
+        software.news |= fresh.contains(Mtd::DR) || self.known.contains(TABLES) != self.watched;
+        software.store(page, wanted, reason, now);
+        tell(&software.image, page, wanted);
+        if wanted.contains(Mtd::VINTR) && cpu.secondary.allows(secondary::VIRTUAL_INTERRUPT) {
+            page.write_u16(offset::VINTR_STATUS, vmcs.read(field::GUEST_INTERRUPT_STATUS) as u16);
+        }
+    }
+
+    /// Reads what is wanted and not known into the image, but for events.
+    #[inline(always)]
+    fn read_all(&self, vmcs: &impl Vmcs, image: &mut Image, wanted: Mtd, known: Mtd, kind: Kind) {
+        let missing = |group| wanted.contains(group) && !known.contains(group);
+        if wanted.contains(Mtd::RIP_LEN) {
+            if kind.has(Kind::LENGTH) {
+                vmcs.read_into::<{ offset::INST_LEN }>(field::EXIT_INSTRUCTION_LENGTH, image);
+            } else {
+                image.set(offset::INST_LEN, 0);
+            }
+        }
+        if missing(Mtd::RIP_LEN) {
+            vmcs.read_into::<{ offset::RIP }>(field::GUEST_RIP, image);
+        }
+        if missing(Mtd::RSP) {
+            vmcs.read_into::<{ offset::RSP }>(field::GUEST_RSP, image);
+        }
+        if missing(Mtd::RFLAGS) {
+            vmcs.read_into::<{ offset::RFLAGS }>(field::GUEST_RFLAGS, image);
+        }
+        if wanted.contains(Mtd::STA) {
+            read_activity(vmcs, image);
+        }
+        if wanted.0 & !SHORT.0 != 0 {
+            self.read_more(vmcs, image, wanted, known);
+        }
+    }
+
+    /// The groups that a monitor seldom asks for if it can choose.
+    #[inline(always)]
+    fn read_more(&self, vmcs: &impl Vmcs, image: &mut Image, wanted: Mtd, known: Mtd) {
+        let missing = |group| wanted.contains(group) && !known.contains(group);
+        if wanted.contains(Mtd::DS_ES) {
+            vmcs.read_segment::<0>(image);
+            vmcs.read_segment::<3>(image);
+        }
+        if wanted.contains(Mtd::CS_SS) {
+            vmcs.read_segment::<1>(image);
+            vmcs.read_segment::<2>(image);
+        }
+        if wanted.contains(Mtd::FS_GS) {
+            vmcs.read_segment::<4>(image);
+            vmcs.read_segment::<5>(image);
+        }
+        if missing(Mtd::LDTR) {
+            vmcs.read_segment::<6>(image);
+        }
+        if missing(Mtd::TR) {
+            vmcs.read_segment::<7>(image);
+        }
+        if missing(Mtd::GDTR) {
+            read_table(vmcs, image, offset::GDTR, 0);
+        }
+        if missing(Mtd::IDTR) {
+            read_table(vmcs, image, offset::IDTR, 2);
+        }
+        if wanted.0 & (Mtd::CR.0 | Mtd::EFER_PAT.0 | Mtd::PDPTE.0) != 0 {
+            self.read_paging(vmcs, image, wanted, known);
+        }
+        if missing(Mtd::DR) {
+            vmcs.read_into::<{ offset::DR7 }>(field::GUEST_DR7, image);
+        }
+    }
+
+    #[inline(always)]
+    fn read_paging(&self, vmcs: &impl Vmcs, image: &mut Image, wanted: Mtd, known: Mtd) {
+        let cr0 = guest_view(vmcs.read(field::GUEST_CR0), self.cr0_shadow, self.cr0_mask);
+        if image.at(offset::EFER) & EFER_LME != 0 && wanted.contains(Mtd::EFER_PAT) {
+            read_efer(image, cr0);
+        }
+        if wanted.0 & (Mtd::CR.0 | Mtd::PDPTE.0) == 0 {
+            return;
+        }
+        let cr4 = guest_view(vmcs.read(field::GUEST_CR4), self.cr4_shadow, self.cr4_mask);
+        if wanted.contains(Mtd::CR) {
+            image.set(offset::CR0, cr0);
+            image.set(offset::CR4, cr4);
+            if !known.contains(Mtd::CR) {
+                vmcs.read_into::<{ offset::CR3 }>(field::GUEST_CR3, image);
+            }
+        }
+        if wanted.contains(Mtd::PDPTE) && cr4 & CR4_PAE != 0 {
+            read_pdptes(vmcs, image, cr0);
+        }
+    }
+
+    /// The event of the exit and the one it interrupted. Before the interruptibility is read: an IRET that has to be
+    /// repeated blocks NMIs again.
+    #[inline(always)]
+    fn read_events(&self, vmcs: &mut impl Vmcs, software: &mut Software, kind: Kind, reason: u32) {
+        let qualification = software.image.at(offset::QUAL0);
+        let vectoring = if kind.has(Kind::VECTORED) { vmcs.read(field::VECTORING_INFO) } else { 0 };
+        let iret = kind.has(Kind::IRET) && vmx_nmi::was_unblocked(qualification);
+        if kind.has(Kind::EVENT | Kind::SPECIAL) || vectoring as u32 & event::VALID != 0 || iret {
+            return self.read_event(vmcs, software, kind, reason);
+        }
+        software.image.set(offset::INTR_INFO, 0);
+        software.image.set(offset::VECT_INFO, 0);
+    }
+
+    /// The same where there is something to tell. An event interrupted by an exception waits again (abi.md 11.5).
+    #[inline(never)]
+    fn read_event(&self, vmcs: &mut impl Vmcs, software: &mut Software, kind: Kind, reason: u32) {
+        vmx_nmi::block_again(vmcs, reason);
+        if reason == MISCONFIGURATION {
+            let image = &mut software.image;
+            vmcs.read_into::<{ offset::QUAL1 }>(field::GUEST_PHYSICAL_ADDRESS, image);
+        }
         let mut exit = (0, 0);
         if reason == 0 {
             exit.0 = vmcs.read(field::EXIT_INTERRUPT_INFO) as u32;
@@ -118,177 +206,119 @@ impl VmxState {
             }
         }
         let mut vectoring = (0, 0);
-        if Kind::of(reason).has(Kind::VECTORED) {
+        if kind.has(Kind::VECTORED) {
             vectoring = self.read_vectoring(vmcs);
         }
         let told = software.told_event(reason, exit);
-        if wanted.contains(Mtd::INJ) {
-            page.write_u64(offset::INTR_INFO, pair(told));
-            page.write_u64(offset::VECT_INFO, pair(vectoring));
-        }
         if reason == 0 && vectoring.0 & event::VALID != 0 {
             software.event = vectoring;
             software.event_length = vmcs.read(field::EXIT_INSTRUCTION_LENGTH);
+            software.news = true;
         }
-        self.vectoring = vectoring;
+        software.image.set(offset::INTR_INFO, pair(told));
+        software.image.set(offset::VECT_INFO, pair(vectoring));
     }
+}
 
-    #[inline(always)]
-    fn store_rare(
-        &mut self,
-        vmcs: &impl Vmcs,
-        cpu: &Capabilities,
-        page: &SharedPage,
-        wanted: Mtd,
-        known: Mtd,
-    ) {
-        if wanted.contains(Mtd::DS_ES) {
-            self.store_segment::<0>(vmcs, page);
-            self.store_segment::<3>(vmcs, page);
+/// What the exit says of its cause.
+#[inline(always)]
+fn read_qualification(vmcs: &impl Vmcs, image: &mut Image, kind: Kind) {
+    if kind.has(Kind::QUALIFIED) {
+        vmcs.read_into::<{ offset::QUAL0 }>(field::EXIT_QUALIFICATION, image);
+        if kind.has(Kind::ADDRESS) {
+            return vmcs.read_into::<{ offset::QUAL1 }>(field::GUEST_PHYSICAL_ADDRESS, image);
         }
-        if wanted.contains(Mtd::CS_SS) {
-            self.store_segment::<1>(vmcs, page);
-            self.store_segment::<2>(vmcs, page);
-        }
-        if wanted.contains(Mtd::FS_GS) {
-            self.store_segment::<4>(vmcs, page);
-            self.store_segment::<5>(vmcs, page);
-        }
-        if wanted.contains(Mtd::LDTR) {
-            if known.contains(Mtd::LDTR) {
-                self.tell_pair(page, offset::LDTR);
-            } else {
-                self.store_segment::<6>(vmcs, page);
+        return image.set(offset::QUAL1, 0);
+    }
+    image.set(offset::QUAL0, 0);
+    image.set(offset::QUAL1, 0);
+}
+
+/// Writes the groups of `wanted` that `Software` does not, and what an exit says of itself.
+fn tell(image: &Image, page: &SharedPage, wanted: Mtd) {
+    let mut row = |(group, at, words): (Mtd, usize, usize)| {
+        if wanted.contains(group) {
+            for word in 0..words {
+                page.write_u64(at + 8 * word, image.at(at + 8 * word));
             }
         }
-        if wanted.contains(Mtd::TR) {
-            if known.contains(Mtd::TR) {
-                self.tell_pair(page, offset::TR);
-            } else {
-                self.store_segment::<7>(vmcs, page);
-            }
-        }
-        if wanted.contains(Mtd::GDTR) {
-            if known.contains(Mtd::GDTR) {
-                self.tell_pair(page, offset::GDTR);
-            } else {
-                self.store_table(vmcs, page, offset::GDTR, 0);
-            }
-        }
-        if wanted.contains(Mtd::IDTR) {
-            if known.contains(Mtd::IDTR) {
-                self.tell_pair(page, offset::IDTR);
-            } else {
-                self.store_table(vmcs, page, offset::IDTR, 2);
-            }
-        }
-        if wanted.0 & (Mtd::CR.0 | Mtd::EFER_PAT.0 | Mtd::PDPTE.0) != 0 {
-            self.store_paging(vmcs, page, wanted, known);
-        }
-        if wanted.contains(Mtd::DR) {
-            self.get(vmcs, page, known.contains(Mtd::DR), offset::DR7, field::GUEST_DR7);
-        }
-        if wanted.contains(Mtd::SYSENTER) {
-            for word in 0..3 {
-                self.tell(page, offset::SYSENTER_CS + 8 * word);
-            }
-        }
-        if wanted.contains(Mtd::TSC) {
-            self.tell(page, offset::TSC_OFF);
-        }
-        if wanted.contains(Mtd::VINTR) && cpu.secondary.allows(secondary::VIRTUAL_INTERRUPT) {
-            page.write_u16(offset::VINTR_STATUS, vmcs.read(field::GUEST_INTERRUPT_STATUS) as u16);
-        }
+    };
+    SHORT_WORDS.into_iter().for_each(&mut row);
+    if wanted.0 & !SHORT.0 != 0 {
+        MORE_WORDS.into_iter().for_each(&mut row);
     }
+}
 
-    #[inline(always)]
-    fn store_paging(&mut self, vmcs: &impl Vmcs, page: &SharedPage, wanted: Mtd, known: Mtd) {
-        let cr0 = guest_view(vmcs.read(field::GUEST_CR0), self.cr0_shadow, self.cr0_mask);
-        // LMA is LME and PG, always (Intel SDM vol. 3, 4.1.2): no VMREAD of EFER needed.
-        let efer = self.at(offset::EFER);
-        let lma = if efer & EFER_LME != 0 && cr0 & CR0_PG != 0 { EFER_LMA } else { 0 };
-        let efer = efer & !EFER_LMA | lma;
-        if wanted.contains(Mtd::EFER_PAT) {
-            self.note(offset::EFER, efer);
-            page.write_u64(offset::EFER, efer);
-            self.tell(page, offset::PAT);
-        }
-        if wanted.0 & (Mtd::CR.0 | Mtd::PDPTE.0) == 0 {
-            return;
-        }
-        let cr4 = guest_view(vmcs.read(field::GUEST_CR4), self.cr4_shadow, self.cr4_mask);
-        if wanted.contains(Mtd::CR) {
-            self.note(offset::CR0, cr0);
-            self.note(offset::CR4, cr4);
-            page.write_u64(offset::CR0, cr0);
-            page.write_u64(offset::CR4, cr4);
-            self.get(vmcs, page, known.contains(Mtd::CR), offset::CR3, field::GUEST_CR3);
-        }
-        if wanted.contains(Mtd::PDPTE) {
-            if cr0 & CR0_PG != 0 && cr4 & CR4_PAE != 0 && lma == 0 {
-                self.store_pdptes(vmcs, page);
-            } else {
-                for word in 0..PDPTES.len() {
-                    self.tell(page, offset::PDPTE + 8 * word);
-                }
-            }
-        }
+/// Groups that a monitor asks for after most exits, and those that `Software` tells.
+const SHORT: Mtd = Mtd(Mtd::GPR.0
+    | Mtd::RSP.0
+    | Mtd::RIP_LEN.0
+    | Mtd::RFLAGS.0
+    | Mtd::STA.0
+    | Mtd::QUAL.0
+    | Mtd::INJ.0
+    | Mtd::SYSCALL_SWAPGS.0
+    | Mtd::TSC_TIMEOUT.0);
+
+/// Where those lie that [`tell`] writes: byte offset and number of words.
+const SHORT_WORDS: [(Mtd, usize, usize); 6] = [
+    (Mtd::RIP_LEN, offset::INST_LEN, 2),
+    (Mtd::RFLAGS, offset::RFLAGS, 1),
+    (Mtd::STA, offset::INTR_STATE, 1),
+    (Mtd::INJ, offset::INTR_INFO, 2),
+    (Mtd::RSP, offset::RSP, 1),
+    (Mtd::QUAL, offset::QUAL0, 2),
+];
+/// And the others.
+const MORE_WORDS: [(Mtd, usize, usize); 15] = [
+    (Mtd::CR, offset::CR0, 1),
+    (Mtd::CR, offset::CR3, 2),
+    (Mtd::PDPTE, offset::PDPTE, 4),
+    (Mtd::EFER_PAT, offset::EFER, 2),
+    (Mtd::DR, offset::DR7, 1),
+    (Mtd::SYSENTER, offset::SYSENTER_CS, 3),
+    (Mtd::DS_ES, offset::ES, 2),
+    (Mtd::CS_SS, offset::CS, 4),
+    (Mtd::DS_ES, offset::DS, 2),
+    (Mtd::FS_GS, offset::FS, 4),
+    (Mtd::LDTR, offset::LDTR, 2),
+    (Mtd::TR, offset::TR, 2),
+    (Mtd::GDTR, offset::GDTR, 2),
+    (Mtd::IDTR, offset::IDTR, 2),
+    (Mtd::TSC, offset::TSC_OFF, 1),
+];
+
+#[inline(always)]
+fn read_activity(vmcs: &impl Vmcs, image: &mut Image) {
+    // HLT always exits, so only the monitor can have made the guest inactive.
+    let asleep = image.at(offset::INTR_STATE) >> 32 != 0;
+    vmcs.read_into::<{ offset::INTR_STATE }>(field::GUEST_INTERRUPTIBILITY, image);
+    if asleep {
+        let blocking = image.at(offset::INTR_STATE) & 0xffff_ffff;
+        image.set(offset::INTR_STATE, blocking | vmcs.read(field::GUEST_ACTIVITY) << 32);
     }
+}
 
-    /// Only a guest with PAE paging has them.
-    #[cold]
-    fn store_pdptes(&mut self, vmcs: &impl Vmcs, page: &SharedPage) {
-        for (i, pdpte) in PDPTES.iter().enumerate() {
-            self.get(vmcs, page, false, offset::PDPTE + 8 * i, *pdpte);
-        }
+fn read_table(vmcs: &impl Vmcs, image: &mut Image, at: usize, step: u32) {
+    image.set(at, vmcs.read(field::GUEST_GDTR_LIMIT + step) << 32);
+    image.set(at + 8, vmcs.read(field::GUEST_GDTR_BASE + step));
+}
+
+/// LMA is LME and PG, always (Intel SDM vol. 3, 4.1.2): no VMREAD of EFER needed.
+#[inline(never)]
+fn read_efer(image: &mut Image, cr0: u64) {
+    let lma = if cr0 & CR0_PG != 0 { EFER_LMA } else { 0 };
+    image.set(offset::EFER, image.at(offset::EFER) & !EFER_LMA | lma);
+}
+
+/// Only a guest with PAE paging outside IA-32e mode has them.
+#[inline(never)]
+fn read_pdptes(vmcs: &impl Vmcs, image: &mut Image, cr0: u64) {
+    if cr0 & CR0_PG == 0 || image.at(offset::EFER) & EFER_LME != 0 {
+        return;
     }
-
-    #[inline(always)]
-    fn store_activity(&mut self, vmcs: &impl Vmcs, page: &SharedPage) {
-        let blocking = vmcs.read(field::GUEST_INTERRUPTIBILITY) & 0xffff_ffff;
-        // HLT always exits, so only the monitor can have made the guest inactive.
-        let asleep = self.at(offset::INTR_STATE) >> 32 != 0;
-        let activity = if asleep { vmcs.read(field::GUEST_ACTIVITY) } else { 0 };
-        let word = blocking | activity << 32;
-        self.note(offset::INTR_STATE, word);
-        page.write_u64(offset::INTR_STATE, word);
-    }
-
-    #[inline(always)]
-    fn store_segment<const INDEX: usize>(&mut self, vmcs: &impl Vmcs, page: &SharedPage) {
-        vmcs.read_segment::<INDEX>(&mut self.mirror);
-        self.tell_pair(page, offset::ES + 16 * INDEX);
-    }
-
-    /// Two words that the mirror holds.
-    #[inline(always)]
-    fn tell_pair(&self, page: &SharedPage, at: usize) {
-        self.tell(page, at);
-        self.tell(page, at + 8);
-    }
-
-    #[inline(always)]
-    fn store_table(&mut self, vmcs: &impl Vmcs, page: &SharedPage, at: usize, step: u32) {
-        let limit = vmcs.read(field::GUEST_GDTR_LIMIT + step) << 32;
-        let base = vmcs.read(field::GUEST_GDTR_BASE + step);
-        self.note(at, limit);
-        self.note(at + 8, base);
-        page.write_u64(at, limit);
-        page.write_u64(at + 8, base);
-    }
-
-    #[inline(always)]
-    fn get(&mut self, vmcs: &impl Vmcs, page: &SharedPage, known: bool, at: usize, field: u32) {
-        if !known {
-            self.note(at, vmcs.read(field));
-        }
-        self.tell(page, at);
-    }
-
-    /// Writes what the mirror holds.
-    #[inline(always)]
-    fn tell(&self, page: &SharedPage, at: usize) {
-        page.write_u64(at, self.at(at));
+    for (i, pdpte) in PDPTES.iter().enumerate() {
+        image.set(offset::PDPTE + 8 * i, vmcs.read(*pdpte));
     }
 }
 
@@ -304,24 +334,12 @@ const ASKED: Mtd = Mtd(Mtd::RSP.0
     | Mtd::IDTR.0);
 /// What of it is known when a guest has run: the tables are watched, and debug registers exit.
 const USUAL: Mtd = TABLES.union(Mtd::DR);
-/// Groups that `store_rare` knows.
-const ALL_RARE: Mtd = Mtd(Mtd::DS_ES.0
-    | Mtd::FS_GS.0
-    | Mtd::CS_SS.0
-    | Mtd::TR.0
-    | Mtd::LDTR.0
-    | Mtd::GDTR.0
-    | Mtd::IDTR.0
-    | Mtd::CR.0
-    | Mtd::DR.0
-    | Mtd::SYSENTER.0
-    | Mtd::TSC.0
-    | Mtd::EFER_PAT.0
-    | Mtd::PDPTE.0
-    | Mtd::VINTR.0);
+/// Groups that an exit tells and that are read anew after each.
+const NOT_KEPT: Mtd = Mtd(Mtd::CTRL.0 | Mtd::VINTR.0 | Mtd::PDPTE.0);
+
 /// What an exit of some reason brings along: a set of the bits below.
 #[derive(Clone, Copy)]
-struct Kind(u8);
+pub struct Kind(u8);
 
 /// The kinds of the reasons below 64: one look instead of a question for each bit.
 static KINDS: [u8; 64] = {
@@ -345,11 +363,18 @@ impl Kind {
     const VECTORED: u8 = 1 << 3;
     /// It is an exception.
     const EVENT: u8 = 1 << 4;
-    /// It is the kernel's own, for a poke.
-    const POKE: u8 = 1 << 5;
+    /// It has words of its own: a poke (the kernel's own) tells the waiting event, an EPT misconfiguration has an
+    /// address but no qualification.
+    const SPECIAL: u8 = 1 << 5;
+    /// Its qualification says whether an IRET unblocked NMIs.
+    const IRET: u8 = 1 << 7;
+    /// The kernel settles it itself, always or sometimes.
+    pub const KERNEL: u8 = 1 << 6;
 
+    /// What the exit reason says.
     #[inline(always)]
-    fn of(reason: u32) -> Self {
+    #[must_use]
+    pub fn of(reason: u32) -> Self {
         match KINDS.get(reason as usize) {
             Some(kind) => Self(*kind),
             None => Self::unusual(reason),
@@ -360,14 +385,16 @@ impl Kind {
     #[cold]
     fn unusual(reason: u32) -> Self {
         match reason {
-            abi::exit::POKED => Self(Self::POKE),
+            abi::exit::POKED => Self(Self::SPECIAL),
             _ if reason & abi::exit::ENTRY_FAILURE_BIT != 0 => Self(Self::QUALIFIED),
             _ => Self(0),
         }
     }
 
+    /// Whether it is of any of these kinds.
     #[inline(always)]
-    const fn has(self, any: u8) -> bool {
+    #[must_use]
+    pub const fn has(self, any: u8) -> bool {
         self.0 & any != 0
     }
 
@@ -383,7 +410,7 @@ impl Kind {
         ) {
             kind |= Self::QUALIFIED;
         }
-        if matches!(reason, 48 | 49) {
+        if reason == 48 {
             kind |= Self::ADDRESS;
         }
         if matches!(reason, 0 | 2 | 9 | 44 | 48 | 49 | 56 | 62) {
@@ -391,6 +418,16 @@ impl Kind {
         }
         if reason == 0 {
             kind |= Self::EVENT;
+        }
+        if matches!(reason, 48 | 62) {
+            kind |= Self::IRET;
+        }
+        if reason == MISCONFIGURATION {
+            kind |= Self::SPECIAL;
+        }
+        // NMIs and machine checks, interrupts, debug registers, tables, the timer.
+        if matches!(reason, 0 | 1 | 29 | 46 | 47 | 52) {
+            kind |= Self::KERNEL;
         }
         kind
     }

@@ -16,28 +16,15 @@ use abi::{Call, Crd, Mtd, Status};
 use arch::{Deed, Event, GuestEvent, GuestVendor, Machine, vector};
 use objects::{Kp, Pd};
 
-use crate::world::{ROOT_ENTRY, World, create_sm, down, local, status_of, syscall, up};
+use crate::world::{
+    ROOT_ENTRY, World, create_pd, create_sm, down, give, local, revoke, status_of, syscall, up,
+};
 
 const FRAMES: usize = 4096;
 const CHILD: u64 = 70;
 const ENTRY: u64 = 0x60_0000;
 const REPLY: Words = Reply { semaphore: 0 }.encode();
 const CALL: Words = CallPortal { portal: 51, nonblocking: false }.encode();
-
-fn create_pd(sel: u64) -> Words {
-    CreatePd { sel, passthrough: false, parent: ROOT_PD, crd: Crd::NULL }.encode()
-}
-
-fn revoke(first: u64, order: u8) -> Words {
-    let crd = Crd::objects(first, order, 0x1f);
-    Revoke { own: true, remote: false, crd, pd: 0 }.encode()
-}
-
-fn give(kind: Crd, to: u64, at: u64, flags: ItemMeta) -> Words {
-    let meta = (ItemMeta::DELEGATE | ItemMeta::FROM_KERNEL | flags).at(at);
-    let window = Crd::new(kind.kind(), at, kind.order(), 0x1f);
-    PdCtrl::Delegate { source: ROOT_PD, destination: to, crd: kind, meta, window }.encode()
-}
 
 /// Kernel pages at 81 to 83, and a virtual CPU of a domain's at 84 made of them.
 fn make_vcpu(world: &World, cpu: u16, parent: u64) {
@@ -48,14 +35,6 @@ fn make_vcpu(world: &World, cpu: u16, parent: u64) {
 }
 
 const RUN: Words = VcpuCtrl::Run { vcpu: 84, mtd: Mtd::NONE }.encode();
-
-/// A thread on CPU 1 that does what the test says.
-fn other(world: &World) -> crate::world::Terminal {
-    let other = world.spawn((110, 200), 1, 0x50_0000, 5, &[]);
-    other.spin();
-    world.rouse(110);
-    other
-}
 
 #[test]
 fn memory_exhausted_in_every_call_is_an_answer() {
@@ -205,14 +184,14 @@ fn a_vcpu_destroyed_while_another_cpu_runs_it() {
     let world = World::new(2, FRAMES);
     Machine::set_vendor(GuestVendor::Vmx);
     make_vcpu(&world, 1, ROOT_PD);
-    let other = other(&world);
+    let other = world.other();
     other.order(RUN);
     let entries = Rc::new(Cell::new(0));
     for _ in 0..50 {
         let entries = entries.clone();
         Machine::guest(move |_| {
             entries.set(entries.get() + 1);
-            GuestEvent::Interrupt(vector::RESCHEDULE)
+            GuestEvent::Interrupt(vector::RESCHEDULE.into())
         });
     }
     (0..10).for_each(|_| world.step(1));
@@ -234,7 +213,7 @@ fn a_vcpu_destroyed_while_another_cpu_runs_it() {
 fn a_control_block_is_cleared_where_it_is_active() {
     let world = World::new(2, FRAMES);
     Machine::set_vendor(GuestVendor::Vmx);
-    let other = other(&world);
+    let other = world.other();
     let mut free = None;
     for _ in 0..3 {
         make_vcpu(&world, 1, ROOT_PD);
@@ -251,7 +230,7 @@ fn a_control_block_is_cleared_where_it_is_active() {
 #[test]
 fn page_tables_are_not_reused_before_the_shoot_down_ends() {
     let world = World::new(2, FRAMES);
-    let _other = other(&world);
+    let _other = world.other();
     world.must(give(Crd::memory(0x2000, 8, 3), ROOT_PD, 0x9_0000, ItemMeta(0)));
     world.steps(400);
     let pool = world.pool;
@@ -275,7 +254,7 @@ fn page_tables_are_not_reused_before_the_shoot_down_ends() {
 #[test]
 fn a_utcb_goes_with_a_shoot_down() {
     let world = World::new(2, FRAMES);
-    let _other = other(&world);
+    let _other = world.other();
     world.must(CreateEc { utcb: 0x800_0000, ..local(90, ROOT_PD) }.encode());
     world.steps(10);
     let _ = Machine::take_deeds();
@@ -307,7 +286,7 @@ fn guest_mappings_go_while_the_vcpu_runs_in_another_domain_than_its_monitors() {
         PdCtrl::Delegate { source: CHILD, destination: ROOT_PD, crd: one, meta, window: one }
             .encode(),
     );
-    let other = other(&world);
+    let other = world.other();
     let told = Rc::new(Cell::new(false));
     // While the guest runs on CPU 1, CPU 0 revokes its memory and waits for CPU 1, whose answer to the
     // interrupt is to leave the guest and to flush.
@@ -330,7 +309,7 @@ fn guest_mappings_go_while_the_vcpu_runs_in_another_domain_than_its_monitors() {
         (0..20).for_each(|_| world.step(0));
         assert!(world.terminal.result().is_some());
         Machine::set_cpu(1);
-        GuestEvent::Interrupt(vector::SHOOTDOWN)
+        GuestEvent::Interrupt(vector::SHOOTDOWN.into())
     });
     Machine::guest(|_| GuestEvent::Exit(12));
     other.order(RUN);

@@ -10,25 +10,12 @@ use abi::{Call, Crd, Mtd, Status};
 use arch::{Event, GuestVendor, Machine};
 use objects::{Pd, Sc};
 
-use crate::world::{Terminal, World, create_sm, down, local, status_of, syscall, up};
+use crate::world::{
+    Terminal, World, create_pd, create_sm, down, give, local, revoke, status_of, syscall, up,
+};
 
 const FRAMES: usize = 4096;
 const CHILD: u64 = 70;
-
-fn create_pd(sel: u64) -> Words {
-    CreatePd { sel, passthrough: false, parent: ROOT_PD, crd: Crd::NULL }.encode()
-}
-
-fn revoke(first: u64, order: u8) -> Words {
-    let crd = Crd::objects(first, order, 0x1f);
-    Revoke { own: true, remote: false, crd, pd: 0 }.encode()
-}
-
-fn give(kind: Crd, to: u64, at: u64, flags: ItemMeta) -> Words {
-    let meta = (ItemMeta::DELEGATE | ItemMeta::FROM_KERNEL | flags).at(at);
-    let window = Crd::new(kind.kind(), at, kind.order(), 0x1f);
-    PdCtrl::Delegate { source: ROOT_PD, destination: to, crd: kind, meta, window }.encode()
-}
 
 /// Every kind of object at the selectors from 64 to 127, some in use.
 fn make_all(world: &World, cpu: u16) {
@@ -155,11 +142,47 @@ fn a_domain_lives_and_dies(world: &World) -> usize {
 }
 
 #[test]
+fn a_domain_that_dies_while_it_handles_an_event_leaves_nothing() {
+    let world = World::new(2, FRAMES);
+    let rival = world.spawn((130, 200), 1, 0x55_0000, 5, &[]);
+    let life = || {
+        world.must(create_pd(CHILD));
+        // The handler of the child's first event belongs to the child and never answers.
+        world.must(CreateEc { cpu: 1, ..local(90, CHILD) }.encode());
+        let pt = CreatePt { sel: 91, owner: CHILD, ec: 90, mtd: Mtd::RIP_LEN, entry: 0x60_0000 };
+        world.must(pt.encode());
+        Machine::program(0x60_0000, |_| Event::Interrupt(arch::vector::SPURIOUS));
+        let startup = PdCtrl::Delegate {
+            source: ROOT_PD,
+            destination: CHILD,
+            crd: Crd::objects(91, 0, 0x1f),
+            meta: ItemMeta::DELEGATE,
+            window: Crd::objects(30, 0, 0x1f),
+        };
+        world.must(startup.encode());
+        world.must(CreateEc { cpu: 1, global: true, ..local(92, CHILD) }.encode());
+        let sc = CreateSc { sel: 93, owner: CHILD, ec: 92, priority: 3, quantum_us: 10 };
+        world.must(sc.encode());
+        world.steps(10);
+        // Somebody more important has the CPU while the domain dies, so the two never run again.
+        (0..300).for_each(|_| rival.order([255, 0, 0, 0, 0]));
+        world.rouse(130);
+        world.must(revoke(CHILD, 0));
+        world.must(revoke(64, 6));
+        world.settle();
+        while rival.result().is_some() {}
+        world.free_frames()
+    };
+    let first = life();
+    for round in 0..3 {
+        assert_eq!(life(), first, "round {round}");
+    }
+}
+
+#[test]
 fn time_taken_away_stops_the_thread() {
     let world = World::new(2, FRAMES);
-    let other = world.spawn((110, 200), 1, 0x50_0000, 5, &[]);
-    other.spin();
-    world.rouse(110);
+    let other = world.other();
     other.order(up(9));
     world.steps(2);
     assert!(other.result().is_some());
@@ -270,7 +293,7 @@ fn guests_run_and_are_poked() {
     state.write_u64(abi::utcb::offset::RIP, 0x1000);
     Machine::guest(|words| {
         words[6] += 3;
-        arch::GuestEvent::Interrupt(arch::vector::RESCHEDULE)
+        arch::GuestEvent::Interrupt(arch::vector::RESCHEDULE.into())
     });
     Machine::guest(|_| arch::GuestEvent::Exit(10));
     world.must(run);
@@ -307,7 +330,7 @@ fn a_run_tells_what_it_was_asked_for() {
     };
     let step = || {
         // The mask holds for the whole run, host interrupts and all.
-        Machine::guest(|_| arch::GuestEvent::Interrupt(arch::vector::RESCHEDULE));
+        Machine::guest(|_| arch::GuestEvent::Interrupt(arch::vector::RESCHEDULE.into()));
         Machine::guest(|words| {
             words[offset::RIP / 8] += 3;
             words[offset::RAX / 8] += 1;

@@ -15,7 +15,13 @@ mod life;
 #[cfg(test)]
 mod memory;
 #[cfg(test)]
+mod microcode;
+#[cfg(test)]
+mod model;
+#[cfg(test)]
 mod random;
+#[cfg(test)]
+mod slow;
 #[cfg(test)]
 mod steps;
 #[cfg(test)]

@@ -9,14 +9,10 @@ use logic::Frame;
 use logic::page_table::{EptFormat, Rights, lookup};
 use objects::Pd;
 
-use crate::world::{World, create_sm, up};
+use crate::world::{World, create_pd, create_sm, up};
 
 const FRAMES: usize = 4096;
 const CHILD: u64 = 70;
-
-fn create_pd(sel: u64) -> Words {
-    CreatePd { sel, passthrough: false, parent: ROOT_PD, crd: Crd::NULL }.encode()
-}
 
 /// From the kernel to the root program: the physical page `frame` at `page`.
 fn from_kernel(frame: u64, page: u64, order: u8, perms: u8) -> Words {
@@ -247,6 +243,73 @@ fn ports_keep_their_numbers() {
     assert_ne!(lookup(0x3f8), 0);
     world.must(revoke(com1, true, false));
     assert_eq!(lookup(0x3f8), 0);
+}
+
+/// A range of ports from one domain to another.
+fn give_ports(source: u64, destination: u64, crd: Crd, flags: ItemMeta) -> Words {
+    let (meta, window) = (ItemMeta::DELEGATE | flags, Crd::ALL_PORTS);
+    PdCtrl::Delegate { source, destination, crd, meta, window }.encode()
+}
+
+#[test]
+fn ports_go_with_those_who_passed_them_on() {
+    let world = World::new(1, FRAMES);
+    let com1 = Crd::ports(0x3f8, 3, 1);
+    let own = |pd| Revoke { own: true, remote: true, crd: com1, pd }.encode();
+    let kill = Revoke { own: true, remote: false, crd: Crd::objects(CHILD, 0, 0x1f), pd: 0 };
+    for end in [own(ROOT_PD), own(CHILD), kill.encode()] {
+        world.must(create_pd(CHILD));
+        world.must(create_pd(71));
+        world.must(give_ports(ROOT_PD, ROOT_PD, com1, ItemMeta::FROM_KERNEL));
+        world.must(give_ports(ROOT_PD, CHILD, com1, ItemMeta(0)));
+        world.must(give_ports(CHILD, 71, com1, ItemMeta(0)));
+        let pd = world.object::<Pd>(71).unwrap();
+        let find = || world.kernel.ports.lock().find(pd.identity(), 0x3f8);
+        assert!(find().is_some());
+        world.must(end);
+        assert_eq!(find(), None, "{end:x?}");
+        world.must(own(ROOT_PD));
+        world.must(
+            Revoke { own: true, remote: false, crd: Crd::objects(70, 1, 0x1f), pd: 0 }.encode(),
+        );
+    }
+}
+
+#[test]
+fn ports_without_the_access_permission_stay_shut() {
+    let world = World::new(1, FRAMES);
+    let (com1, none) = (Crd::ports(0x3f8, 3, 7), Crd::ports(0x2f8, 3, 6));
+    let flags = ItemMeta::FROM_KERNEL | ItemMeta::GUEST | ItemMeta::NO_HOST;
+    world.must(give_ports(ROOT_PD, ROOT_PD, com1, flags));
+    world.must(give_ports(ROOT_PD, ROOT_PD, none, flags));
+    let bits = world.root.pd.guest_ports();
+    let byte = |port: usize| world.pool.page(bits).read_u8(port / 8);
+    assert_eq!((byte(0x3f8), byte(0x2f8)), (0, 0xff), "a set bit forbids");
+    let access = Crd::ports(0x3f8, 3, 1);
+    world.must(Revoke { own: true, remote: false, crd: access, pd: 0 }.encode());
+    assert_eq!(byte(0x3f8), 0xff, "the rest of the capability is there, its access is not");
+    let found = world.must(PdCtrl::Lookup { crd: access }.encode()).rsi;
+    assert_eq!(Crd(found).perms(), 6);
+}
+
+#[test]
+fn ports_are_translated_to_where_they_came_from() {
+    let world = World::new(1, FRAMES);
+    world.must(create_pd(CHILD));
+    world.must(create_pd(71));
+    let (all, com1) = (Crd::ports(0x3e0, 5, 7), Crd::ports(0x3f8, 3, 1));
+    world.must(give_ports(ROOT_PD, ROOT_PD, all, ItemMeta::FROM_KERNEL));
+    world.must(give_ports(ROOT_PD, CHILD, com1, ItemMeta(0)));
+    world.must(give_ports(ROOT_PD, 71, com1, ItemMeta(0)));
+    let translate = |source, destination, crd| {
+        let (meta, window) = (ItemMeta(0), Crd::ALL_PORTS);
+        Crd(world.must(PdCtrl::Delegate { source, destination, crd, meta, window }.encode()).rdx)
+    };
+    assert_eq!(translate(CHILD, ROOT_PD, com1), Crd::ports(0x3e0, 5, 1), "the root's own range");
+    assert_eq!(translate(ROOT_PD, CHILD, com1), Crd::NULL, "it came to the child, not from there");
+    assert_eq!(translate(71, CHILD, com1), Crd::NULL, "a sibling");
+    assert_eq!(translate(CHILD, CHILD, com1), com1, "itself");
+    assert_eq!(translate(CHILD, CHILD, Crd::ports(0x3e0, 3, 1)), Crd::NULL, "not there");
 }
 
 #[test]

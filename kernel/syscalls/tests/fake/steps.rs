@@ -330,9 +330,7 @@ const TAKEN: [(u64, &str); 5] = [
 fn a_message_meets_a_revoke_at_every_step() {
     for (victim, what) in TAKEN {
         let world = World::new(2, FRAMES);
-        let other = world.spawn((110, 200), 1, 0x50_0000, 5, &[]);
-        other.spin();
-        world.rouse(110);
+        let other = world.other();
         let mut free = None;
         for at in 0..40 {
             let calls = servant(&world, Crd::objects(0x1000, 8, 0x1f));
@@ -372,9 +370,7 @@ fn a_message_meets_a_revoke_at_every_step() {
 fn a_domain_dies_at_every_step_of_what_it_gets() {
     let world = World::new(2, FRAMES);
     small_pages(&world, 12);
-    let other = world.spawn((110, 200), 1, 0x50_0000, 5, &[]);
-    other.spin();
-    world.rouse(110);
+    let other = world.other();
     let mut free = None;
     for at in 0..60 {
         world.must(create_pd(CHILD, Crd::NULL));

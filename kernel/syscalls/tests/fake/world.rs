@@ -9,10 +9,11 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use abi::args::{CreateEc, CreatePt, CreateSc, CreateSm, SmCtrl, Words};
+use abi::args::{CreateEc, CreatePd, CreatePt, CreateSc, CreateSm, PdCtrl, Revoke, SmCtrl, Words};
 use abi::cap::{EC_ALL, PD_CREATE, ROOT_EC, ROOT_PD, ROOT_SC, ROOT_STACK, ROOT_UTCB, SC_CT};
+use abi::crd::ItemMeta;
 use abi::utcb::offset;
-use abi::{Mtd, Selector, Status};
+use abi::{Crd, Mtd, Selector, Status};
 use arch::{Event, Machine, Registers, Thread, vector};
 use objects::{Cpu, Ec, Kernel, Pd, RootParts};
 use sync::{AnyCounted, Counted, CpuKey, Pool, Rcu, SharedPage, Site, Token};
@@ -211,6 +212,20 @@ impl World {
         self.steps(SETTLING);
     }
 
+    /// Whether nothing waits to be freed.
+    pub fn is_quiet(&self) -> bool {
+        let cpus = self.seats.borrow().len();
+        (0..cpus).all(|cpu| self.with_cpu(cpu, |cpu, _| !cpu.has_garbage()))
+    }
+
+    /// Steps all CPUs until nothing waits to be freed, for a while at most; whether it came to that.
+    pub fn free_garbage(&self) -> bool {
+        (0..SETTLING).any(|_| {
+            self.steps(1);
+            self.is_quiet()
+        })
+    }
+
     /// Free frames of kernel memory when nothing waits to be freed.
     pub fn free_frames(&self) -> usize {
         self.settle();
@@ -287,6 +302,14 @@ impl World {
         terminal
     }
 
+    /// A thread on CPU 1, at the selectors from 110, that does what the test says and else spins.
+    pub fn other(&self) -> Terminal {
+        let other = self.spawn((110, 200), 1, 0x50_0000, 5, &[]);
+        other.spin();
+        self.rouse(110);
+        other
+    }
+
     /// A spawned thread that waits looks for orders again.
     pub fn rouse(&self, first: Selector) {
         self.must(up(first + 3));
@@ -307,6 +330,24 @@ pub const fn down(sm: Selector, deadline: u64) -> Words {
 /// Makes a semaphore of the root program.
 pub const fn create_sm(sel: Selector, count: u64) -> Words {
     CreateSm { sel, owner: ROOT_PD, count }.encode()
+}
+
+/// Makes a domain of the root program.
+pub const fn create_pd(sel: Selector) -> Words {
+    CreatePd { sel, passthrough: false, parent: ROOT_PD, crd: Crd::NULL }.encode()
+}
+
+/// Takes back everything at the 2^`order` selectors from `first`, here and elsewhere.
+pub const fn revoke(first: Selector, order: u8) -> Words {
+    let crd = Crd::objects(first, order, 0x1f);
+    Revoke { own: true, remote: false, crd, pd: 0 }.encode()
+}
+
+/// From the kernel to a domain: memory or ports, at `at`.
+pub fn give(kind: Crd, to: Selector, at: u64, flags: ItemMeta) -> Words {
+    let meta = (ItemMeta::DELEGATE | ItemMeta::FROM_KERNEL | flags).at(at);
+    let window = Crd::new(kind.kind(), at, kind.order(), 0x1f);
+    PdCtrl::Delegate { source: ROOT_PD, destination: to, crd: kind, meta, window }.encode()
 }
 
 /// The arguments for a local context without a mapped UTCB on CPU 0.

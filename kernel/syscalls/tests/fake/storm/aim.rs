@@ -2,7 +2,7 @@
 
 use abi::args::{
     AssignPci, CallPortal, CreateEc, CreateKp, CreatePd, CreatePt, CreateSc, CreateSm, CreateVcpu,
-    EcCtrl, IrqCtrl, KpCtrl, PdCtrl, PtCtrl, Revoke, ScCtrl, SmCtrl, VcpuCtrl, Words,
+    EcCtrl, IrqCtrl, KpCtrl, MachineCtrl, PdCtrl, PtCtrl, Revoke, ScCtrl, SmCtrl, VcpuCtrl, Words,
 };
 use abi::cap::USER_TOP;
 use abi::crd::ItemMeta;
@@ -185,7 +185,13 @@ impl Storm {
             Call::AssignPci => {
                 AssignPci { pd: if bad_cap { wrong } else { own }, config: 0, hint: 0 }.encode()
             }
-            Call::MachineCtrl => [15 | (roll & 1) << 8 | 1 << 12, 0, 0, 0, 0],
+            Call::MachineCtrl => match status {
+                Status::BadPar => MachineCtrl::Suspend { slp_typ_a: 5, slp_typ_b: 5 }.encode(),
+                _ => {
+                    let size = (roll & 0x3fff) as u32;
+                    MachineCtrl::UpdateMicrocode { size, physical: roll >> 46 }.encode()
+                }
+            },
             Call::KpCtrl => {
                 let address = 0x5000_0000;
                 match (status, roll & 1) {
@@ -280,7 +286,9 @@ impl Storm {
         let own = base + Fixed::Own as u64;
         let order = [0, 1, 4, 9][(roll >> 16 & 3) as usize];
         let place = |bits: u64| 0x8000 + (bits & 0x1fff);
-        let (source, target) = (place(roll >> 18), place(roll >> 33));
+        // Some of it is the kernel's own.
+        let kernels = if roll & 1 << 52 == 0 { 0 } else { self.world.pool.range().0.0 - 0x9000 };
+        let (source, target) = (place(roll >> 18) + kernels, place(roll >> 33));
         let guest = if roll & 1 << 50 == 0 { ItemMeta(0) } else { ItemMeta::GUEST };
         let meta = (ItemMeta::DELEGATE | ItemMeta::FROM_KERNEL | guest).at(target);
         let (crd, window) = (Crd::memory(source, order, 7), Crd::memory(target, order, 0x1f));
@@ -322,6 +330,7 @@ impl Storm {
             self.world.step(0);
             if let Some(back) = self.second.result() {
                 self.note(words, crate::world::status_of(&back));
+                self.check();
                 break;
             }
         }

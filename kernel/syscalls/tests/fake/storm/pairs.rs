@@ -21,7 +21,7 @@ pub const REACHABLE: &[(u8, &[Status])] = &[
     (Call::PtCtrl as u8, &[Success, BadCap]),
     (Call::SmCtrl as u8, &[Success, Timeout, BadCap]),
     (Call::AssignPci as u8, &[BadCap, BadDev]),
-    (Call::MachineCtrl as u8, &[BadCap, BadPar, BadFtr]),
+    (Call::MachineCtrl as u8, &[Success, BadCap, BadPar]),
     (Call::CreateKp as u8, &[Success, BadCap, Oom]),
     (Call::KpCtrl as u8, &[Success, BadCap, BadPar, Oom]),
     (Call::IrqCtrl as u8, &[Success, BadCap, BadPar, BadCpu, BadDev]),
@@ -36,7 +36,7 @@ pub const REACHABLE: &[(u8, &[Status])] = &[
 pub const UNREACHABLE: &[(u8, Status, &str)] = &[
     (Call::SmCtrl as u8, Abort, "only a thread that lost one of two times while it waited on it"),
     (Call::AssignPci as u8, Success, "there is no IOMMU driver"),
-    (Call::MachineCtrl as u8, Success, "the kernel cannot resume yet; the fake takes no microcode"),
+    (Call::MachineCtrl as u8, Oom, "who may load microcode has no limit here"),
     (Call::VcpuCtrl as u8, Oom, "the guest's root table is made with the virtual CPU"),
 ];
 

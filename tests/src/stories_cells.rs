@@ -1,0 +1,196 @@
+//! Stories about several small guests side by side, managed from the prompt.
+
+use crate::stories::{BOOT, DIED, Line, Load, REFUSED, Story, Tier};
+
+/// Monitors that die in three ways beside a guest that ticks: each takes only its guest along, everything comes
+/// back, and the guest can be started again.
+pub(crate) const CRASH: Story = Story {
+    load: Load::Smalls { monitor: "vmm-crash", manifest: "tests/manifests/crash.dts" },
+    cpus: 2,
+    lines: &[
+        Line::Never(DIED),
+        Line::Never(REFUSED),
+        Line::Never("small: tick FAIL"),
+        Line::Never("kept out of use"),
+        Line::Says("hematite> "),
+        Line::Type("guest start other"),
+        Line::Says("other is READY"),
+        Line::Type("mem"),
+        Line::Same("KiB free for guests"),
+        // A fault in the thread of a virtual processor.
+        Line::Type("guest start fault"),
+        Line::Says("thread stopped: #GP general protection"),
+        Line::Says("vmm fault: its monitor crashed"),
+        Line::Type("guest show fault"),
+        Line::Says("HALTED   its monitor crashed"),
+        Line::Type("mem"),
+        Line::Same("KiB free in the kernel"),
+        Line::Same("KiB free for guests"),
+        // A panic.
+        Line::Type("guest start panic"),
+        Line::Says("the guest asked for it"),
+        Line::Says("vmm panic: its monitor crashed"),
+        Line::Type("guest show panic"),
+        Line::Says("HALTED   its monitor crashed"),
+        Line::Type("mem"),
+        Line::Same("KiB free in the kernel"),
+        Line::Same("KiB free for guests"),
+        // A monitor that answers nobody.
+        Line::Type("guest start hang"),
+        Line::Says("hang is READY"),
+        Line::Type("guest console hang"),
+        Line::Says("small: hello"),
+        Line::Type("\x1d"),
+        Line::Says("hematite> "),
+        Line::Type("guest pause hang"),
+        Line::Says("the monitor does not answer within a second"),
+        Line::Type("guest halt hang"),
+        Line::Says("hang is HALTED"),
+        Line::Type("mem"),
+        Line::Same("KiB free in the kernel"),
+        Line::Same("KiB free for guests"),
+        // Once more the same guest.
+        Line::Type("guest reset fault"),
+        Line::Says("fault is RESET"),
+        Line::Type("guest kick fault"),
+        Line::Says("vmm fault: its monitor crashed"),
+        Line::Type("mem"),
+        Line::Same("KiB free in the kernel"),
+        Line::Same("KiB free for guests"),
+        Line::Type("guest console other"),
+        Line::Says("small: tick"),
+        Line::Type("\x1d"),
+        Line::Says("hematite> "),
+        // More ticks than can have been missed since.
+        Line::Type("guest console other"),
+        Line::Times(5, &[Line::Says("small: tick")]),
+    ],
+    ..BOOT
+};
+
+/// Moves that this guest in this state must refuse.
+macro_rules! refused {
+    ($guest:literal $state:literal: $($move:literal)*) => {
+        Line::Times(1, &[$(
+            Line::Type(concat!("guest ", $move, " ", $guest)),
+            Line::Says(concat!($guest, ": cannot ", $move, ": the guest is ", $state, ";")),
+        )*])
+    };
+}
+
+/// A command that leads this guest to this state.
+macro_rules! leads {
+    ($command:literal $guest:literal to $state:literal) => {
+        Line::Times(
+            1,
+            &[
+                Line::Type(concat!("guest ", $command, " ", $guest)),
+                Line::Says(concat!($guest, " is ", $state)),
+            ],
+        )
+    };
+}
+
+/// A look at the guest until it has said its words, and back to the prompt.
+macro_rules! begun {
+    ($guest:literal) => {
+        Line::Times(
+            1,
+            &[
+                Line::Type(concat!("guest console ", $guest)),
+                Line::Says("small: hello"),
+                Line::Type("\x1d"),
+                Line::Says("hematite> "),
+            ],
+        )
+    };
+}
+
+/// All six states and seven moves at the real prompt: 30 refusals, which change nothing, and 12 moves.
+pub(crate) const STATES: Story = Story {
+    load: Load::Smalls { monitor: "vmm", manifest: "tests/manifests/states.dts" },
+    cpus: 2,
+    lines: &[
+        Line::Never(DIED),
+        Line::Never(REFUSED),
+        Line::Says("hematite> "),
+        refused!("ready" "UNKNOWN": "kick" "pause" "resume" "halt" "reset" "destroy"),
+        leads!("create" "ready" to "RESET"),
+        refused!("ready" "RESET": "create" "pause" "resume" "halt" "reset"),
+        leads!("destroy" "ready" to "UNKNOWN"),
+        leads!("create" "ready" to "RESET"),
+        Line::Type("guest kick ready"),
+        Line::Says("cannot kick: no image is loaded"),
+        leads!("load" "ready" to "loaded"),
+        leads!("kick" "ready" to "READY"),
+        begun!("ready"),
+        refused!("ready" "READY": "create" "kick" "resume" "destroy"),
+        leads!("pause" "ready" to "PAUSED"),
+        refused!("ready" "PAUSED": "create" "kick" "pause" "halt" "destroy"),
+        leads!("resume" "ready" to "READY"),
+        leads!("pause" "ready" to "PAUSED"),
+        leads!("reset" "ready" to "RESET"),
+        leads!("kick" "ready" to "READY"),
+        leads!("halt" "ready" to "HALTED"),
+        refused!("ready" "HALTED": "create" "kick" "pause" "resume" "halt" "destroy"),
+        leads!("reset" "ready" to "RESET"),
+        leads!("kick" "ready" to "READY"),
+        leads!("reset" "ready" to "RESET"),
+        leads!("destroy" "ready" to "UNKNOWN"),
+        leads!("start" "running" to "READY"),
+        begun!("running"),
+        refused!("running" "RUNNING": "create" "kick" "resume" "destroy"),
+        leads!("pause" "running" to "PAUSED"),
+        leads!("resume" "running" to "READY"),
+        Line::Type("guest show running"),
+        Line::Says("RUNNING"),
+        leads!("halt" "running" to "HALTED"),
+        leads!("reset" "running" to "RESET"),
+        leads!("kick" "running" to "READY"),
+        begun!("running"),
+        Line::Type("guest show running"),
+        Line::Says("RUNNING"),
+        leads!("reset" "running" to "RESET"),
+        leads!("destroy" "running" to "UNKNOWN"),
+    ],
+    timeout_s: 300,
+    ..BOOT
+};
+
+/// One life of a small guest, to its first output, and memory after it.
+const CYCLE: &[Line] = &[
+    Line::Type("guest start one"),
+    Line::Says("small: hello"),
+    Line::Type("guest stop one; guest destroy one; mem"),
+    Line::Says("one is UNKNOWN"),
+    Line::Same("KiB free in the kernel"),
+    Line::Same("KiB free for guests"),
+];
+
+/// A few lives; what is free is the same after each.
+pub(crate) const FEW_LIVES: Story = Story {
+    load: Load::Smalls { monitor: "vmm", manifest: "tests/manifests/one.dts" },
+    lines: &[
+        Line::Never(DIED),
+        Line::Never(REFUSED),
+        Line::Never("kept out of use"),
+        Line::Says("hematite> "),
+        Line::Times(10, CYCLE),
+    ],
+    timeout_s: 300,
+    ..BOOT
+};
+
+/// The same a thousand times.
+pub(crate) const THOUSAND_LIVES: Story = Story {
+    lines: &[
+        Line::Never(DIED),
+        Line::Never(REFUSED),
+        Line::Never("kept out of use"),
+        Line::Says("hematite> "),
+        Line::Times(1000, CYCLE),
+    ],
+    tier: Tier::Long,
+    timeout_s: 7200,
+    ..FEW_LIVES
+};
