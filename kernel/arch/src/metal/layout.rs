@@ -40,15 +40,15 @@ pub const LARGE_PAGE: u64 = 512 * PAGE;
 
 /// Pages of a CPU's stride: guard, stack, guard, NMI stack, guard, double-fault stack, guard,
 /// machine-check stack, guard, windows.
-pub const STACK: Pages = Pages { first: 1, count: 4 };
+pub const STACK: Pages = Pages { first: 1, count: 8 };
 /// Stack of the NMI handler, which needs a few words.
-pub const NMI_STACK: Pages = Pages { first: 6, count: 1 };
+pub const NMI_STACK: Pages = Pages { first: 10, count: 1 };
 /// Stack of the double-fault handler, which prints.
-pub const FAULT_STACK: Pages = Pages { first: 8, count: 2 };
+pub const FAULT_STACK: Pages = Pages { first: 12, count: 2 };
 /// Stack of the machine-check handler, which prints.
-pub const CHECK_STACK: Pages = Pages { first: 11, count: 2 };
+pub const CHECK_STACK: Pages = Pages { first: 15, count: 2 };
 /// Windows to any physical page.
-pub const WINDOWS: Pages = Pages { first: 14, count: 4 };
+pub const WINDOWS: Pages = Pages { first: 18, count: 4 };
 
 /// Some pages within a CPU's stride.
 #[derive(Clone, Copy)]
