@@ -171,12 +171,6 @@ impl Cpu {
         work | self.tables | self.rcu.dead() != 0 && self.cares_now(work != 0)
     }
 
-    /// How a quick call ends that may have woken somebody or made the running thread wait.
-    #[inline(always)]
-    pub fn quick(&self) -> Quick {
-        if self.current.is_some() && self.mine.work() == 0 { Quick::Done } else { Quick::Look }
-    }
-
     /// Whether a decision about who runs next is due.
     #[inline(always)]
     pub fn must_choose(&self) -> bool {
@@ -190,6 +184,14 @@ impl Cpu {
         if !self.caring {
             self.mine.note_work();
         }
+    }
+
+    /// Does what may ask for a decision, where the caller makes the decision itself.
+    #[inline(always)]
+    pub(crate) fn defer_choice(&mut self, work: impl FnOnce(&mut Cpu)) {
+        let caring = core::mem::replace(&mut self.caring, true);
+        work(self);
+        self.caring = caring;
     }
 
     /// This CPU looks after everything now, until it is [`Cpu::settled`].

@@ -138,6 +138,21 @@ impl Cpu {
         }
     }
 
+    /// As [`Cpu::wake`] with SUCCESS, where the running thread has its status already: who is woken here and is more
+    /// important runs at once. Whether the same thread still runs.
+    pub fn wake_and_choose(&mut self, sc: Counted<Sc>) -> bool {
+        if sc.cpu() != self.id {
+            self.wake(sc, Status::Success);
+            return true;
+        }
+        self.defer_choice(|cpu| cpu.make_ready(sc, Status::Success));
+        let due = self.must_choose();
+        if due {
+            self.choose();
+        }
+        !due
+    }
+
     #[inline(always)]
     fn make_ready(&mut self, sc: Counted<Sc>, status: Status) {
         let mut fresh = true;

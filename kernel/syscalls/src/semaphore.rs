@@ -36,16 +36,19 @@ pub fn quick(cpu: &mut Cpu, token: &Token) -> Quick {
 /// Somebody waits: the caller's status is there already.
 #[inline(never)]
 fn wake(cpu: &mut Cpu, sc: Counted<Sc>) -> Quick {
-    cpu.wake(sc, Status::Success);
-    cpu.quick()
+    if cpu.wake_and_choose(sc) { Quick::Done } else { Quick::Look }
 }
 
-/// The caller has to wait, unless its time is over.
+/// The caller has to wait, unless its time is over: then somebody else runs.
 #[inline(never)]
 fn wait_quickly(cpu: &mut Cpu, sm: Ref<'_, Sm>, zero: bool, deadline: u64) -> Quick {
     let outcome = wait(cpu, sm, zero, deadline);
+    if outcome == Ok(Verdict::Done) {
+        cpu.choose();
+        return Quick::Look;
+    }
     crate::answer(cpu, outcome);
-    cpu.quick()
+    Quick::Done
 }
 
 /// 12, on any semaphore.

@@ -120,7 +120,11 @@ pub fn run<H: Host>(seat: &mut Seat<H>) -> Option<(Event, u64)> {
             thread.registers.cs = USER_CS.into();
             thread.registers.ss = USER_SS.into();
             thread.registers.rflags = thread.registers.rflags & USER_FLAGS | FIXED_FLAGS;
-            leave!(thread, leave_by_iret)
+            let (came, first) = leave!(thread, leave_by_iret);
+            if came == CAME_BY_SYSCALL {
+                seat.host.thread()?.exit = ExitKind::Syscall;
+            }
+            (came, first)
         };
         if came == CAME_BY_SYSCALL {
             stretch::begin(first as u8);

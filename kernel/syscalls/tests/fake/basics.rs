@@ -108,6 +108,31 @@ fn equals_share_by_quantum() {
     assert_eq!(world.status(up(9)), Status::BadCap);
 }
 
+/// docs/decisions/0081-lazy-timer.md
+#[test]
+fn who_becomes_alone_gets_one_tick_at_most() {
+    let world = World::new(1, FRAMES);
+    world.must(create_sm(100, 0));
+    let other = world.spawn((110, 200), 0, 0x50_0000, 1, &[down(100, 0)]);
+    while !other.is_inside() {
+        Machine::advance(20_000_000);
+        world.steps(2);
+    }
+    let timer = |deeds: Vec<(usize, Deed)>| {
+        deeds.iter().filter(|(_, deed)| matches!(deed, Deed::Deadline(_))).count()
+    };
+    // The two equals had a timer between them; that the other one waits now has not touched it.
+    assert!(Machine::deadline(0).is_some());
+    let _ = Machine::take_deeds();
+    Machine::advance(1 << 40);
+    world.steps(5);
+    assert_eq!(Machine::deadline(0), None, "the one tick sets no other");
+    assert!(timer(Machine::take_deeds()) <= 1);
+    Machine::advance(1 << 40);
+    world.steps(20);
+    assert_eq!((Machine::deadline(0), timer(Machine::take_deeds())), (None, 0), "no tick at all");
+}
+
 #[test]
 fn a_wake_up_reaches_another_cpu() {
     let world = World::new(2, FRAMES);
