@@ -345,6 +345,11 @@ enum hem_exit {
 #define HEM_LOG_SHOOTDOWNS 0x1ull
 #define HEM_LOG_FREE_FRAMES 0x2ull
 #define HEM_LOG_LOG_RECORDS 0x3ull
+#define HEM_LOG_STRETCHES 0x100ull
+#define HEM_LOG_STRETCH_LABELS 0x83u
+#define HEM_LOG_STRETCH_EXCEPTION 0x80u
+#define HEM_LOG_STRETCH_INTERRUPT 0x81u
+#define HEM_LOG_STRETCH_GUEST 0x82u
 
 /* What a message moves (docs/spec/crd.md). */
 struct hem_typed_item {

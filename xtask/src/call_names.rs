@@ -74,6 +74,7 @@ fn handler(text: &str, variant: &str) -> Option<Handler> {
     let word = format!("Call::{variant}");
     let mut arms = text.lines().filter_map(|line| line.split_once(" => "));
     let (_, does) = arms.find(|(left, _)| left.split('|').any(|name| name.trim() == word))?;
+    let does = does.trim_start_matches("return ");
     if does.contains("BadHyp") || does.starts_with("no_such_call(") {
         return Some(Handler::Refused);
     }
@@ -125,7 +126,10 @@ mod tests {
         assert_eq!(tree(arm, &page, check), Vec::<String>::new());
         let served = "Call::CreatePd => serve(cpu, token, create::create_pd),\n";
         assert_eq!(tree(served, &page, check), Vec::<String>::new());
-        assert_eq!(tree("Call::CreatePd => no_such_call(cpu),\n", "", ""), Vec::<String>::new());
+        for refused in ["no_such_call(cpu)", "return no_such_call(cpu)"] {
+            let arm = format!("Call::CreatePd => {refused},\n");
+            assert_eq!(tree(&arm, "", ""), Vec::<String>::new());
+        }
         let later = "Call::X | Call::CreatePd => Err(Status::BadHyp),\n";
         assert_eq!(tree(later, "", ""), Vec::<String>::new());
         assert!(tree("", &page, check)[0].contains("nothing answers"));

@@ -14,8 +14,7 @@ use logic::addr::Frame;
 use sync::{Counted, CpuKey, List, Rcu, Token};
 
 use crate::{
-    Deadlines, Ec, EcState, Frees, Kernel, Memory, Pd, Progress, Quick, Remote, RunQueue, Sc, Sm,
-    Work,
+    Deadlines, Ec, EcState, Frees, Kernel, Memory, Pd, Progress, Remote, RunQueue, Sc, Sm, Work,
 };
 
 /// One processor's own state; nobody else can reach it.

@@ -72,6 +72,7 @@ pub fn groups() -> Vec<Group> {
         ),
         group!("log.rs", "LOG_", log:
             UNOWNED KILLED FAULT RECORD_WORDS RECORDS UNOWNED_INTERRUPTS SHOOTDOWNS FREE_FRAMES LOG_RECORDS
+            STRETCHES STRETCH_LABELS STRETCH_EXCEPTION STRETCH_INTERRUPT STRETCH_GUEST
         ),
     ]
 }

@@ -103,9 +103,6 @@ impl Places {
 
     /// A block of free nodes.
     fn fresh(&self, make: impl Fn(NonNull<Header>)) -> Result<NonNull<Block>, Oom> {
-        // No node is empty; said so that no panic is left.
-        let room = (4096usize << self.order) - size_of::<Block>();
-        let fit = room.checked_div(self.size).ok_or(Oom)?;
         let memory = self.pool.alloc_unscrubbed(self.order, self.site)?;
         let mut free = null_mut();
         for number in 0..self.fit {
