@@ -218,6 +218,9 @@ impl PortTree {
                 n.keep(had & !permissions);
             }
         });
+        if last.is_null() {
+            return None;
+        }
         let gone = self.nodes.take_first(|n| core::ptr::eq(n, last))?;
         gone.keep(0);
         Some(gone)

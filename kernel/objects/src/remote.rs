@@ -1,7 +1,7 @@
 //! What other CPUs may touch of a CPU: its inbox, and the marks by which it is found.
 
 use core::num::NonZeroU64;
-use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use abi::Status;
 use sync::{Bell, Counted, List, SpinLock};
@@ -84,7 +84,8 @@ impl Remote {
 
     /// Leaves a scheduling context to be made ready with a status.
     pub fn leave_ready(&self, sc: Counted<Sc>, status: Status) {
-        sc.wake_status.store(status as u8, SeqCst);
+        // The lock around the work orders it.
+        sc.wake_status.store(status as u8, Relaxed);
         self.leave(|work| {
             let _ = work.ready.push_back(sc);
         });

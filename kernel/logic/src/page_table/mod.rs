@@ -444,10 +444,12 @@ impl<'a, F: Format, M: TableMemory> Writer<'a, F, M> {
     ) -> Result<(), Oom> {
         let new = self.mem.allocate()?;
         if let Entry::Leaf { frame, rights, attributes } = entry {
+            // The address is a field from bit 12 on, in every format: the next leaf is a sum away.
+            let mut leaf = F::leaf(level - 1, frame, rights, attributes);
+            let entries = self.mem.table(new);
             for index in 0..ENTRIES {
-                let frame = frame.plus(index as u64 * size(level - 1));
-                let word = F::leaf(level - 1, frame, rights, attributes);
-                self.mem.table(new).write(index, word);
+                entries.write(index, leaf);
+                leaf = leaf.wrapping_add(Frame(size(level - 1)).address());
             }
             self.budget = self.budget.saturating_sub(ENTRIES as u64);
         }
