@@ -89,6 +89,8 @@ impl Program {
         }
         // Back traces need frame pointers; paths of one machine have no place in an image.
         flags.push("-Cforce-frame-pointers=yes".to_string());
+        // No vector registers are used: looking for loops that could use them is lost time.
+        flags.extend(["-Cno-vectorize-loops".to_string(), "-Cno-vectorize-slp".to_string()]);
         flags.push(format!("--remap-path-prefix={}=", desk::root().display()));
         flags
     }
@@ -146,18 +148,32 @@ pub fn build(only: &[&str]) -> Result<()> {
         bail!("no bare-metal program '{unknown}'; there are {}", all.join(", "));
     }
     let toolchain = Toolchain::find()?;
-    let mut built = 0;
+    let mut wanted = Vec::new();
     for program in PROGRAMS {
         if (only.is_empty() || only.contains(&program.package)) && program.exists()? {
-            build_one(*program, &toolchain)?;
-            built += 1;
+            wanted.push(*program);
         }
     }
+    if wanted.is_empty() {
+        bail!("no bare-metal program is a member of the workspace");
+    }
+    // Two target folders, so two cargos do not wait for each other; the kernel's last step has
+    // one thread.
+    let (user, kernel): (Vec<_>, Vec<_>) = wanted.iter().partition(|p| p.link == Link::User);
+    let build_all = |programs: Vec<Program>| -> Result<()> {
+        programs.into_iter().try_for_each(|program| build_one(program, &toolchain))
+    };
+    std::thread::scope(|scope| {
+        let user = scope.spawn(|| build_all(user));
+        let kernel = build_all(kernel);
+        let user = user.join().unwrap_or_else(|_| bail!("the thread that builds panicked"));
+        match (kernel, user) {
+            (Err(kernel), Err(user)) => bail!("{kernel:#}\n{user:#}"),
+            (kernel, user) => kernel.and(user),
+        }
+    })?;
     if only.is_empty() {
         c_hello::build()?;
-    }
-    if built == 0 {
-        bail!("no bare-metal program is a member of the workspace");
     }
     Ok(())
 }

@@ -1,8 +1,12 @@
 //! Shows what is being done: a spinner on a terminal, one plain line per step elsewhere.
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
+
+/// The spinners of all steps under way: two may run at once.
+static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
 /// One step under way. Dropping it unfinished leaves a line that says it failed.
 pub struct Step {
@@ -20,6 +24,7 @@ impl Step {
             let style = ProgressStyle::with_template("{spinner} {prefix} {wide_msg:.dim}")
                 .unwrap_or_else(|_| ProgressStyle::default_spinner());
             let bar = ProgressBar::new_spinner().with_style(style).with_prefix(what.clone());
+            let bar = BARS.add(bar);
             bar.enable_steady_tick(Duration::from_millis(120));
             bar
         });
@@ -52,11 +57,8 @@ impl Step {
             bar.finish_and_clear();
         }
         let gap = if note.is_empty() { "" } else { ": " };
-        eprintln!(
-            "{word:>6}  {}{gap}{note} ({:.1} s)",
-            self.what,
-            self.begun.elapsed().as_secs_f64()
-        );
+        let took = self.begun.elapsed().as_secs_f64();
+        BARS.suspend(|| eprintln!("{word:>6}  {}{gap}{note} ({took:.1} s)", self.what));
     }
 }
 

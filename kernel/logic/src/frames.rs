@@ -122,6 +122,7 @@ impl<'a> Buddy<'a> {
     ///
     /// # Errors
     /// `Nonsense` when some of them are outside the managed range or were released before.
+    #[inline]
     pub fn release(&mut self, frames: Range<Frame>) -> Result<(), Nonsense> {
         let (start, end) = (frames.start.0, frames.end.0);
         if start < self.first || end > self.first.saturating_add(u64::from(self.count)) {
@@ -142,6 +143,7 @@ impl<'a> Buddy<'a> {
     }
 
     /// The block, free or used, that the frame at `index` belongs to.
+    #[inline]
     fn block_around(&self, index: u32) -> Option<(u32, u8)> {
         let number = self.first.wrapping_add(u64::from(index));
         (0..=MAX_ORDER).find_map(|order| {

@@ -412,6 +412,7 @@ impl Cpu {
     }
 
     /// Whether the running thread still waits for that; frees what can be freed by now.
+    #[inline]
     pub fn awaits_frees(&mut self) -> bool {
         let Some(EcState { frees: Frees::Until(until), .. }) = self.state() else { return false };
         let until = *until;

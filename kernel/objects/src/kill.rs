@@ -13,6 +13,7 @@ use crate::{Attention, Cpu, Ec, Kp, Pd, Pt, Resume, Sc, Sm, Vcpu};
 
 impl Cpu {
     /// Kills an object of whatever kind whose creator's capability is gone.
+    #[inline]
     pub fn kill(&mut self, object: AnyCounted) {
         let object = match object.downcast::<Sm>() {
             Ok(sm) => return self.kill_sm(sm),
@@ -43,6 +44,7 @@ impl Cpu {
     }
 
     /// Kills a semaphore: nobody waits there from now on. Its waiters go in steps, few of them at once.
+    #[inline]
     fn kill_sm(&mut self, sm: Counted<Sm>) {
         sm.kill();
         if !self.release_orphans(&sm) {
@@ -60,6 +62,7 @@ impl Cpu {
         false
     }
 
+    #[inline]
     fn kill_kp(&mut self, kp: &Kp) {
         let mapped = kp.mapped.lock().take();
         if let Some((pd, page)) = mapped {
@@ -67,6 +70,7 @@ impl Cpu {
         }
     }
 
+    #[inline]
     fn kill_sc(&mut self, sc: Counted<Sc>) {
         sc.dead.store(true, Relaxed);
         let cpu = sc.cpu();
@@ -78,6 +82,7 @@ impl Cpu {
         }
     }
 
+    #[inline]
     fn kill_vcpu(&mut self, vcpu: Counted<Vcpu>) {
         if !vcpu.kill() {
             return;
@@ -104,6 +109,7 @@ impl Cpu {
     }
 
     /// Kills a context: it never runs again.
+    #[inline]
     pub fn kill_ec(&mut self, ec: Counted<Ec>) {
         ec.ask(Attention::KILL);
         if let Some((pd, page)) = &ec.utcb_mapping {
@@ -191,6 +197,7 @@ impl Cpu {
 
     /// The running thread is dead: its caller, if any, gets `ABORT`, and the CPU goes on with whoever is left. A caller
     /// that waited for the handling of an exception must die too: it is current now, and the next pass finds it.
+    #[inline]
     pub fn kill_current(&mut self, reason: &'static str) {
         self.depart();
         let Some(current) = self.current.take() else { return };
@@ -215,6 +222,7 @@ impl Cpu {
     }
 
     /// Kills a domain. What it consists of goes in steps ([`Cpu::bury_some`]).
+    #[inline]
     fn kill_pd(&mut self, pd: Counted<Pd>) {
         if pd.kill() {
             self.bury_later(pd);
@@ -228,6 +236,7 @@ impl Cpu {
     }
 
     /// One step of taking back what dead semaphores and domains hold: waiters; then contexts, capabilities, ports.
+    #[inline]
     pub fn bury_some(&mut self, token: &Token) {
         if let Some(sm) = self.dying_sms.first_counted() {
             if self.release_orphans(&sm) {

@@ -26,6 +26,7 @@ fn pay<T: Send + Sync>(slab: &Slab<T>, account: &Counted<Account>) -> Result<Cha
 
 impl Kernel {
     /// A semaphore.
+    #[inline]
     pub fn make_sm(
         &'static self,
         account: &Counted<Account>,
@@ -48,6 +49,7 @@ impl Kernel {
     }
 
     /// A kernel page of zeros.
+    #[inline]
     pub fn make_kp(&'static self, account: &Counted<Account>) -> Result<Counted<Kp>, Oom> {
         let charge = pay(&self.kps, account)?;
         let frames = OwnedFrames::new(self.pool, account, 0, Site::KernelPage)?;

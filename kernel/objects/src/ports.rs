@@ -244,6 +244,7 @@ const ENTRY: u64 = 1 << 63 | 1 << 5 | 1 << 1 | 1;
 
 impl PortMaps {
     /// Makes the bitmaps that a grant needs. Returns the root entry for the host map if that is new.
+    #[inline]
     pub fn prepare(
         &mut self,
         pool: &'static Pool,

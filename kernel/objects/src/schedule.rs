@@ -140,6 +140,7 @@ impl Cpu {
 
     /// As [`Cpu::wake`] with SUCCESS, where the running thread has its status already: who is woken here and is more
     /// important runs at once. Whether the same thread still runs.
+    #[inline]
     pub fn wake_and_choose(&mut self, sc: Counted<Sc>) -> bool {
         if sc.cpu() != self.id {
             self.wake(sc, Status::Success);

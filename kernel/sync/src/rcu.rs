@@ -98,6 +98,7 @@ impl Rcu {
     }
 
     /// Frees up to `budget` objects whose time has come, or a portion of a large one, or starts a batch.
+    #[inline]
     pub fn collect(&self, budget: usize) -> Collected {
         let Some(mut batch) = self.batch.try_lock() else { return Collected::Waiting };
         if batch.dead.is_null() {

@@ -67,12 +67,14 @@ pub fn domain_ref<'t>(
 }
 
 /// The domain behind a selector with the right to act for it, and the permissions of the capability used.
+#[inline]
 pub fn domain(cpu: &Cpu, token: &Token, selector: Selector) -> Result<(Counted<Pd>, u8), Status> {
     let (pd, permissions) = domain_ref(cpu, token, selector)?;
     Ok((pd.hold().ok_or(Status::BadCap)?, permissions))
 }
 
 /// Refuses a selector that is in use or does not exist, for a new capability.
+#[inline]
 pub fn free_selector(pd: &Pd, selector: Selector) -> Result<(), Status> {
     let free = pd.objects.slot(selector).is_none_or(|slot| slot.is_free());
     if selector < SELECTORS && free { Ok(()) } else { Err(Status::BadCap) }

@@ -22,6 +22,7 @@ pub fn ec_ctrl(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
 }
 
 /// 10: the time a scheduling context has used, in microseconds.
+#[inline]
 pub fn sc_ctrl(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let sc = object::<Sc>(cpu, token, ScCtrl::decode(words).sc, SC_CT)?;
     let used = cpu.microseconds(sc.used.load(Relaxed));
@@ -47,6 +48,7 @@ pub fn quick_pt_ctrl(cpu: &mut Cpu, token: &Token) -> Quick {
 }
 
 /// 11, on any portal.
+#[inline]
 pub fn pt_ctrl(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let PtCtrl { pt, id } = PtCtrl::decode(words);
     object::<Pt>(cpu, token, pt, PT_CT)?.set_id(id);

@@ -25,6 +25,7 @@ fn place(slot: NewSlot<'_>, object: AnyCounted, permissions: u8) -> Outcome {
 
 /// 2: a protection domain. The object range of the caller's CRD goes to its selectors from 0 on, in steps; nobody
 /// else can name the domain until then.
+#[inline]
 pub fn create_pd(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let CreatePd { sel, passthrough, parent, crd } = CreatePd::decode(words);
     let (parent, permissions) = domain_ref(cpu, token, parent)?;
@@ -61,6 +62,7 @@ pub fn create_pd(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
 }
 
 /// 3: an execution context.
+#[inline]
 pub fn create_ec(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let args = CreateEc::decode(words);
     if !cpu.kernel.is_online(args.cpu.into()) {
@@ -87,6 +89,7 @@ pub fn create_ec(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
 }
 
 /// 4: a scheduling context; its thread is ready at once.
+#[inline]
 pub fn create_sc(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let CreateSc { sel, owner, ec, priority, quantum_us } = CreateSc::decode(words);
     let (owner, _) = domain_ref(cpu, token, owner)?;
@@ -107,6 +110,7 @@ pub fn create_sc(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
 }
 
 /// 5: a portal into a local context.
+#[inline]
 pub fn create_pt(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let CreatePt { sel, owner, ec, mtd, entry } = CreatePt::decode(words);
     let (owner, _) = domain_ref(cpu, token, owner)?;
@@ -122,6 +126,7 @@ pub fn create_pt(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
 }
 
 /// 6: a semaphore.
+#[inline]
 pub fn create_sm(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let CreateSm { sel, owner, count } = CreateSm::decode(words);
     let (owner, _) = domain_ref(cpu, token, owner)?;
@@ -133,6 +138,7 @@ pub fn create_sm(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
 }
 
 /// 16: a kernel page.
+#[inline]
 pub fn create_kp(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let CreateKp { sel, owner } = CreateKp::decode(words);
     let (owner, _) = domain_ref(cpu, token, owner)?;
@@ -144,6 +150,7 @@ pub fn create_kp(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
 }
 
 /// 19: a virtual CPU, in the object space of its domain.
+#[inline]
 pub fn create_vcpu(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let args = CreateVcpu::decode(words);
     if !cpu.kernel.is_online(args.cpu.into()) {

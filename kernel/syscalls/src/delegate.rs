@@ -12,6 +12,7 @@ use crate::transfer::{Giver, Step, item};
 use crate::{Outcome, Verdict, Words, oom, revoke};
 
 /// 8.
+#[inline]
 pub fn pd_ctrl(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     match PdCtrl::decode(words) {
         PdCtrl::Lookup { crd } => lookup(cpu, token, crd),
@@ -37,6 +38,7 @@ pub fn pd_ctrl(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     }
 }
 
+#[inline]
 fn lookup(cpu: &mut Cpu, token: &Token, crd: Crd) -> Outcome {
     let own = caller_ref(cpu, token)?;
     let found = match crd.kind() {
@@ -59,6 +61,7 @@ fn lookup(cpu: &mut Cpu, token: &Token, crd: Crd) -> Outcome {
     Ok(Status::Success.into())
 }
 
+#[inline]
 fn map_access_page(cpu: &mut Cpu, token: &Token, crd: Crd) -> Outcome {
     let fits = crd.kind() == CrdKind::Memory && crd.perms() == 3 && crd.order() == 0;
     if !fits || !is_user_block(crd.base(), 0) {
@@ -92,6 +95,7 @@ fn is_read_only(msr: u32) -> bool {
     matches!(msr, 0x3a | 0x200..=0x26f | 0x277 | 0x2ff)
 }
 
+#[inline]
 fn msr_access(cpu: &mut Cpu, token: &Token, write: bool, msr: u32, value: u64) -> Outcome {
     if !caller_ref(cpu, token)?.trust.passthrough {
         return Err(Status::BadCap);

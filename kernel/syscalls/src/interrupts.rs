@@ -23,6 +23,7 @@ fn check(cpu: &Cpu, vector: u8, target: u16) -> Result<(), Status> {
 }
 
 /// 18.
+#[inline]
 pub fn irq_ctrl(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let own = caller(cpu)?;
     if !own.trust.passthrough {

@@ -16,6 +16,7 @@ use crate::{Outcome, Words, revoke};
 const MOST_MICROCODE: u32 = 2 << 20;
 
 /// 15. Suspend is refused while this kernel cannot resume. Microcode is copied and loaded on every CPU, in steps.
+#[inline]
 pub fn machine_ctrl(cpu: &mut Cpu, _token: &Token, words: Words) -> Outcome {
     if !caller(cpu)?.trust.passthrough {
         return Err(Status::BadCap);
@@ -36,12 +37,14 @@ pub fn machine_ctrl(cpu: &mut Cpu, _token: &Token, words: Words) -> Outcome {
 }
 
 /// 13. Without an IOMMU driver no device has one: BAD_DEV.
+#[inline]
 pub fn assign_pci(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     domain(cpu, token, AssignPci::decode(words).pd)?;
     Err(Status::BadDev)
 }
 
 /// 68: a counter of a processor or of the machine, into RSI.
+#[inline]
 pub fn statistics(cpu: &mut Cpu, _token: &Token, words: Words) -> Outcome {
     let Statistics { cpu: of, counter } = Statistics::decode(words);
     if !caller(cpu)?.trust.passthrough {
@@ -71,6 +74,7 @@ pub fn statistics(cpu: &mut Cpu, _token: &Token, words: Words) -> Outcome {
 
 /// 69: the kernel's log. Records go into the caller's message, as many as it holds; RSI is the number to ask for next,
 /// RDX how many came, RAX how many were lost since the one asked for.
+#[inline]
 pub fn log(cpu: &mut Cpu, _token: &Token, words: Words) -> Outcome {
     if !caller(cpu)?.trust.passthrough {
         return Err(Status::BadCap);

@@ -12,6 +12,7 @@ use crate::authority::{domain, held};
 use crate::{Outcome, Words, oom};
 
 /// 17.
+#[inline]
 pub fn kp_ctrl(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     match KpCtrl::decode(words) {
         KpCtrl::Map { kp, pd, address } => {

@@ -8,6 +8,7 @@ use crate::authority::domain;
 use crate::{Outcome, Words};
 
 /// 64: sel = a domain, RSI = bytes. From now on that domain's kernel memory is limited to so many bytes.
+#[inline]
 pub fn quota_give(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let [first, bytes, ..] = words;
     let (pd, _) = domain(cpu, token, call::value(first))?;
@@ -20,6 +21,7 @@ pub fn quota_give(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
 
 /// 65: sel = a domain. Out RSI = bytes in use, RDX = limit (all ones: none of its own), RAX = frames of kernel
 /// memory that are free, for a holder of the first domain; else as it was.
+#[inline]
 pub fn quota_read(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let (pd, _) = domain(cpu, token, call::value(words[0]))?;
     let (used, limit) = pd.account.state();

@@ -22,6 +22,7 @@ const NODES: u32 = 8;
 const GUEST_PART: u64 = 1 << 40;
 
 /// 7.
+#[inline]
 pub fn revoke(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let Revoke { own, remote, crd, pd } = Revoke::decode(words);
     let pd =
@@ -103,6 +104,7 @@ fn memory(
 }
 
 #[allow(clippy::too_many_arguments, reason = "the arguments of revoke")]
+#[inline]
 fn objects(
     cpu: &mut Cpu,
     token: &Token,

@@ -52,6 +52,7 @@ fn wait_quickly(cpu: &mut Cpu, sm: Ref<'_, Sm>, zero: bool, deadline: u64) -> Qu
 }
 
 /// 12, on any semaphore.
+#[inline]
 pub fn sm_ctrl(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     match SmCtrl::decode(words) {
         SmCtrl::Up { sm } => {

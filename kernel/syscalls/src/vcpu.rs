@@ -41,6 +41,7 @@ fn run_or_refuse(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
 }
 
 /// 66: a run that says what it wants to be told.
+#[inline]
 pub fn vcpu_run_ext(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let VcpuRunExt { vcpu, load, tell, load_extended, tell_extended, reserved } =
         VcpuRunExt::decode(words);

@@ -241,6 +241,7 @@ pub fn timer_fired() {
 
 const IA32_TSC_DEADLINE: u32 = 0x6e0;
 
+#[inline]
 fn arm(deadline: u64) {
     if DEADLINE.load(Relaxed) {
         let _ = write_msr(IA32_TSC_DEADLINE, deadline);

@@ -64,6 +64,7 @@ pub fn ioapic_id(number: usize) -> u8 {
 
 /// Writes the redirection entry of a pin: masked first, unmasked (if `low` says so) last. Does nothing
 /// for a pin that does not exist.
+#[inline]
 pub fn ioapic_write(number: usize, pin: u32, low: u32, high: u32) {
     if pin < ioapic_pins(number) {
         let _guard = LOCK.lock();

@@ -15,6 +15,7 @@ use crate::x86::page::{DATA, GLOBAL};
 /// Opens a window to `frame` while `action` runs. May nest as deep as a CPU has windows (4).
 ///
 /// Nothing runs when `frame` is beyond the address width or all windows are open: false.
+#[inline]
 pub fn with_physical(frame: Frame, action: &mut dyn FnMut(&SharedPage)) -> bool {
     let local = percpu::local();
     let depth = local.windows.load(Relaxed);

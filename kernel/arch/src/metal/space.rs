@@ -32,6 +32,7 @@ pub fn load_space(root: Frame, tag: Option<u16>, flush: bool) {
 }
 
 /// Leaves every domain's space: the kernel's own tables, without a user part.
+#[inline]
 pub fn load_kernel_space() {
     load_space(Frame::containing(tables::kernel_root()), None, true);
 }
@@ -43,6 +44,7 @@ pub fn flush_page(page: u64) {
 }
 
 /// Drops all translations under `tag`, or all of the current space if there are no tags.
+#[inline]
 pub fn flush_space(tag: Option<u16>) {
     match tag {
         Some(tag) if cpu::features().contains(Features::INVPCID) => {

@@ -229,6 +229,7 @@ pub fn park(thread: &mut Thread) {
 }
 
 /// Waits for an interrupt and takes it: its vector, if one came (an NMI also ends the wait).
+#[inline]
 pub fn idle() -> Option<u8> {
     stretch::end();
     // SAFETY: interrupts are on for this one instruction; the handler only notes the vector.
@@ -246,6 +247,7 @@ pub fn take_interrupt() -> Option<u8> {
     taken()
 }
 
+#[inline]
 fn taken() -> Option<u8> {
     let local = percpu::local();
     let number = local.interrupt.load(Relaxed);

@@ -462,6 +462,7 @@ impl Vmx {
     }
 
     /// See [`super::Guest::load_extended`].
+    #[inline]
     pub fn load_extended(&mut self, software: &mut Software, page: &SharedPage) {
         use abi::utcb::extended_offset as at;
         Current.write(field::GUEST_DEBUGCTL, page.read_u64(at::DEBUGCTL));

@@ -111,6 +111,7 @@ impl SvmState {
     }
 
     /// Loads the groups of `mtd` that live in the VMCB. `software` has loaded its own already.
+    #[inline]
     pub fn load(&mut self, block: &SharedPage, software: &Software, page: &SharedPage, mtd: Mtd) {
         if mtd.0 & (Mtd::CR.0 | Mtd::EFER_PAT.0 | Mtd::DR.0 | Mtd::CS_SS.0) != 0 {
             self.doubtful = true;
@@ -172,6 +173,7 @@ impl SvmState {
     }
 
     /// Writes the intercepts if they changed. `debug_registers` catches the first use of DR0 to DR3.
+    #[inline]
     pub fn write_controls(
         &mut self,
         block: &SharedPage,
@@ -335,6 +337,7 @@ impl SvmState {
     }
 
     /// Tells the monitor the groups of `wanted` that live in the VMCB.
+    #[inline]
     pub fn store(
         &mut self,
         block: &SharedPage,

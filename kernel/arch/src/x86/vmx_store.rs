@@ -235,6 +235,7 @@ fn read_qualification(vmcs: &impl Vmcs, image: &mut Image, kind: Kind) {
 }
 
 /// Writes the groups of `wanted` that `Software` does not, and what an exit says of itself.
+#[inline]
 fn tell(image: &Image, page: &SharedPage, wanted: Mtd) {
     let mut row = |(group, at, words): (Mtd, usize, usize)| {
         if wanted.contains(group) {
