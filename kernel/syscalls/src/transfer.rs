@@ -64,6 +64,10 @@ pub fn item(
     let mut fell_back = 0;
     match meta.kind() {
         ItemKind::Invalid => return Ok(Step::Done { crd: Crd::NULL, flags }),
+        ItemKind::Translate if send.kind() == CrdKind::Memory => {
+            let same = translate_window.kind() == CrdKind::Memory;
+            return Ok(Step::Done { crd: if same { send } else { Crd::NULL }, flags });
+        }
         ItemKind::Translate => {
             let crd = translate(cpu, token, giver.pd, to.get(), send, translate_window);
             return Ok(Step::Done { crd, flags });

@@ -312,6 +312,23 @@ fn ports_are_translated_to_where_they_came_from() {
     assert_eq!(translate(CHILD, CHILD, Crd::ports(0x3e0, 3, 1)), Crd::NULL, "not there");
 }
 
+/// As in version 10: memory has no ancestor to name, the item passes.
+#[test]
+fn memory_items_pass_through_translation() {
+    let world = World::new(1, FRAMES);
+    world.must(create_pd(CHILD));
+    let page = Crd::memory(0x1234, 0, 3);
+    let translate = |window| {
+        let (source, destination, meta) = (ROOT_PD, CHILD, ItemMeta::TRANSLATE);
+        let call = PdCtrl::Delegate { source, destination, crd: page, meta, window };
+        Crd(world.must(call.encode()).rdx)
+    };
+    assert_eq!(translate(Crd::memory(0, 31, 7)), page);
+    assert_eq!(translate(Crd::ALL_PORTS), Crd::NULL);
+    let pd = world.object::<Pd>(CHILD).unwrap();
+    assert!(pd.memory.lookup(0x1234).is_none(), "nothing was mapped");
+}
+
 #[test]
 fn capabilities_shrink_and_vanish_with_their_source() {
     let world = World::new(1, FRAMES);
