@@ -4,6 +4,7 @@
 //! The ticks are emulated instructions, the same in every run with one processor. Two runs: all
 //! rows that one processor is enough for, then those of two processors in lock step.
 
+use crate::bench_guest::{self, GuestArgs};
 use crate::bench_page as page;
 use crate::build;
 use crate::desk;
@@ -12,7 +13,7 @@ use crate::latency;
 use crate::progress::Step;
 use crate::run;
 use anyhow::{Context, Result, bail};
-use clap::Args;
+use clap::{Args, Subcommand};
 use driver::emulator::{BOCHS_CPU, Boot, Emulator, Engine, Machine, QEMU_CPU};
 use driver::serial::{Serial, Step as Line};
 use std::collections::BTreeMap;
@@ -34,7 +35,11 @@ const TOLERANCE: u64 = 10;
 
 /// Options of `bench`.
 #[derive(Args, Clone, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct BenchArgs {
+    /// Something else to measure.
+    #[command(subcommand)]
+    pub what: Option<What>,
     /// Make what was measured the committed figures
     #[arg(long)]
     pub write: bool,
@@ -43,6 +48,13 @@ pub struct BenchArgs {
     pub latency: bool,
     /// Show only rows whose name contains this; all are measured
     pub name: Option<String>,
+}
+
+/// What is measured besides the kernel's calls.
+#[derive(Subcommand, Clone, Debug)]
+pub enum What {
+    /// A Linux guest's work against the same kernel natively in the same engine
+    Guest(GuestArgs),
 }
 
 /// Median and minimum of a row, in ticks.
@@ -70,6 +82,9 @@ pub type Figures = BTreeMap<String, Figure>;
 
 /// Measures, compares, reports.
 pub fn bench(args: &BenchArgs) -> Result<()> {
+    if let Some(What::Guest(args)) = &args.what {
+        return bench_guest::guest(args);
+    }
     if args.latency {
         return latency::latency(args.write);
     }

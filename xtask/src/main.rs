@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod bench_guest;
 mod bench_page;
 mod build;
 mod bzimage;

@@ -133,7 +133,7 @@ impl Cell {
         let now = rt::instructions::rdtsc();
         let (then, before) = core::mem::replace(&mut self.looked, (now, counts));
         let us = now.saturating_sub(then).saturating_mul(1000) / u64::from(tsc_khz.max(1));
-        listing::exits(&counts, &before, us)
+        listing::exits(&counts, &before, us, &status::times(self.seat.status()))
     }
 
     /// The lines of `ps` about this guest's monitor; none while there is none.

@@ -51,15 +51,25 @@ pub fn threads(owner: &str, is_held: bool, threads: impl Iterator<Item = Thread>
     threads.map(line).collect()
 }
 
-/// The lines of `exits`: each reason that came, how often, and how often in a second of the last `us` microseconds.
-pub fn exits(now: &[u64; SLOTS], before: &[u64; SLOTS], us: u64) -> Vec<String> {
+/// The lines of `exits`: each reason that came, how often, how often in a second of the last `us` microseconds, and how
+/// many ticks each took its monitor on average.
+pub fn exits(
+    now: &[u64; SLOTS],
+    before: &[u64; SLOTS],
+    us: u64,
+    times: &[u64; SLOTS],
+) -> Vec<String> {
     let mut lines = Vec::new();
     let (mut sum, mut rates) = (0_u64, 0_u64);
     for (slot, (now, before)) in now.iter().zip(before).enumerate().filter(|(_, (n, _))| **n != 0) {
         let since = u128::from(now.wrapping_sub(*before)) * 1_000_000 / u128::from(us.max(1));
         let rate = u64::try_from(since).unwrap_or(u64::MAX);
         let name = status::reason(slot).map_or("other".into(), |reason| format!("{reason:?}"));
-        lines.push(format!("{name:20} {now:>12} {rate:>10}/s"));
+        let mut line = format!("{name:20} {now:>12} {rate:>10}/s");
+        if let Some(each) = times.get(slot).filter(|time| **time != 0) {
+            line += &format!(" {:>9} ticks each", each / now);
+        }
+        lines.push(line);
         (sum, rates) = (sum.saturating_add(*now), rates.saturating_add(rate));
     }
     lines.push(format!("{:20} {sum:>12} {rates:>10}/s", "all"));
@@ -103,17 +113,19 @@ mod tests {
     fn exits_have_counts_and_rates() {
         let mut now = [0; SLOTS];
         let mut before = [0; SLOTS];
+        let mut times = [0; SLOTS];
+        times[10] = 600_300;
         (now[10], before[10]) = (500, 100);
         now[SLOTS - 1] = 3;
         assert_eq!(
-            exits(&now, &before, 2_000_000),
+            exits(&now, &before, 2_000_000, &times),
             [
-                "Cpuid                         500        200/s",
+                "Cpuid                         500        200/s      1200 ticks each",
                 "other                           3          1/s",
                 "all                           503        201/s",
             ]
         );
         // A monitor may write what it likes.
-        assert_eq!(exits(&[u64::MAX; SLOTS], &[0; SLOTS], 0).len(), SLOTS + 1);
+        assert_eq!(exits(&[u64::MAX; SLOTS], &[0; SLOTS], 0, &[0; SLOTS]).len(), SLOTS + 1);
     }
 }

@@ -9,6 +9,7 @@ use alloc::format;
 use core::sync::atomic::Ordering;
 use devices::board::Board;
 use refusal::Vendor;
+use rt::instructions::rdtsc;
 use rt::vcpu::Vcpu;
 use vmm::control::End;
 use vmm::exits::{self, Next};
@@ -70,6 +71,8 @@ fn live(
     let mut cpu = Cpu::new(id);
     vcpu.state().tsc_off = shared.clock.zero.wrapping_neg();
     vcpu.state().tsc_aux = id as u32;
+    // Since when the last exit, and for which reason, is being handled.
+    let mut handling = None;
     let begun = begin(shared, vcpu.state(), entry);
     let mut changed = begun.ok_or(("cannot start", Status::BadPar))?;
     loop {
@@ -77,11 +80,15 @@ fn live(
             let now = shared.clock.now();
             let step = prepare(inside, shared, &mut cpu, vcpu.state(), &mut changed, now);
             inside.note(id, matches!(step, Step::Sleep(_) | Step::End));
+            if let Some((reason, since)) = handling.take() {
+                status::spent(told::page(), reason, rdtsc().wrapping_sub(since));
+            }
             step
         });
         match step {
             Step::Run(mtd) => {
                 vcpu.run(mtd).map_err(|status| ("cannot be run", status))?;
+                handling = Some((vcpu.state().exit_reason, rdtsc()));
                 shared.with(me, |inside| {
                     let now = shared.clock.now();
                     inside.machine.board.advance(now.ns);

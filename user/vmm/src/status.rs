@@ -3,6 +3,7 @@
 //! ```text
 //! word 0..128    exits by reason (slot)          word 511  the question that the threads below answer
 //! word 128..392  threads, four words each: kind, state, priority and processor; slice; time used; 0
+//! word 392..508  ticks that the monitor took for exits by reason, for the slots below 116
 //! ```
 //! The monitor writes, the root task reads, and believes nothing that could harm it.
 use abi::exit::{ENTRY_FAILED, ExitReason, INVALID_STATE, POKED};
@@ -12,6 +13,9 @@ use core::sync::atomic::{AtomicU64, Ordering};
 pub const SLOTS: usize = 128;
 /// Most threads: two, and one for each virtual processor.
 pub const THREADS: usize = 2 + crate::control::VCPUS;
+/// Slots whose time is known too: all that a processor has reasons for.
+pub const TIMED: usize = 116;
+const TICKS_WORD: usize = SLOTS + THREADS * WORDS;
 /// The word with the question that was answered last.
 pub const ANSWER_WORD: usize = 511;
 const WORDS: usize = 4;
@@ -93,6 +97,25 @@ pub fn counts(page: &[AtomicU64]) -> [u64; SLOTS] {
     counts
 }
 
+/// Adds the ticks from an exit's arrival to the next entry. One thread at a time.
+pub fn spent(page: &[AtomicU64], reason: u32, ticks: u64) {
+    let slot = slot(reason);
+    if slot < TIMED
+        && let Some(word) = page.get(TICKS_WORD + slot)
+    {
+        word.store(word.load(Ordering::Relaxed).wrapping_add(ticks), Ordering::Relaxed);
+    }
+}
+
+/// All times, in ticks; 0 for slots without.
+pub fn times(page: &[AtomicU64]) -> [u64; SLOTS] {
+    let mut times = [0; SLOTS];
+    for (time, word) in times.iter_mut().zip(page.iter().skip(TICKS_WORD)).take(TIMED) {
+        *time = word.load(Ordering::Relaxed);
+    }
+    times
+}
+
 /// Writes a thread at its place.
 pub fn put(page: &[AtomicU64], index: usize, thread: &Thread) {
     let kind = match thread.kind {
@@ -165,6 +188,7 @@ mod tests {
         put(&page, THREADS, &Thread { time_us: 7, ..thread });
         assert_eq!(threads(&page).last(), Some(thread));
         assert_eq!(page[ANSWER_WORD].load(Ordering::Relaxed), 0);
+        assert_eq!(times(&page), [0; SLOTS]);
     }
 
     #[test]
@@ -180,5 +204,19 @@ mod tests {
         let counts = counts(&page);
         assert_eq!((counts[10], counts[OTHER], counts.iter().sum::<u64>()), (1, 2, 125));
         assert_eq!(reason(SLOTS), None);
+    }
+
+    #[test]
+    fn times_add_up_beside_threads_and_the_answer() {
+        let page = page();
+        for word in (0..120).chain([POKED, u32::MAX]) {
+            spent(&page, word, 7);
+            spent(&page, word, 3);
+        }
+        let times = times(&page);
+        assert!(times[..TIMED].iter().all(|time| *time == 10));
+        assert_eq!(times.iter().sum::<u64>(), 10 * TIMED as u64);
+        assert_eq!(threads(&page).count(), 0);
+        assert_eq!(page[ANSWER_WORD].load(Ordering::Relaxed), 0);
     }
 }
