@@ -54,7 +54,8 @@ pub fn read_loader(magic: u32, information: u64) -> BootInfo {
 pub fn read_command_line(loader: &BootInfo) -> Options {
     let options = Options::parse(loader.command_line());
     log_lines::start(&options);
-    log::info!("Hematite {}, multiboot {}", env!("CARGO_PKG_VERSION"), loader.multiboot);
+    let firmware = if loader.uefi { ", UEFI" } else { "" };
+    log::info!("Hematite {}, multiboot {}{firmware}", env!("CARGO_PKG_VERSION"), loader.multiboot);
     if loader.lost != 0 {
         log::warn!("{} entries of the loader's memory map did not fit", loader.lost);
     }
@@ -90,6 +91,12 @@ pub fn read_firmware(loader: &BootInfo) -> Acpi {
         madt.processors.as_slice().len(),
         madt.io_apics.as_slice().len()
     );
+    let unfit = madt.unfit;
+    if unfit != 0 {
+        log::warn!(
+            "{unfit} CPUs left out: their identifiers are above those of the information page"
+        );
+    }
     if acpi.broken != 0 || madt.processors.lost != 0 {
         log::warn!("{} ACPI tables broken, {} CPUs too many", acpi.broken, madt.processors.lost);
     }
@@ -122,10 +129,10 @@ pub fn take_memory(
         Err(none) => fail(format_args!("no room for the kernel: {none:x?}")),
     };
     log::info!(
-        "kernel memory {:#x} to {:#x}, image {} {:#x}",
+        "kernel memory {:#x} to {:#x}, image {}loaded at {:#x}",
         place.range.start,
         place.range.end,
-        if place.moves { "moved from" } else { "stays at" },
+        if place.moves { "moved, " } else { "" },
         load_base
     );
     let cpus = processors(firmware);

@@ -3,6 +3,7 @@
 //! Recipes for QEMU 7.2 and Bochs 2.7 as Debian 12 packages them. It decides nothing about which
 //! engine to use and what to boot.
 
+use crate::monitor;
 use crate::process::{Leashed, mortal};
 use anyhow::{Context, Result, bail};
 use std::fs;
@@ -90,6 +91,9 @@ pub const BOCHS_QUANTUM: u32 = 16;
 /// The processor model used in QEMU unless told otherwise: everything that TCG can do, SVM too.
 pub const QEMU_CPU: &str = "max";
 
+/// The most bytes of a Unix socket's path, less a few.
+const SOCKET_PATH: usize = 100;
+
 /// A running emulator; dropping it ends the machine.
 #[derive(Debug)]
 pub struct Emulator {
@@ -97,6 +101,7 @@ pub struct Emulator {
     input: Sender<u8>,
     output: Receiver<Vec<u8>>,
     own_log: PathBuf,
+    monitor: Option<PathBuf>,
 }
 
 impl Emulator {
@@ -129,6 +134,14 @@ impl Emulator {
         &self.own_log
     }
 
+    /// Gives QEMU's monitor commands, one line each; the answer to the last ([`monitor::ask`]).
+    ///
+    /// # Errors
+    /// When this emulator has no monitor for us, or it does not answer.
+    pub fn ask(&self, commands: &str) -> Result<String> {
+        monitor::ask(self.monitor.as_deref().context("this machine has no monitor")?, commands)
+    }
+
     /// Waits for the emulator to end by itself, at most this long.
     pub fn ended_within(&mut self, limit: Duration) -> bool {
         let begun = Instant::now();
@@ -145,7 +158,16 @@ impl Emulator {
 fn start_qemu(machine: &Machine) -> Result<Emulator> {
     let own_log = machine.dir.join("qemu.log");
     let mut command = mortal("qemu-system-x86_64");
-    command.args(["-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot"]);
+    command.args(["-display", "none", "-serial", "stdio", "-no-reboot"]);
+    let socket = std::path::absolute(machine.dir.join("monitor"))?;
+    let monitor = (socket.as_os_str().len() < SOCKET_PATH).then_some(socket);
+    match &monitor {
+        Some(path) => {
+            let _ = fs::remove_file(path);
+            command.args(["-monitor", &format!("unix:{},server=on,wait=off", path.display())])
+        }
+        None => command.args(["-monitor", "none"]),
+    };
     command.args(["-m", &machine.memory_mib.to_string(), "-smp", &machine.cpus.to_string()]);
     match (machine.engine, machine.deterministic) {
         (Engine::Kvm, _) => command.args(["-accel", "kvm", "-cpu", "host"]),
@@ -187,7 +209,7 @@ fn start_qemu(machine: &Machine) -> Result<Emulator> {
         .context("QEMU is needed for this engine: `cargo xtask setup` installs it")?;
     let stdin = process.child().stdin.take().context("no pipe to QEMU")?;
     let stdout = process.child().stdout.take().context("no pipe from QEMU")?;
-    Ok(Emulator { process, input: pump_in(stdin), output: pump_out(stdout), own_log })
+    Ok(Emulator { process, input: pump_in(stdin), output: pump_out(stdout), own_log, monitor })
 }
 
 fn start_bochs(machine: &Machine) -> Result<Emulator> {
@@ -209,7 +231,13 @@ fn start_bochs(machine: &Machine) -> Result<Emulator> {
         .context("Bochs is needed for this engine: `cargo xtask setup` installs it")?;
     let stream = connect(&mut process, port, &own_log)?;
     let reader = stream.try_clone()?;
-    Ok(Emulator { process, input: pump_in(stream), output: pump_out(reader), own_log })
+    Ok(Emulator {
+        process,
+        input: pump_in(stream),
+        output: pump_out(reader),
+        own_log,
+        monitor: None,
+    })
 }
 
 /// Bochs waits for its serial line's other end before it starts the machine.

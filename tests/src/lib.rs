@@ -5,9 +5,12 @@
 #![forbid(unsafe_code)]
 
 pub mod emulator;
+pub mod monitor;
+pub mod outside;
 pub mod process;
 pub mod serial;
 pub mod stories;
+pub mod stories_boot;
 mod stories_cells;
 mod stories_small;
 pub mod warnings;

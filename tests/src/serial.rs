@@ -3,6 +3,7 @@
 //! Everything that arrives goes to the log file; a search starts after the previous match.
 
 use crate::emulator::Emulator;
+use crate::{monitor, outside};
 use anyhow::{Context, Result, bail};
 use std::collections::HashMap;
 use std::fs::File;
@@ -23,6 +24,12 @@ pub enum Step {
     Refuse(String),
     /// Wait for a line with this; fail when it is not what it was at the first such step.
     Same(String),
+    /// Type this at QEMU's monitor.
+    Monitor(String),
+    /// Wait until the VGA text screen, seen from outside, shows this.
+    Screen(String),
+    /// Dump the live page tables of so many processors from outside: they keep what the kernel promises.
+    Tables(u32),
 }
 
 /// Why a conversation did not reach its end.
@@ -36,6 +43,8 @@ pub enum Failure {
     Refused(String),
     /// A line that should have stayed the same: what it was first, and what it is now.
     Changed(String, String),
+    /// What was seen from outside is not as it should be.
+    Outside(String),
     /// The user interrupted us.
     Interrupted,
 }
@@ -47,6 +56,7 @@ impl std::fmt::Display for Failure {
             Self::Ended(text) => write!(f, "the machine ended while waiting for '{text}'"),
             Self::Refused(text) => write!(f, "the serial line said '{text}'"),
             Self::Changed(first, now) => write!(f, "'{first}' became '{now}'"),
+            Self::Outside(what) => write!(f, "seen from outside: {what}"),
             Self::Interrupted => write!(f, "interrupted"),
         }
     }
@@ -56,6 +66,8 @@ impl std::fmt::Display for Failure {
 const ECHO_PATIENCE: Duration = Duration::from_millis(1500);
 /// The pace once it is plain that nothing is echoed.
 const SILENT_PACE: Duration = Duration::from_millis(200);
+/// Time between two looks at a screen.
+const LOOK_AGAIN: Duration = Duration::from_millis(300);
 /// A prompt comes out a little before its program reads.
 const SETTLE: Duration = Duration::from_millis(200);
 
@@ -179,6 +191,12 @@ impl Serial {
                 Step::Expect(text) => self.expect(text, deadline, interrupted)?,
                 Step::Send(text) => self.send(text, deadline, interrupted)?,
                 Step::Refuse(_) => None,
+                Step::Monitor(command) => {
+                    self.emulator.ask(command)?;
+                    None
+                }
+                Step::Screen(text) => self.screen(text, deadline, interrupted)?,
+                Step::Tables(cpus) => self.tables(*cpus)?,
                 Step::Same(text) => {
                     let begun = self.searched;
                     let failure = match self.expect(text, deadline, interrupted)? {
@@ -196,6 +214,44 @@ impl Serial {
             }
         }
         Ok(Ok(()))
+    }
+
+    /// Looks at the screen until it shows `text`.
+    fn screen(
+        &mut self,
+        text: &str,
+        deadline: Option<Instant>,
+        interrupted: &AtomicBool,
+    ) -> Result<Option<Failure>> {
+        loop {
+            let memory = monitor::bytes(&self.emulator.ask("xp /4000bx 0xb8000")?);
+            let seen = monitor::screen(&memory);
+            if seen.contains(text) {
+                return Ok(None);
+            }
+            if interrupted.load(Ordering::Relaxed) {
+                return Ok(Some(Failure::Interrupted));
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Ok(Some(Failure::Outside(format!("no '{text}' on the screen:\n{seen}"))));
+            }
+            self.listen(LOOK_AGAIN)?;
+        }
+    }
+
+    /// Judges the page tables of processors 0 to `cpus`.
+    fn tables(&mut self, cpus: u32) -> Result<Option<Failure>> {
+        self.emulator.ask("stop")?;
+        let mut failure = None;
+        for cpu in 0..cpus {
+            let dump = self.emulator.ask(&format!("cpu {cpu}\ninfo tlb"))?;
+            if let Err(what) = outside::judge(&dump) {
+                failure = Some(Failure::Outside(format!("CPU {cpu}: {what}")));
+                break;
+            }
+        }
+        self.emulator.ask("cont")?;
+        Ok(failure)
     }
 
     fn expect(

@@ -2,6 +2,7 @@
 
 use crate::emulator::Engine;
 use crate::serial::Step;
+use crate::stories_boot::MATRIX;
 use crate::stories_cells as cells;
 use crate::stories_small as small;
 use crate::warnings;
@@ -21,6 +22,10 @@ pub enum Tier {
 pub enum Loader {
     /// A CD image with GRUB; multiboot 2 and the ELF64.
     Grub,
+    /// The same image on UEFI firmware.
+    Efi,
+    /// A CD image with GRUB; multiboot 1 and the ELF32.
+    Grub1,
     /// QEMU's own multiboot 1 loader and the ELF32.
     Direct,
 }
@@ -62,6 +67,12 @@ pub enum Line {
     Never(&'static str),
     /// A line with this text comes, and it is the same each time the story asks for it.
     Same(&'static str),
+    /// We type this at QEMU's monitor.
+    Monitor(&'static str),
+    /// The VGA text screen, seen from outside, shows this.
+    Screen(&'static str),
+    /// The live page tables of so many processors, seen from outside, keep what the kernel promises.
+    Tables(u32),
     /// These lines, so many times.
     Times(u32, &'static [Line]),
 }
@@ -73,6 +84,9 @@ impl Line {
             Line::Type(text) => steps.push(Step::Send(text.as_bytes().to_vec())),
             Line::Never(text) => steps.push(Step::Refuse((*text).to_string())),
             Line::Same(text) => steps.push(Step::Same((*text).to_string())),
+            Line::Monitor(text) => steps.push(Step::Monitor((*text).to_string())),
+            Line::Screen(text) => steps.push(Step::Screen((*text).to_string())),
+            Line::Tables(cpus) => steps.push(Step::Tables(*cpus)),
             Line::Times(count, lines) => {
                 (0..*count).for_each(|_| lines.iter().for_each(|line| line.add_to(steps)));
             }
@@ -91,6 +105,14 @@ pub struct Story {
     pub engine: Engine,
     /// Number of processors.
     pub cpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// Words of the kernel's command line.
+    pub words: &'static str,
+    /// The lowest physical address at which GRUB may put the kernel; 0 for the usual one.
+    pub load_at: u32,
+    /// Further arguments for QEMU.
+    pub qemu_args: &'static [&'static str],
     /// The emulator's processor model; empty for the usual one.
     pub cpu_model: &'static str,
     /// QEMU's deterministic clock.
@@ -132,6 +154,10 @@ pub(crate) const BOOT: Story = Story {
     tier: Tier::Quick,
     engine: Engine::Qemu,
     cpus: 1,
+    memory_mib: 1024,
+    words: "serial",
+    load_at: 0,
+    qemu_args: &[],
     cpu_model: "",
     deterministic: false,
     loader: Loader::Grub,
@@ -380,6 +406,11 @@ pub const STORIES: &[Story] = &[
     Story { name: "boot_qemu_direct", cpus: 2, loader: Loader::Direct, ..BOOT },
 ];
 
+/// All stories: these and the table of boots.
+pub fn all() -> impl Iterator<Item = &'static Story> {
+    STORIES.iter().chain(MATRIX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -387,8 +418,8 @@ mod tests {
 
     #[test]
     fn names_are_unique_words() {
-        let names: HashSet<_> = STORIES.iter().map(|story| story.name).collect();
-        assert_eq!(names.len(), STORIES.len());
+        let names: HashSet<_> = all().map(|story| story.name).collect();
+        assert_eq!(names.len(), all().count());
         for name in names {
             assert!(!name.is_empty());
             assert!(
@@ -399,8 +430,9 @@ mod tests {
 
     #[test]
     fn every_story_can_fail_and_can_be_started() {
-        for story in STORIES {
-            assert!(story.lines.iter().any(|line| matches!(line, Line::Says(_))), "{}", story.name);
+        for story in all() {
+            let waits = |line: &Line| matches!(line, Line::Says(_) | Line::Screen(_));
+            assert!(story.lines.iter().any(waits), "{}", story.name);
             assert!(story.timeout_s > 0 && story.cpus > 0, "{}", story.name);
             let direct = story.loader == Loader::Direct;
             assert!(!direct || story.engine != Engine::Bochs, "{}: Bochs needs GRUB", story.name);

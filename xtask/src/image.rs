@@ -63,6 +63,10 @@ pub struct Recipe {
     pub cmdline: String,
     /// Modules in order; the first is the root task.
     pub modules: Vec<Module>,
+    /// GRUB hands over by multiboot 1, and the kernel is the ELF32.
+    pub multiboot1: bool,
+    /// The lowest physical address at which GRUB may put the kernel; 0 for what the kernel says.
+    pub load_at: u32,
 }
 
 impl Recipe {
@@ -72,6 +76,8 @@ impl Recipe {
             kernel: desk::out()?.join("hematite.elf64"),
             cmdline: cmdline.to_string(),
             modules,
+            multiboot1: false,
+            load_at: 0,
         })
     }
 
@@ -106,14 +112,21 @@ impl Recipe {
              terminal_input console serial\nterminal_output console\n\n\
              menuentry \"Hematite\" {\n",
         );
+        let (kernel, module_word) =
+            if self.multiboot1 { ("multiboot", "module") } else { ("multiboot2", "module2") };
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "    multiboot2 /boot/hematite.elf64 {}", quoted(&self.cmdline));
+        let _ = writeln!(text, "    {kernel} /boot/{} {}", self.image(), quoted(&self.cmdline));
         for module in &self.modules {
             let words = quoted(&format!("{} {}", module.name, module.args));
-            let _ = writeln!(text, "    module2 /boot/{} {words}", module.name);
+            let _ = writeln!(text, "    {module_word} /boot/{} {words}", module.name);
         }
         text.push_str("    boot\n}\n");
         text
+    }
+
+    /// The kernel's file in the image.
+    fn image(&self) -> &'static str {
+        if self.multiboot1 { ELF32 } else { "hematite.elf64" }
     }
 
     /// Makes the ISO for BIOS and UEFI machines, and says so.
@@ -137,7 +150,16 @@ impl Recipe {
         fs::create_dir_all(boot.join("grub"))
             .with_context(|| format!("cannot make {}", boot.display()))?;
         fs::write(boot.join("grub/grub.cfg"), self.grub_cfg())?;
-        copy(&self.kernel, &boot.join("hematite.elf64"))?;
+        let kernel = boot.join(self.image());
+        if self.multiboot1 {
+            copy(&self.kernel.with_file_name(ELF32), &kernel)?;
+        } else if self.load_at == 0 {
+            copy(&self.kernel, &kernel)?;
+        } else {
+            let mut image = fs::read(&self.kernel)?;
+            load_from(&mut image, self.load_at)?;
+            fs::write(&kernel, image)?;
+        }
         for module in &self.modules {
             copy(&module.file, &boot.join(&module.name))?;
         }
@@ -166,6 +188,20 @@ impl Recipe {
             cmdline: self.cmdline.clone(),
         })
     }
+}
+
+/// Changes the lowest load address in the relocatable tag of a Multiboot 2 header (specification 2.0, 3.1.11).
+fn load_from(image: &mut [u8], address: u32) -> Result<()> {
+    /// Type 10, flags 0, 24 bytes.
+    const TAG: [u8; 8] = [10, 0, 0, 0, 24, 0, 0, 0];
+    /// The header lies in the first 32 KiB of the image (3.1).
+    const HEADER: usize = 32 * 1024;
+    let head = image.get(..HEADER.min(image.len())).unwrap_or_default();
+    let at = head.windows(TAG.len()).position(|bytes| bytes == TAG);
+    let at = at.context("the kernel has no relocatable tag")? + TAG.len();
+    let field = image.get_mut(at..at + 4).context("the kernel's relocatable tag is cut off")?;
+    field.copy_from_slice(&address.to_le_bytes());
+    Ok(())
 }
 
 /// Whether an ISO can be made here.
@@ -204,6 +240,8 @@ mod tests {
             kernel: PathBuf::from("k"),
             cmdline: "serial kmem=32M".to_string(),
             modules: names.iter().map(module).collect(),
+            multiboot1: false,
+            load_at: 0,
         }
     }
 
@@ -218,6 +256,22 @@ mod tests {
     #[test]
     fn words_cannot_break_out_of_the_menu() {
         assert_eq!(quoted("a=1 $x;y 'z"), "a=1 '$x;y' 'z'");
+    }
+
+    #[test]
+    fn multiboot_1_has_words_and_an_image_of_its_own() {
+        let text = Recipe { multiboot1: true, ..recipe(&["root"]) }.grub_cfg();
+        assert!(text.contains("multiboot /boot/hematite.elf32 serial"));
+        assert!(text.contains("module /boot/root root\n"));
+    }
+
+    #[test]
+    fn the_load_address_is_changed_in_its_tag() {
+        let mut image = vec![7; 100];
+        image.extend([10, 0, 0, 0, 24, 0, 0, 0, 0, 0, 0x20, 0]);
+        load_from(&mut image, 0x400_0000).unwrap();
+        assert_eq!(image[108..], [0, 0, 0, 4]);
+        assert!(load_from(&mut [0; 50], 1).is_err());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 mod bench;
 mod bench_guest;
 mod bench_page;
+mod boot_matrix;
 mod build;
 mod bzimage;
 mod c_hello;
@@ -71,6 +72,8 @@ enum Task {
     Image(ImageArgs),
     /// Every check that CI runs: static checks, host tests, emulator suites
     Test(test::TestArgs),
+    /// Boot by every loader, with many sizes of machine, and print a table
+    BootMatrix(boot_matrix::MatrixArgs),
     /// What the kernel's work costs, in Bochs, against goals and committed figures
     Bench(bench::BenchArgs),
     /// Start a machine in QEMU that waits for gdb, and gdb
@@ -130,6 +133,7 @@ fn serve(task: Task, matches: Option<&clap::ArgMatches>) -> Result<()> {
         Task::Image(args) => args.boot.plan()?.recipe.iso(&std::path::absolute(args.output)?),
         Task::Manifest { what: ManifestTask::Check(args) } => manifest::check(&args),
         Task::Test(args) => test::test(&args),
+        Task::BootMatrix(args) => boot_matrix::boot_matrix(&args),
         Task::Bench(args) => bench::bench(&args),
         Task::Gdb(args) => gdb::gdb(&args, &*run::interruptible()?),
         Task::Check => check::check(),

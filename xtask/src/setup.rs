@@ -33,6 +33,7 @@ const PACKAGES: &[Package] = &[
     package("grub-common", "grub-mkrescue", "boot images"),
     package("grub-pc-bin", "/usr/lib/grub/i386-pc", "boot images for BIOS"),
     package("grub-efi-amd64-bin", "/usr/lib/grub/x86_64-efi", "boot images for UEFI"),
+    package("ovmf", "/usr/share/ovmf/OVMF.fd", "UEFI firmware for QEMU"),
     package("xorriso", "xorriso", "boot images"),
     package("mtools", "mformat", "boot images"),
     package("device-tree-compiler", "dtc", "manifests"),

@@ -291,7 +291,7 @@ mod tests {
                 for name in cell.split('`').skip(1).step_by(2) {
                     let function = format!("fn {name}()");
                     let found = sources.iter().any(|source| source.text.contains(&function))
-                        || driver::stories::STORIES.iter().any(|story| story.name == name);
+                        || driver::stories::all().any(|story| story.name == name);
                     assert!(found, "{page}: there is no test {name}");
                     named += 1;
                 }

@@ -15,8 +15,9 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use driver::emulator::{BOCHS_CPU, BOCHS_QUANTUM, Boot, Emulator, Engine, Machine, QEMU_CPU};
 use driver::serial::Serial;
-use driver::stories::{Load, Loader, STORIES, Story, Tier};
+use driver::stories::{Load, Loader, Story, Tier, all};
 use driver::warnings;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -24,6 +25,8 @@ use std::time::{Duration, Instant};
 
 /// Emulators at a time.
 const SIDE_BY_SIDE: usize = 2;
+/// Where Debian's package `ovmf` puts UEFI firmware for QEMU.
+const UEFI_FIRMWARE: &str = "/usr/share/ovmf/OVMF.fd";
 /// Slowest tests named at the end.
 const SLOWEST: usize = 8;
 
@@ -52,7 +55,7 @@ struct Timed {
 /// Runs everything; fails when a test failed.
 pub fn test(args: &TestArgs) -> Result<()> {
     if args.list {
-        for story in STORIES {
+        for story in all() {
             println!("{:<24} {:?} {} CPUs {:?}", story.name, story.engine, story.cpus, story.tier);
         }
         return Ok(());
@@ -66,7 +69,7 @@ pub fn test(args: &TestArgs) -> Result<()> {
     let known = |story: &Story| wanted(story.name);
     let is_rebreak = named && wanted("rebreak");
     let is_long = LONG_HOST.iter().any(|one| wanted(one.name));
-    let elsewhere = is_rebreak || is_long || STORIES.iter().any(known);
+    let elsewhere = is_rebreak || is_long || all().any(known);
     if !named || (tally == Tally::default() && !elsewhere) {
         let begun = Instant::now();
         tally.add(host_tests(args.name.as_deref())?);
@@ -80,8 +83,7 @@ pub fn test(args: &TestArgs) -> Result<()> {
         tally.add(long_host_test(one)?);
         timed.push(Timed { name: one.name.to_string(), took: begun.elapsed() });
     }
-    let stories: Vec<_> = STORIES
-        .iter()
+    let stories: Vec<_> = all()
         .filter(|story| wanted(story.name))
         .filter(|story| named || args.long || story.tier == Tier::Quick)
         .collect();
@@ -232,7 +234,7 @@ fn tell(stories: &[&Story], interrupted: &AtomicBool) -> Vec<(String, Duration, 
     results.into_inner().unwrap_or_default()
 }
 
-fn tell_one(story: &Story, interrupted: &AtomicBool) -> Result<()> {
+pub fn tell_one(story: &Story, interrupted: &AtomicBool) -> Result<()> {
     if [Load::Program(c_hello::NAME), Load::RootOption(c_hello::NAME)].contains(&story.load)
         && let Err(why) = c_hello::compiler()
     {
@@ -244,7 +246,7 @@ fn tell_one(story: &Story, interrupted: &AtomicBool) -> Result<()> {
     recipe.check()?;
     let boot = match story.loader {
         Loader::Direct => recipe.direct(&dir.join("modules"))?,
-        Loader::Grub => {
+        Loader::Grub | Loader::Grub1 | Loader::Efi => {
             let iso = dir.join(format!("{}.iso", story.name));
             recipe.iso_quietly(&iso)?;
             Boot::Iso(iso)
@@ -254,15 +256,23 @@ fn tell_one(story: &Story, interrupted: &AtomicBool) -> Result<()> {
         "" => usual.to_string(),
         other => other.to_string(),
     };
+    let mut qemu_args: Vec<_> = story.qemu_args.iter().map(ToString::to_string).collect();
+    if story.loader == Loader::Efi {
+        let firmware = Path::new(UEFI_FIRMWARE);
+        if !firmware.is_file() {
+            bail!("no UEFI firmware at {UEFI_FIRMWARE}: `cargo xtask setup`, or install ovmf");
+        }
+        qemu_args.extend(["-bios".to_string(), UEFI_FIRMWARE.to_string()]);
+    }
     let machine = Machine {
         engine: story.engine,
         cpus: story.cpus,
-        memory_mib: 1024,
+        memory_mib: story.memory_mib,
         boot,
         bochs_cpu: model(BOCHS_CPU),
         bochs_quantum: BOCHS_QUANTUM,
         qemu_cpu: model(QEMU_CPU),
-        qemu_args: Vec::new(),
+        qemu_args,
         deterministic: story.deterministic,
         dir: dir.clone(),
     };
@@ -349,7 +359,10 @@ fn recipe(story: &Story) -> Result<Recipe> {
         bail!("{}: not built", absent.file.display());
     }
     debug_assert!(story.engine != Engine::Bochs || story.loader == Loader::Grub);
-    Recipe::new("serial", modules)
+    let mut recipe = Recipe::new(story.words, modules)?;
+    recipe.multiboot1 = story.loader == Loader::Grub1;
+    recipe.load_at = story.load_at;
+    Ok(recipe)
 }
 
 #[cfg(test)]

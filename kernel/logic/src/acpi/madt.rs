@@ -42,6 +42,9 @@ pub struct Madt {
     pub has_pics: bool,
     /// Enabled processors in the order of the table: the kernel's CPU numbers.
     pub processors: List<Processor, 128>,
+    /// Enabled processors left out: one of their identifiers does not fit the information page, whose fields (and
+    /// the target field of an interrupt message) have eight bits.
+    pub unfit: usize,
     /// I/O APICs in the order of the table.
     pub io_apics: List<IoApic, 16>,
     /// Interrupt overrides.
@@ -57,6 +60,9 @@ const LOCAL_X2APIC: u8 = 9;
 
 /// Flag of processors: it may be used.
 const ENABLED: u32 = 1;
+
+/// The identifier that means all processors (Intel SDM vol. 3, 10.6.1); from here on none fits eight bits.
+const BROADCAST: u32 = 0xff;
 
 impl Madt {
     /// Reads a table with a sound checksum; `None` when it is too short for a MADT.
@@ -111,7 +117,12 @@ impl Madt {
     /// Adds an enabled processor; firmware may list it as APIC and as x2APIC.
     fn processor(&mut self, apic_id: u32, acpi_id: u32, flags: u32) {
         let is_known = self.processors.as_slice().iter().any(|known| known.apic_id == apic_id);
-        if flags & ENABLED != 0 && !is_known {
+        if flags & ENABLED == 0 || is_known {
+            return;
+        }
+        if apic_id >= BROADCAST || acpi_id > u32::from(u8::MAX) {
+            self.unfit += 1;
+        } else {
             self.processors.push(Processor { apic_id, acpi_id });
         }
     }

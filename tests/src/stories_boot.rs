@@ -1,0 +1,111 @@
+//! The table of boots: every way in, processors, memory, and what a machine may lack.
+//!
+//! `cargo xtask boot-matrix` tells them all; the quick ones are part of `cargo xtask test`.
+
+use crate::emulator::Engine;
+use crate::stories::{BOOT, DIED, Line, Load, Loader, REFUSED, Story, Tier};
+
+/// The lines of a boot whose log says `text` on the way.
+macro_rules! seen {
+    ($($text:literal),*) => {
+        &[
+            Line::Never(DIED),
+            Line::Never(REFUSED),
+            Line::Never("did not start"),
+            $(Line::Says($text),)*
+            Line::Says("root: hello"),
+        ]
+    };
+}
+
+/// One boot of the table.
+const ROW: Story = Story { tier: Tier::Long, ..BOOT };
+
+/// A boot with a kernel that GRUB had to put elsewhere.
+const ELSEWHERE: Story = Story { cpus: 2, ..ROW };
+
+/// The table. Rows without a loader of their own are started by GRUB through BIOS and multiboot 2.
+pub const MATRIX: &[Story] = &[
+    // Ways in.
+    Story {
+        name: "matrix_multiboot1",
+        tier: Tier::Quick,
+        loader: Loader::Grub1,
+        lines: seen!("multiboot 1"),
+        ..ROW
+    },
+    Story { name: "matrix_multiboot2", lines: seen!("multiboot 2"), ..ROW },
+    Story {
+        name: "matrix_efi",
+        tier: Tier::Quick,
+        cpus: 2,
+        loader: Loader::Efi,
+        lines: seen!("multiboot 2, UEFI"),
+        ..ROW
+    },
+    Story { name: "matrix_direct", loader: Loader::Direct, lines: seen!("multiboot 1"), ..ROW },
+    // Load addresses; the linked ones are the same, as the dump of the page tables shows.
+    Story {
+        name: "matrix_at_4m",
+        load_at: 0x40_0000,
+        lines: &[
+            Line::Never(DIED),
+            Line::Says("loaded at 0x400000"),
+            Line::Says("root: hello"),
+            Line::Tables(2),
+        ],
+        ..ELSEWHERE
+    },
+    Story {
+        name: "matrix_at_64m",
+        tier: Tier::Quick,
+        load_at: 0x400_0000,
+        lines: &[
+            Line::Never(DIED),
+            Line::Says("loaded at 0x4000000"),
+            Line::Says("root: hello"),
+            Line::Tables(2),
+        ],
+        ..ELSEWHERE
+    },
+    Story {
+        name: "matrix_at_512m",
+        load_at: 0x2000_0000,
+        lines: &[
+            Line::Never(DIED),
+            Line::Says("loaded at 0x20000000"),
+            Line::Says("root: hello"),
+            Line::Tables(2),
+        ],
+        ..ELSEWHERE
+    },
+    // Processors.
+    Story { name: "matrix_cpus_1", lines: seen!("1 CPUs"), ..ROW },
+    Story { name: "matrix_cpus_2", cpus: 2, lines: seen!("2 CPUs"), ..ROW },
+    Story { name: "matrix_cpus_3", cpus: 3, lines: seen!("3 CPUs"), ..ROW },
+    Story { name: "matrix_cpus_8", cpus: 8, lines: seen!("8 CPUs"), ..ROW },
+    Story { name: "matrix_cpus_32", cpus: 32, lines: seen!("32 CPUs"), ..ROW },
+    Story { name: "matrix_cpus_128", cpus: 128, timeout_s: 600, lines: seen!("128 CPUs"), ..ROW },
+    Story {
+        name: "matrix_x2apic_bochs",
+        engine: Engine::Bochs,
+        cpus: 2,
+        timeout_s: 420,
+        lines: seen!("X2APIC", "2 CPUs"),
+        ..ROW
+    },
+    // Memory; 16 GiB lie mostly above 4 GiB.
+    Story { name: "matrix_memory_64m", memory_mib: 64, tier: Tier::Quick, ..ROW },
+    Story { name: "matrix_memory_1g", ..ROW },
+    Story { name: "matrix_memory_16g", memory_mib: 16384, tier: Tier::Quick, ..ROW },
+];
+
+/// The boot that is repeated: eight processors.
+pub const REPEATED: Story = Story {
+    name: "matrix_again",
+    cpus: 8,
+    cpu_model: "max,-svm",
+    load: Load::Root,
+    lines: seen!("8 CPUs"),
+    ..ROW
+};
