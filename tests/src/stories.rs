@@ -62,6 +62,8 @@ pub enum Line {
     Never(&'static str),
     /// A line with this text comes, and it is the same each time the story asks for it.
     Same(&'static str),
+    /// The machine ends by itself; in QEMU a reboot is an end, too.
+    Ends,
     /// These lines, so many times.
     Times(u32, &'static [Line]),
 }
@@ -73,6 +75,7 @@ impl Line {
             Line::Type(text) => steps.push(Step::Send(text.as_bytes().to_vec())),
             Line::Never(text) => steps.push(Step::Refuse((*text).to_string())),
             Line::Same(text) => steps.push(Step::Same((*text).to_string())),
+            Line::Ends => steps.push(Step::End),
             Line::Times(count, lines) => {
                 (0..*count).for_each(|_| lines.iter().for_each(|line| line.add_to(steps)));
             }
@@ -329,6 +332,9 @@ pub const STORIES: &[Story] = &[
     Story { name: "crash_monitor_qemu", ..cells::CRASH },
     Story { name: "cell_states_qemu", ..cells::STATES },
     Story { name: "cell_lives_qemu", ..cells::FEW_LIVES },
+    Story { name: "console_words_qemu", ..cells::WORDS },
+    Story { name: "console_words_bochs", engine: Engine::Bochs, timeout_s: 600, ..cells::WORDS },
+    Story { name: "console_reboot_qemu", ..cells::REBOOT },
     Story { name: "cell_pause_qemu", ..cells::PAUSE },
     Story { name: "cell_thousand_qemu", ..cells::THOUSAND_LIVES },
     Story { name: "boot_bochs_2", cpus: 2, timeout_s: 300, ..BOCHS },
