@@ -22,6 +22,8 @@ pub enum Step {
     Send(Vec<u8>),
     /// Fail when the serial line says this before the conversation ends.
     Refuse(String),
+    /// Wait until the machine ends by itself.
+    End,
     /// Wait for a line with this; fail when it is not what it was at the first such step.
     Same(String),
     /// Type this at QEMU's monitor.
@@ -197,6 +199,7 @@ impl Serial {
                 }
                 Step::Screen(text) => self.screen(text, deadline, interrupted)?,
                 Step::Tables(cpus) => self.tables(*cpus)?,
+                Step::End => self.end(deadline, interrupted)?,
                 Step::Same(text) => {
                     let begun = self.searched;
                     let failure = match self.expect(text, deadline, interrupted)? {
@@ -278,6 +281,18 @@ impl Serial {
                 return Ok(Some(Failure::TimeOut(text.to_string())));
             }
             self.listen(Duration::from_millis(100))?;
+        }
+    }
+
+    fn end(
+        &mut self,
+        deadline: Option<Instant>,
+        interrupted: &AtomicBool,
+    ) -> Result<Option<Failure>> {
+        // Nothing says this, so the wait is over when the line is closed.
+        match self.expect("\0the end of the machine", deadline, interrupted)? {
+            Some(Failure::Ended(_)) => Ok(None),
+            failure => Ok(failure),
         }
     }
 

@@ -73,6 +73,8 @@ pub enum Line {
     Screen(&'static str),
     /// The live page tables of so many processors, seen from outside, keep what the kernel promises.
     Tables(u32),
+    /// The machine ends by itself; in QEMU a reboot is an end, too.
+    Ends,
     /// These lines, so many times.
     Times(u32, &'static [Line]),
 }
@@ -87,6 +89,7 @@ impl Line {
             Line::Monitor(text) => steps.push(Step::Monitor((*text).to_string())),
             Line::Screen(text) => steps.push(Step::Screen((*text).to_string())),
             Line::Tables(cpus) => steps.push(Step::Tables(*cpus)),
+            Line::Ends => steps.push(Step::End),
             Line::Times(count, lines) => {
                 (0..*count).for_each(|_| lines.iter().for_each(|line| line.add_to(steps)));
             }
@@ -355,6 +358,9 @@ pub const STORIES: &[Story] = &[
     Story { name: "crash_monitor_qemu", ..cells::CRASH },
     Story { name: "cell_states_qemu", ..cells::STATES },
     Story { name: "cell_lives_qemu", ..cells::FEW_LIVES },
+    Story { name: "console_words_qemu", ..cells::WORDS },
+    Story { name: "console_words_bochs", engine: Engine::Bochs, timeout_s: 600, ..cells::WORDS },
+    Story { name: "console_reboot_qemu", ..cells::REBOOT },
     Story { name: "cell_pause_qemu", ..cells::PAUSE },
     Story { name: "cell_thousand_qemu", ..cells::THOUSAND_LIVES },
     Story { name: "boot_bochs_2", cpus: 2, timeout_s: 300, ..BOCHS },

@@ -233,3 +233,71 @@ pub(crate) const PAUSE: Story = Story {
     ],
     ..BOOT
 };
+
+/// Every word of `help` that no other story types, and the machine's end.
+pub(crate) const WORDS: Story = Story {
+    load: Load::Smalls { monitor: "vmm", manifest: "tests/manifests/states.dts" },
+    cpus: 2,
+    lines: &[
+        Line::Never(DIED),
+        Line::Never(REFUSED),
+        Line::Says("hematite> "),
+        Line::Type("help"),
+        Line::Says("log level [LEVEL]"),
+        Line::Says("reboot "),
+        Line::Type("fly"),
+        Line::Says("fly: no such command; try help"),
+        Line::Type("guest list"),
+        Line::Says("ready           UNKNOWN"),
+        Line::Says("running         UNKNOWN"),
+        leads!("start" "ready" to "READY"),
+        leads!("start" "running" to "READY"),
+        begun!("running"),
+        Line::Type("cpu"),
+        Line::Says("CPU 0: package 0, core 0, thread 0, ACPI id 0, LAPIC id 0; ready"),
+        Line::Says("CPU 1: package "),
+        Line::Says("; running"),
+        Line::Type("guest log running"),
+        Line::Says("small: hello"),
+        Line::Type("mem"),
+        Line::Says("KiB free for guests"),
+        Line::Type("log level"),
+        Line::Says("log level is all"),
+        Line::Type("log level loud"),
+        Line::Says("log level loud: it is quiet, warnings or all"),
+        Line::Type("log level quiet"),
+        Line::Says("log level is quiet"),
+        leads!("stop" "ready" to "RESET"),
+        leads!("destroy" "ready" to "UNKNOWN"),
+        Line::Type("poweroff"),
+        Line::Ends,
+    ],
+    timeout_s: 300,
+    ..BOOT
+};
+
+/// The machine starts again, which ends QEMU; and a guest that ended is told of although its monitor's lines were not
+/// shown.
+pub(crate) const REBOOT: Story = Story {
+    load: Load::Small("triple"),
+    lines: &[
+        Line::Never(DIED),
+        Line::Never(REFUSED),
+        Line::Says("linux stopped"),
+        Line::Says("hematite> "),
+        Line::Type("log level quiet"),
+        Line::Says("log level is quiet"),
+        Line::Type("guest reset linux; guest kick linux"),
+        Line::Says("linux is RESET"),
+        Line::Says("linux is READY"),
+        Line::Says("small: hello"),
+        Line::Type("guest show linux"),
+        Line::Says("HALTED   stopped by its monitor"),
+        Line::Says("what its monitor said:"),
+        Line::Says("  | stopped: triple fault (vCPU 0, RIP 0x2"),
+        Line::Says("  | linux stopped"),
+        Line::Type("reboot"),
+        Line::Ends,
+    ],
+    ..BOOT
+};

@@ -14,6 +14,7 @@ use core::sync::atomic::Ordering;
 use lifecycle::State;
 use manifest::{Guest, Machine};
 use root::console::Console;
+use root::level::Level;
 use root::modules::{self, Module};
 use root::pool::Pool;
 use rt::Boot;
@@ -70,7 +71,8 @@ fn console(boot: Boot) {
     let serial = Serial::new(&boot, &wake);
     let console = Console::new(home);
     let kernel = KernelSays::new(&boot);
-    Terminal { maker, serial, kernel, wake, guests, console }.serve();
+    let level = Level::default();
+    Terminal { maker, serial, kernel, wake, guests, console, level }.serve();
 }
 
 /// The guests of the manifest, if this machine can run guests at all.

@@ -9,6 +9,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use lifecycle::{Operation, State};
 use manifest::{Guest, Image};
+use root::level;
 use root::listing;
 use root::modules::{self, Module};
 use root::pool::Pool;
@@ -53,10 +54,14 @@ pub struct Cell {
     loaded: bool,
     /// A domain stands behind the seat.
     alive: bool,
+    /// Where its virtual processors live, one bit for each of the machine's processors.
+    places: u64,
     /// Physical ranges of this life, for the pool.
     taken: Taken,
     /// The latest of its serial line, for `guest log`.
     pub log: Vec<u8>,
+    /// The latest lines of its monitor in this life.
+    pub said: level::Kept,
     /// Counts of exits, and when, at the last look or the beginning.
     looked: (u64, [u64; SLOTS]),
     /// How much of the end of the log nobody has seen on the line.
@@ -83,9 +88,11 @@ impl Cell {
             seat,
             loaded: false,
             alive: false,
+            places: 0,
             taken: Taken::default(),
             log: Vec::new(),
             unseen: 0,
+            said: level::Kept::default(),
             looked: (0, [0; SLOTS]),
         })
     }
@@ -160,6 +167,11 @@ impl Cell {
         let held = self.state == State::Paused;
         lines.extend(listing::threads(name, held, status::threads(self.seat.status())));
         lines
+    }
+
+    /// Whether a virtual processor of it lives on this processor of the machine.
+    pub fn sits_on(&self, cpu: u16) -> bool {
+        self.alive && self.places.checked_shr(cpu.into()).unwrap_or(0) & 1 != 0
     }
 
     /// Whether a virtual processor of it is running, as far as its monitor says.
@@ -262,12 +274,14 @@ impl Cell {
 
     fn build(&mut self, maker: &mut Maker<'_>) -> Result<(), String> {
         self.loaded = false;
+        self.places = maker.places(&self.guest);
         let built = maker.build(&self.guest, &self.seat, &mut self.taken);
         self.alive = true;
         if built.is_err() {
             self.tear_down(maker);
         }
         self.end = "";
+        self.said.clear();
         self.looked = (rt::instructions::rdtsc(), [0; SLOTS]);
         built
     }
@@ -331,6 +345,13 @@ impl Maker<'_> {
         self.heap(pd, guest.vcpus.count, taken)?;
         seat.furnish(entry, &order)?;
         give_object(pd, pd, control::SEL_PD, PD_CREATE)
+    }
+
+    /// Where a guest's virtual processors live, bit by bit.
+    fn places(&self, guest: &Guest) -> u64 {
+        let cpus = self.boot.hip.cpus().count().max(1) as u32;
+        let order = control::turns(cpus, u32::from(self.boot.cpu), guest.vcpus.cpus);
+        order.take(guest.vcpus.count as usize).fold(0, |places, cpu| places | 1 << cpu)
     }
 
     fn module(&self, name: &str) -> Result<&Module, String> {

@@ -1,4 +1,5 @@
 //! The lines of the prompt, as values.
+use crate::level::Level;
 use alloc::format;
 use alloc::string::{String, ToString};
 use lifecycle::Operation;
@@ -23,7 +24,8 @@ pub const HELP: &[(&str, &str)] = &[
     ("exits NAME", "how often a guest left for which reason, and the rate since the last look"),
     ("irq", "interrupts: whose they are, how many came"),
     ("mem", "memory that is free"),
-    ("cpu", "the machine's processors"),
+    ("cpu", "the machine's processors, and who is on them"),
+    ("log level [LEVEL]", "which lines come by themselves: quiet, warnings or all"),
     ("poweroff", "switch the machine off"),
     ("reboot", "start the machine again"),
 ];
@@ -61,6 +63,8 @@ pub enum Command {
     Memory,
     /// Processors.
     Processors,
+    /// Which lines come by themselves, or, with a level, shall come from now on.
+    LogLevel(Option<Level>),
     /// Machine off.
     PowerOff,
     /// Machine again.
@@ -86,6 +90,7 @@ impl Command {
             Some("irq") => Self::Interrupts,
             Some("mem") => Self::Memory,
             Some("cpu") => Self::Processors,
+            Some("log") => return log(words),
             Some("poweroff") => Self::PowerOff,
             Some("reboot") => Self::Reboot,
             Some(other) => return Err(format!("{other}: no such command; try help")),
@@ -114,6 +119,19 @@ fn guest<'a>(mut words: impl Iterator<Item = &'a str>) -> Result<Command, String
     end(verb, words).map(|()| command)
 }
 
+fn log<'a>(mut words: impl Iterator<Item = &'a str>) -> Result<Command, String> {
+    match words.next() {
+        None => return Err("log: what? try help".into()),
+        Some("level") => {}
+        Some(other) => return Err(format!("log {other}: no such command; try help")),
+    }
+    let level = words.next().map(|word| {
+        Level::from_name(word).ok_or(format!("log level {word}: it is quiet, warnings or all"))
+    });
+    let level = level.transpose()?;
+    end("level", words).map(|()| Command::LogLevel(level))
+}
+
 fn end<'a>(after: &str, mut words: impl Iterator<Item = &'a str>) -> Result<(), String> {
     words.next().map_or(Ok(()), |extra| Err(format!("{after}: {extra} is too much")))
 }
@@ -125,7 +143,7 @@ mod tests {
     #[test]
     fn every_line_of_help_is_a_command() {
         for (line, _) in HELP {
-            let line = line.replace("[NAME]", "NAME");
+            let line = line.replace("[NAME]", "NAME").replace("[LEVEL]", "all");
             assert!(Command::parse(&line).is_ok(), "{line}");
             assert!(Command::parse(&format!("{line} more")).is_err(), "{line}");
         }
@@ -156,6 +174,20 @@ mod tests {
             Err("guest fly: no such command; try help".into())
         );
         assert_eq!(Command::parse(""), Ok(Command::Empty));
+    }
+
+    #[test]
+    fn levels_are_named() {
+        assert_eq!(Command::parse("log level"), Ok(Command::LogLevel(None)));
+        assert_eq!(Command::parse("log level quiet"), Ok(Command::LogLevel(Some(Level::Quiet))));
+        for (line, why) in [
+            ("log", "log: what? try help"),
+            ("log loud", "log loud: no such command; try help"),
+            ("log level loud", "log level loud: it is quiet, warnings or all"),
+            ("log level all more", "level: more is too much"),
+        ] {
+            assert_eq!(Command::parse(line), Err(why.into()));
+        }
     }
 
     #[test]

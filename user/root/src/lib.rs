@@ -10,6 +10,7 @@ extern crate alloc;
 pub mod command;
 pub mod console;
 pub mod kernel_log;
+pub mod level;
 pub mod listing;
 pub mod modules;
 pub mod pool;

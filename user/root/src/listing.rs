@@ -1,4 +1,5 @@
 //! Lines of `ps`, `exits` and `irq`.
+use abi::hip::{Cpu, CpuDesc};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -49,6 +50,21 @@ pub fn threads(owner: &str, is_held: bool, threads: impl Iterator<Item = Thread>
         thread(owner, &what, state, &told)
     };
     threads.map(line).collect()
+}
+
+/// A line of `cpu`: a processor of the machine by its number in system calls, and the guests that have virtual
+/// processors there.
+pub fn processor<'a>(cpu: &Cpu, guests: impl Iterator<Item = &'a str>) -> String {
+    let CpuDesc { package, core, thread, acpi_id, apic_id, .. } = cpu.desc;
+    let number = cpu.number;
+    let mut line = format!(
+        "CPU {number}: package {package}, core {core}, thread {thread}, ACPI id {acpi_id}, LAPIC id {apic_id}"
+    );
+    for name in guests {
+        line += "; ";
+        line += name;
+    }
+    line
 }
 
 /// The lines of `exits`: each reason that came, how often, how often in a second of the last `us` microseconds, and how
@@ -107,6 +123,16 @@ mod tests {
         );
         let held = threads("linux", true, all.into_iter());
         assert!(held[1].contains("PAUSED") && held[2].contains("PAUSED"));
+    }
+
+    #[test]
+    fn a_processor_names_its_guests() {
+        let desc = CpuDesc { core: 1, apic_id: 2, acpi_id: 3, ..CpuDesc::default() };
+        let cpu = Cpu { number: 1, desc };
+        assert_eq!(
+            processor(&cpu, ["left", "right"].into_iter()),
+            "CPU 1: package 0, core 1, thread 0, ACPI id 3, LAPIC id 2; left; right"
+        );
     }
 
     #[test]

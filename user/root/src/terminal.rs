@@ -11,6 +11,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use lifecycle::{Operation, State};
 use root::command::{Command, HELP};
 use root::console::{Action, Console, Focus};
+use root::level::Level;
 use root::listing;
 use rt::sync::{Semaphore, after_us};
 use vmm::control::End;
@@ -46,6 +47,8 @@ pub struct Terminal<'a> {
     pub guests: Vec<Cell>,
     /// Who has the keys, how lines stay apart.
     pub console: Console,
+    /// Which lines come by themselves.
+    pub level: Level,
 }
 
 impl Terminal<'_> {
@@ -68,7 +71,9 @@ impl Terminal<'_> {
                 self.from_guest(index, &mut out);
             }
             for line in self.kernel.lines() {
-                self.console.message("kernel", &line, &mut out);
+                if self.level.shows(Level::Warnings) {
+                    self.console.message("kernel", &line, &mut out);
+                }
             }
             self.serial.send(&out);
             out.clear();
@@ -107,11 +112,14 @@ impl Terminal<'_> {
         let text = String::from_utf8_lossy(buffer.get(..count).unwrap_or_default());
         let who = format!("vmm {}", guest.guest.name);
         for line in text.lines() {
-            self.console.message(&who, line, out);
+            guest.said.add(line);
+            if self.level.shows(Level::All) {
+                self.console.message(&who, line, out);
+            }
         }
         let lives = matches!(guest.state, State::Ready | State::Running | State::Paused);
         if !end.is_empty() && lives {
-            if guest.seat.crashed() {
+            if guest.seat.crashed() && self.level.shows(Level::Warnings) {
                 self.console.message(&who, end, out);
             }
             guest.ended(end, &mut self.maker);
@@ -173,8 +181,14 @@ impl Terminal<'_> {
             Command::Memory => self.memory(out),
             Command::Processors => {
                 for cpu in self.maker.boot.hip.cpus() {
-                    say(out, &format!("{cpu:?}"));
+                    let guests = self.guests.iter().filter(|guest| guest.sits_on(cpu.number));
+                    let names = guests.map(|guest| guest.guest.name.as_str());
+                    say(out, &listing::processor(&cpu, names));
                 }
+            }
+            Command::LogLevel(level) => {
+                self.level = level.unwrap_or(self.level);
+                say(out, &format!("log level is {}", self.level.name()));
             }
             Command::PowerOff => power::off(&self.maker.boot),
             Command::Reboot => power::reboot(&self.maker.boot),
@@ -217,6 +231,10 @@ impl Terminal<'_> {
         say(out, &format!("  {} vCPUs, {memory} KiB of memory", guest.guest.vcpus.count));
         if let Some((used, limit)) = guest.kernel_memory() {
             say(out, &format!("  {} of {} KiB of kernel memory", used >> 10, limit >> 10));
+        }
+        if guest.state == State::Halted && !guest.said.is_empty() {
+            say(out, "  what its monitor said:");
+            guest.said.lines().for_each(|line| say(out, &format!("  | {line}")));
         }
         Ok(())
     }

@@ -206,11 +206,8 @@ impl Control {
 
     /// The processor on which a virtual processor runs: those it may have in turn, from the home processor on.
     pub fn cpu_of(&self, vcpu: u32) -> u16 {
-        let all = u64::MAX >> (64 - self.cpus.clamp(1, 64));
-        let mask = if self.affinity & all == 0 { all } else { self.affinity & all };
-        let home = mask & u64::MAX.checked_shl(self.home_cpu).unwrap_or(0);
-        let order = bits(home).chain(bits(mask & !home));
-        order.cycle().nth(vcpu as usize).unwrap_or(0)
+        let mut order = turns(self.cpus, self.home_cpu, self.affinity);
+        order.nth(vcpu as usize).unwrap_or(0)
     }
 
     /// The guest's name.
@@ -294,6 +291,15 @@ impl Control {
         }
         Some(control)
     }
+}
+
+/// The processors of virtual processors 0, 1 and so on, without end: of the machine's `cpus` those in `affinity` (0 for
+/// all) in turn, from `home_cpu` on. Each is below 64.
+pub fn turns(cpus: u32, home_cpu: u32, affinity: u64) -> impl Iterator<Item = u16> {
+    let all = u64::MAX >> (64 - cpus.clamp(1, 64));
+    let mask = if affinity & all == 0 { all } else { affinity & all };
+    let home = mask & u64::MAX.checked_shl(home_cpu).unwrap_or(0);
+    bits(home).chain(bits(mask & !home)).cycle()
 }
 
 /// The bits of a mask that are set, rising.
