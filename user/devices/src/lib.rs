@@ -26,3 +26,4 @@ pub mod pit;
 pub mod pm;
 pub mod rtc;
 pub mod uart;
+pub mod virtio;
