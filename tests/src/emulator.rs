@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -84,6 +85,9 @@ pub struct Machine {
 
 /// The processor model used in Bochs unless told otherwise: VMX with EPT, VPID, unrestricted guest.
 pub const BOCHS_CPU: &str = "corei7_skylake_x";
+
+/// Linux `O_NOCTTY`: the terminal that is opened does not become ours.
+const O_NOCTTY: i32 = 0o400;
 
 /// Bochs' own choice of instructions per turn.
 pub const BOCHS_QUANTUM: u32 = 16;
@@ -230,6 +234,8 @@ fn start_bochs(machine: &Machine) -> Result<Emulator> {
     let mut process = Leashed::start(&mut command)
         .context("Bochs is needed for this engine: `cargo xtask setup` installs it")?;
     let stream = connect(&mut process, port, &own_log)?;
+    let shown = machine.dir.join("bochs.screen");
+    thread::spawn(move || watch_screen(&shown));
     let reader = stream.try_clone()?;
     Ok(Emulator {
         process,
@@ -238,6 +244,30 @@ fn start_bochs(machine: &Machine) -> Result<Emulator> {
         own_log,
         monitor: None,
     })
+}
+
+/// Reads what Bochs shows, and forgets it: its screen is a terminal of its own, and when nobody has
+/// read some 70 KB from that, Bochs stands still.
+fn watch_screen(log: &Path) {
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(30) {
+        let said = fs::read(log).unwrap_or_default();
+        if let Some(name) = screen_name(&String::from_utf8_lossy(&said)) {
+            let terminal = fs::OpenOptions::new().read(true).custom_flags(O_NOCTTY).open(name);
+            if let Ok(mut terminal) = terminal {
+                // Ends with Bochs, by an error.
+                let _ = std::io::copy(&mut terminal, &mut std::io::sink());
+            }
+            return;
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The terminal in `Bochs connected to screen "/dev/pts/3"`.
+fn screen_name(said: &str) -> Option<&str> {
+    let (_, rest) = said.split_once("connected to screen \"")?;
+    rest.split_once('"').map(|(name, _)| name)
 }
 
 /// Bochs waits for its serial line's other end before it starts the machine.
@@ -309,4 +339,18 @@ fn pump_out(mut source: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
         }
     });
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_screen_of_bochs_is_found() {
+        let said =
+            "00000000000i[      ] debugger\n\nBochs connected to screen \"/dev/pts/3\"\nmore";
+        assert_eq!(screen_name(said), Some("/dev/pts/3"));
+        assert_eq!(screen_name("Bochs connected to screen \"/dev/p"), None);
+        assert_eq!(screen_name(""), None);
+    }
 }

@@ -89,10 +89,32 @@ fn initramfs(busybox: &[u8], init: &[u8], shell: &[u8]) -> Vec<u8> {
     archive.file("etc/shrc", 0o644, shell);
     archive.file("init", 0o755, init);
     archive.file("bin/busybox", 0o755, busybox);
+    for (name, bytes) in drivers {
+        archive.file(name, 0o644, bytes);
+    }
     for name in APPLETS.split_whitespace() {
         archive.symlink(&format!("bin/{name}"), "busybox");
     }
     archive.finish()
+}
+
+/// Another file of a package, `wanted` in it, from the cache or the archive; `name` tells it from others.
+fn fetch_file(tested: &Tested, wanted: &str, name: &str) -> Result<PathBuf> {
+    let main = fetch(tested)?;
+    let path = main.with_extension(name);
+    if path.is_file() {
+        return Ok(path);
+    }
+    // Beside it lies the package, unless somebody tidied up.
+    let package = main.with_extension("");
+    let stem = package.file_name().and_then(|stem| stem.to_str()).unwrap_or_default();
+    let (package, version) = stem.split_once('_').context("a cached file without a version")?;
+    let (cache, version) = (desk::cache()?, version.replace("%3a", ":"));
+    if !package_file(&cache, package, &version).is_file() {
+        download(&cache, package, &version)?;
+    }
+    extract_to(&cache, package, &version, wanted, &path)?;
+    Ok(path)
 }
 
 /// The wanted file of a package, from the cache or the archive.
@@ -182,6 +204,13 @@ fn depends(text: &str) -> Option<String> {
 
 /// Takes one file out of a package, beside it in the cache.
 fn extract(cache: &Path, name: &str, version: &str, wanted: &str) -> Result<PathBuf> {
+    let path = extracted(cache, name, version);
+    extract_to(cache, name, version, wanted, &path)?;
+    Ok(path)
+}
+
+/// Takes one file out of a package.
+fn extract_to(cache: &Path, name: &str, version: &str, wanted: &str, path: &Path) -> Result<()> {
     let package = package_file(cache, name, version);
     let mut unpack = Command::new("dpkg-deb")
         .arg("--fsys-tarfile")
@@ -199,12 +228,11 @@ fn extract(cache: &Path, name: &str, version: &str, wanted: &str) -> Result<Path
     if !done.status.success() || !status.success() || done.stdout.is_empty() {
         bail!("{} has no {wanted}", package.display());
     }
-    let path = extracted(cache, name, version);
     // Written beside and renamed: a broken run leaves nothing that looks whole.
     let partial = path.with_extension("partial");
     fs::write(&partial, &done.stdout)?;
-    fs::rename(&partial, &path)?;
-    Ok(path)
+    fs::rename(&partial, path)?;
+    Ok(())
 }
 
 /// The first bytes of a bzImage say that it is one (Linux `Documentation/arch/x86/boot.rst`).
