@@ -68,7 +68,8 @@ pub fn guest(args: &GuestArgs) -> Result<()> {
     fs::write(&kernel, file)?;
     let initrd = initrd(&dir)?;
 
-    let native = native_iso(&dir, &kernel, &initrd)?;
+    let native = dir.join("native.iso");
+    image::linux_iso(&native, &kernel, &initrd, REFERENCE)?;
     let boot = BootArgs {
         cpus: args.cpus,
         kernel: Some(kernel),
@@ -210,25 +211,6 @@ fn initrd(dir: &Path) -> Result<PathBuf> {
     let path = dir.join("initrd");
     fs::write(&path, gzip.finish()?)?;
     Ok(path)
-}
-
-/// A CD from which GRUB boots this kernel without us.
-fn native_iso(dir: &Path, kernel: &Path, initrd: &Path) -> Result<PathBuf> {
-    let stage = dir.join("stage");
-    let _ = fs::remove_dir_all(&stage);
-    fs::create_dir_all(stage.join("boot/grub"))?;
-    let menu = format!(
-        "set timeout=0\nset default=0\nmenuentry \"Linux\" {{\n    linux /boot/kernel {REFERENCE}\n    \
-         initrd /boot/initrd\n    boot\n}}\n"
-    );
-    fs::write(stage.join("boot/grub/grub.cfg"), menu)?;
-    fs::copy(kernel, stage.join("boot/kernel"))?;
-    fs::copy(initrd, stage.join("boot/initrd"))?;
-    let iso = dir.join("native.iso");
-    let mut mkrescue = Command::new("grub-mkrescue");
-    mkrescue.arg("-o").arg(&iso).arg(&stage).args(["--compress=no"]);
-    tools::output(&mut mkrescue)?;
-    Ok(iso)
 }
 
 /// Where in the boot parameters (x86 boot protocol, `struct boot_params`) the time goes: bytes that

@@ -89,13 +89,21 @@ fn initramfs(busybox: &[u8], init: &[u8], shell: &[u8]) -> Vec<u8> {
     archive.file("etc/shrc", 0o644, shell);
     archive.file("init", 0o755, init);
     archive.file("bin/busybox", 0o755, busybox);
-    for (name, bytes) in drivers {
-        archive.file(name, 0o644, bytes);
-    }
     for name in APPLETS.split_whitespace() {
         archive.symlink(&format!("bin/{name}"), "busybox");
     }
     archive.finish()
+}
+
+/// A module of the default guest's kernel: its name without `.ko`, its folder below `kernel/`.
+pub fn driver(name: &str, folder: &str) -> Result<PathBuf> {
+    let file = format!("{name}.ko");
+    fetch_file(&KERNEL, &format!("./lib/modules/*/kernel/{folder}/{file}"), &file)
+}
+
+/// The default guest's programs, all in one file.
+pub fn busybox() -> Result<PathBuf> {
+    fetch(&BUSYBOX)
 }
 
 /// Another file of a package, `wanted` in it, from the cache or the archive; `name` tells it from others.

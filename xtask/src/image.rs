@@ -204,6 +204,30 @@ fn load_from(image: &mut [u8], address: u32) -> Result<()> {
     Ok(())
 }
 
+/// Makes a CD from which GRUB boots Linux without us.
+pub fn linux_iso(out: &Path, kernel: &Path, initrd: &Path, cmdline: &str) -> Result<()> {
+    tools::need("grub-mkrescue", "grub-common")?;
+    tools::need("xorriso", "xorriso")?;
+    tools::need("mformat", "mtools")?;
+    let name = out.file_name().context("the image needs a file name")?;
+    let stage = desk::out_dir("stage")?.join(name);
+    let _ = fs::remove_dir_all(&stage);
+    fs::create_dir_all(stage.join("boot/grub"))?;
+    let menu = format!(
+        "set timeout=0\nset default=0\nmenuentry \"Linux\" {{\n    linux /boot/kernel {}\n    \
+         initrd /boot/initrd\n    boot\n}}\n",
+        quoted(cmdline)
+    );
+    fs::write(stage.join("boot/grub/grub.cfg"), menu)?;
+    copy(kernel, &stage.join("boot/kernel"))?;
+    copy(initrd, &stage.join("boot/initrd"))?;
+    let mut mkrescue = Command::new("grub-mkrescue");
+    mkrescue.arg("-o").arg(out).arg(&stage).args(["--compress=no"]);
+    tools::output(&mut mkrescue)?;
+    let _ = fs::remove_dir_all(&stage);
+    Ok(())
+}
+
 /// Whether an ISO can be made here.
 pub fn grub_ready() -> bool {
     ["grub-mkrescue", "xorriso", "mformat"].into_iter().all(on_path)

@@ -25,6 +25,7 @@ mod latency;
 mod layers;
 mod layout_page;
 mod manifest;
+mod nested;
 mod no_panic;
 mod progress;
 mod rebreak;
@@ -74,6 +75,8 @@ enum Task {
     Test(test::TestArgs),
     /// Boot by every loader, with many sizes of machine, and print a table
     BootMatrix(boot_matrix::MatrixArgs),
+    /// Run as a guest of Linux KVM, with guests of our own, and print a table
+    Nested(nested::NestedArgs),
     /// What the kernel's work costs, in Bochs, against goals and committed figures
     Bench(bench::BenchArgs),
     /// Start a machine in QEMU that waits for gdb, and gdb
@@ -134,6 +137,7 @@ fn serve(task: Task, matches: Option<&clap::ArgMatches>) -> Result<()> {
         Task::Manifest { what: ManifestTask::Check(args) } => manifest::check(&args),
         Task::Test(args) => test::test(&args),
         Task::BootMatrix(args) => boot_matrix::boot_matrix(&args),
+        Task::Nested(args) => nested::nested(&args),
         Task::Bench(args) => bench::bench(&args),
         Task::Gdb(args) => gdb::gdb(&args, &*run::interruptible()?),
         Task::Check => check::check(),

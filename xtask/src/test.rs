@@ -234,6 +234,7 @@ fn tell(stories: &[&Story], interrupted: &AtomicBool) -> Vec<(String, Duration, 
     results.into_inner().unwrap_or_default()
 }
 
+/// Tells one story to its end.
 pub fn tell_one(story: &Story, interrupted: &AtomicBool) -> Result<()> {
     if [Load::Program(c_hello::NAME), Load::RootOption(c_hello::NAME)].contains(&story.load)
         && let Err(why) = c_hello::compiler()
@@ -295,7 +296,8 @@ pub fn tell_one(story: &Story, interrupted: &AtomicBool) -> Result<()> {
     Ok(())
 }
 
-fn recipe(story: &Story) -> Result<Recipe> {
+/// What a story's machine boots.
+pub fn recipe(story: &Story) -> Result<Recipe> {
     let out = desk::out()?;
     let built = |name: &str| Module::new(name, out.join(format!("{name}.elf")));
     let modules = match story.load {
