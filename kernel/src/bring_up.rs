@@ -53,14 +53,45 @@ pub fn read_loader(magic: u32, information: u64) -> BootInfo {
 /// The kernel's command line; from here on there is a log.
 pub fn read_command_line(loader: &BootInfo) -> Options {
     let options = Options::parse(loader.command_line());
-    log_lines::start(&options);
+    log_lines::start(&options, screen(loader, &options));
     let firmware = if loader.uefi { ", UEFI" } else { "" };
     log::info!("Hematite {}, multiboot {}{firmware}", env!("CARGO_PKG_VERSION"), loader.multiboot);
+    match screen(loader, &options) {
+        Some(arch::Screen::Pixels { width, height, address, .. }) => {
+            log::info!("the log is on pixels, {width} by {height}, at {address:#x}");
+        }
+        Some(arch::Screen::Text) => log::info!("the log is on a text screen"),
+        None => {}
+    }
     if loader.lost != 0 {
         log::warn!("{} entries of the loader's memory map did not fit", loader.lost);
     }
     step("loader information");
     options
+}
+
+/// What the log is shown on: what the loader told of, else VGA text, which every BIOS machine has.
+pub fn screen(loader: &BootInfo, options: &Options) -> Option<arch::Screen> {
+    /// Pixels of colours, or text (Multiboot 2.0, 3.6.12).
+    const COLOURS: u8 = 1;
+    const TEXT: u8 = 2;
+    let pixels = |display: boot::Display| {
+        (display.kind == COLOURS && (15..=32).contains(&display.bits)).then(|| {
+            arch::Screen::Pixels {
+                address: display.address,
+                pitch: display.pitch,
+                width: display.width,
+                height: display.height,
+                bytes: display.bits.div_ceil(8),
+            }
+        })
+    };
+    match loader.display {
+        _ if options.no_vga => None,
+        Some(display) if display.kind != TEXT => pixels(display),
+        None if loader.uefi => None,
+        _ => Some(arch::Screen::Text),
+    }
 }
 
 /// Refuses a CPU that lacks what the kernel needs.
@@ -138,7 +169,9 @@ pub fn take_memory(
     let cpus = processors(firmware);
     let me = arch::own_apic_id();
     let number = cpus.iter().position(|cpu| cpu.apic_id == me).unwrap_or(0);
-    match arch::take_over(load_base, place.range, cpus.len(), device_pages(firmware)) {
+    let devices = device_pages(firmware);
+    let shown_on = screen(loader, options);
+    match arch::take_over(load_base, place.range, cpus.len(), devices, shown_on) {
         Ok(taken) => {
             arch::start_first_cpu(number, cpus.len());
             step("memory and first CPU");

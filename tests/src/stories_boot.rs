@@ -40,7 +40,14 @@ pub const MATRIX: &[Story] = &[
         tier: Tier::Quick,
         cpus: 2,
         loader: Loader::Efi,
-        lines: seen!("multiboot 2, UEFI"),
+        lines: &[
+            Line::Never(DIED),
+            Line::Never(REFUSED),
+            Line::Says("multiboot 2, UEFI"),
+            Line::Says("the log is on pixels"),
+            Line::Says("root: hello"),
+            Line::Tables(2),
+        ],
         ..ROW
     },
     Story { name: "matrix_direct", loader: Loader::Direct, lines: seen!("multiboot 1"), ..ROW },
@@ -92,6 +99,21 @@ pub const MATRIX: &[Story] = &[
         cpus: 2,
         timeout_s: 420,
         lines: seen!("X2APIC", "2 CPUs"),
+        ..ROW
+    },
+    // What may be missing, seen on the screen.
+    Story {
+        name: "matrix_no_serial",
+        tier: Tier::Quick,
+        cpus: 2,
+        qemu_args: &["-serial", "none"],
+        lines: &[Line::Screen("boot: root task"), Line::Tables(2)],
+        ..ROW
+    },
+    Story {
+        name: "matrix_no_words",
+        words: "",
+        lines: &[Line::Never("boot:"), Line::Screen("boot: root task")],
         ..ROW
     },
     // Memory; 16 GiB lie mostly above 4 GiB.

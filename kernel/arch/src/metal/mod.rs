@@ -4,7 +4,7 @@
 //!   bring_up   what each CPU goes through        early, tables, smp   what happens once
 //!   user       to user mode and back             traps, dump          what must not happen
 //!   cpu msr fpu descriptors percpu bases         the CPU's own state
-//!   apic ioapic pic clock serial                 what lies around it
+//!   apic ioapic pic clock serial screen          what lies around it
 //!   space physical layout                        addresses
 //!   guest guest_switch vmx vmx_enable vmx_host svm   guests
 //! ```
@@ -30,6 +30,7 @@ mod msr;
 mod percpu;
 mod physical;
 mod pic;
+mod screen;
 mod serial;
 mod smp;
 mod space;
@@ -60,13 +61,14 @@ pub use isolate::{Mitigations, isolate, mitigations, note_mitigations};
 pub use layout::PORT_BITMAP_ADDRESS;
 pub use machine::{
     Clocks, check_cpu, console_write, early_start, local_apic_address, note_fault, note_killed,
-    note_unclaimed, own_apic_id, read_physical, relax, start_clocks, start_devices,
+    note_unclaimed, own_apic_id, read_physical, relax, start_clocks, start_console, start_devices,
     start_first_cpu, start_other_cpus, stop,
 };
 pub use memory_type::memory_type;
 pub use msr::{read_msr, write_msr};
 pub use percpu::cpu_number;
 pub use physical::with_physical;
+pub use screen::Screen;
 pub use smp::{BadPlace, START_PAGES, boot_cpu, cpu_count, cpu_online, join};
 pub use space::{flush_everything, flush_page, flush_space, load_kernel_space, load_space};
 pub use tables::{
