@@ -242,10 +242,7 @@ fn tell_of_iommu(firmware: &Acpi, options: &Options) {
 pub fn start_clocks_and_devices(firmware: &Acpi, options: &Options) {
     tell_of_iommu(firmware, options);
     arch::start_devices(io_apics(firmware));
-    let timer = firmware.fadt.map(|fadt| fadt.registers.timer);
-    // Address space 1 is I/O ports (ACPI 6.4, 5.2.3.2).
-    let port = timer.filter(|timer| timer.space == 1 && timer.address[0] != 0);
-    let port = port.and_then(|timer| u16::try_from(timer.address[0]).ok());
+    let port = pm_timer(firmware);
     match arch::start_clocks(port, !options.no_deadline) {
         Some(clocks) => log::info!(
             "TSC {} kHz, APIC timer {} kHz (by the {}), timers by {}",
@@ -257,6 +254,33 @@ pub fn start_clocks_and_devices(firmware: &Acpi, options: &Options) {
         None => fail(format_args!("neither the PM timer nor the PIT runs: no time base")),
     }
     step("clocks and interrupt controllers");
+}
+
+/// The I/O port of the PM timer.
+fn pm_timer(firmware: &Acpi) -> Option<u16> {
+    let timer = firmware.fadt.map(|fadt| fadt.registers.timer);
+    // Address space 1 is I/O ports (ACPI 6.4, 5.2.3.2).
+    let port = timer.filter(|timer| timer.space == 1 && timer.address[0] != 0);
+    port.and_then(|timer| u16::try_from(timer.address[0]).ok())
+}
+
+/// `clocks` on the command line: measures again, longer, and says how far the first measurement was off.
+pub fn compare_clocks(firmware: &Acpi, options: &Options) {
+    if !options.compare_clocks {
+        return;
+    }
+    let Some((tsc, bus)) = pm_timer(firmware).and_then(arch::measure_again) else {
+        log::warn!("no PM timer to compare the clocks with");
+        return;
+    };
+    for (name, first, second) in
+        [("TSC", arch::tsc_khz(), tsc), ("APIC timer", arch::bus_khz(), bus)]
+    {
+        let off = first.abs_diff(second) * 1_000_000 / second.max(1);
+        let verdict = if off <= 10_000 { "within 1 %" } else { "NOT within 1 %" };
+        log::info!("clocks: {name} {first} kHz, measured again {second} kHz: {off} ppm, {verdict}");
+    }
+    step("clocks compared");
 }
 
 /// Starts the other CPUs through a free block below 640 KiB.

@@ -116,6 +116,26 @@ pub const MATRIX: &[Story] = &[
         lines: &[Line::Never("boot:"), Line::Screen("boot: root task")],
         ..ROW
     },
+    // Clocks, where time is exact: TSC and APIC timer against the PM timer, and TSCs against each other.
+    Story {
+        name: "matrix_clocks_bochs",
+        engine: Engine::Bochs,
+        cpus: 2,
+        words: "serial clocks",
+        timeout_s: 420,
+        lines: &[
+            Line::Never(DIED),
+            Line::Never("NOT within"),
+            Line::Says("CPU 0 (first): descriptors"),
+            Line::Says("CPU 1 (started): descriptors"),
+            Line::Says("clocks: TSC"),
+            Line::Says("clocks: APIC timer"),
+            Line::Says("within 1 %"),
+            Line::Says("TSC skew: at most "),
+            Line::Says("root: hello"),
+        ],
+        ..ROW
+    },
     // Memory; 16 GiB lie mostly above 4 GiB.
     Story { name: "matrix_memory_64m", memory_mib: 64, tier: Tier::Quick, ..ROW },
     Story { name: "matrix_memory_1g", ..ROW },

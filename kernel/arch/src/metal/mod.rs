@@ -45,7 +45,8 @@ mod vmx_host;
 pub use apic::{
     end_of_interrupt, found_registers, lvt_thermal, msi_target, send_ipi, set_deadline, timer_fired,
 };
-pub use clock::{bus_khz, now, tsc_khz};
+pub use bring_up::cpu_is_up;
+pub use clock::{bus_khz, measure_again, now, tsc_khz};
 pub use cpu::{
     one_gib_pages, pcid_available, physical_bits, signature, svm_words, topology, vendor_name,
     xstate,

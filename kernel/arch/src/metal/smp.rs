@@ -181,7 +181,66 @@ pub fn join() -> ! {
         }
     }
     clock::set_tsc(COMMON_TSC.load(Ordering::Relaxed));
+    compare_clocks();
     on_own_stack()
+}
+
+/// Whose TSC is asked for, plus one; 0 when the answer is there.
+static ASKED: AtomicUsize = AtomicUsize::new(0);
+static ANSWER: AtomicU64 = AtomicU64::new(0);
+static COMPARED: AtomicBool = AtomicBool::new(false);
+/// Questions to each CPU; the quickest answer counts.
+const QUESTIONS: u32 = 8;
+/// How long an answer may take.
+const ANSWER_US: u64 = 10_000;
+
+/// Measures how far the TSCs are apart, and tells it: the first CPU asks each other one for its TSC, which lies between
+/// the asker's before and after, if both go together.
+fn compare_clocks() {
+    let me = percpu::cpu_number();
+    if me != boot_cpu() {
+        while !COMPARED.load(Ordering::Acquire) {
+            if ASKED.load(Ordering::Acquire) == me + 1 {
+                ANSWER.store(clock::now(), Ordering::Relaxed);
+                ASKED.store(0, Ordering::Release);
+            }
+            core::hint::spin_loop();
+        }
+        return;
+    }
+    let mut worst = Skew::default();
+    for cpu in (0..cpu_count()).filter(|cpu| *cpu != me && cpu_online(*cpu)) {
+        let answers = (0..QUESTIONS).filter_map(|_| ask_clock(cpu));
+        let Some(best) = answers.min_by_key(|skew| skew.within) else {
+            log::warn!("CPU {cpu} does not say what its TSC is");
+            continue;
+        };
+        if best.apart >= worst.apart {
+            worst = best;
+        }
+    }
+    COMPARED.store(true, Ordering::Release);
+    if STARTED.load(Ordering::Relaxed) > 0 {
+        log::info!("TSC skew: at most {} ticks, known to {}", worst.apart, worst.within);
+    }
+}
+
+/// How far two TSCs are apart, in ticks, and how exactly that is known.
+#[derive(Clone, Copy, Default)]
+struct Skew {
+    apart: u64,
+    within: u64,
+}
+
+fn ask_clock(cpu: usize) -> Option<Skew> {
+    let before = clock::now();
+    ASKED.store(cpu + 1, Ordering::Release);
+    if !wait_until(ANSWER_US, || ASKED.load(Ordering::Acquire) == 0) {
+        return None;
+    }
+    let after = clock::now();
+    let within = (after - before) / 2;
+    Some(Skew { apart: ANSWER.load(Ordering::Relaxed).abs_diff(before + within), within })
 }
 
 /// Goes to the loop on the calling CPU's own stack (the first CPU still uses the boot stack).
