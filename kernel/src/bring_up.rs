@@ -56,6 +56,7 @@ pub fn read_command_line(loader: &BootInfo) -> Options {
     log_lines::start(&options, screen(loader, &options));
     let firmware = if loader.uefi { ", UEFI" } else { "" };
     log::info!("Hematite {}, multiboot {}{firmware}", env!("CARGO_PKG_VERSION"), loader.multiboot);
+    mask(loader, &options);
     match screen(loader, &options) {
         Some(arch::Screen::Pixels { width, height, address, .. }) => {
             log::info!("the log is on pixels, {width} by {height}, at {address:#x}");
@@ -68,6 +69,20 @@ pub fn read_command_line(loader: &BootInfo) -> Options {
     }
     step("loader information");
     options
+}
+
+/// `without=NAME` and `novpid`: guests do without what these words name.
+fn mask(loader: &BootInfo, options: &Options) {
+    let words = loader.command_line().split(u8::is_ascii_whitespace);
+    let named = words.filter_map(|word| word.strip_prefix(b"without="));
+    for name in named.chain(options.no_vpid.then_some(&b"vpid"[..])) {
+        let text = core::str::from_utf8(name).unwrap_or("?");
+        if arch::guest_without(name) {
+            log::info!("guests do without {text}");
+        } else {
+            log::warn!("without={text}: guests use nothing of that name");
+        }
+    }
 }
 
 /// What the log is shown on: what the loader told of, else VGA text, which every BIOS machine has.

@@ -19,6 +19,8 @@ mod log_lines;
 #[cfg(target_os = "none")]
 mod panic;
 #[cfg(target_os = "none")]
+mod report;
+#[cfg(target_os = "none")]
 mod root;
 #[cfg(target_os = "none")]
 mod run;
@@ -47,6 +49,7 @@ extern "C" fn kernel_main(magic: u32, information: u64, load_base: u64) -> ! {
     bring_up::start_other_cpus(&loader, &firmware, state::prepare_cpu, state::enter);
     bring_up::compare_clocks(&firmware, &options);
     state::make_kernel(&loader, &firmware, own);
+    report::write(&loader, &firmware);
     bring_up::crash_if_asked(&loader);
     arch::join()
 }

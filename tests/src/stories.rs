@@ -2,7 +2,7 @@
 
 use crate::emulator::Engine;
 use crate::serial::Step;
-use crate::stories_boot::MATRIX;
+use crate::stories_boot::{MASKS, MATRIX};
 use crate::stories_cells as cells;
 use crate::stories_small as small;
 use crate::warnings;
@@ -412,9 +412,9 @@ pub const STORIES: &[Story] = &[
     Story { name: "boot_qemu_direct", cpus: 2, loader: Loader::Direct, ..BOOT },
 ];
 
-/// All stories: these and the table of boots.
+/// All stories: these, the table of boots, and guests that do without something.
 pub fn all() -> impl Iterator<Item = &'static Story> {
-    STORIES.iter().chain(MATRIX)
+    STORIES.iter().chain(MATRIX).chain(MASKS)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 
 use crate::emulator::Engine;
 use crate::stories::{BOOT, DIED, Line, Load, Loader, REFUSED, Story, Tier};
+use crate::stories_small as small;
 
 /// The lines of a boot whose log says `text` on the way.
 macro_rules! seen {
@@ -34,7 +35,11 @@ pub const MATRIX: &[Story] = &[
         lines: seen!("multiboot 1"),
         ..ROW
     },
-    Story { name: "matrix_multiboot2", lines: seen!("multiboot 2"), ..ROW },
+    Story {
+        name: "matrix_multiboot2",
+        lines: seen!("multiboot 2", "report: begins", "report: ends"),
+        ..ROW
+    },
     Story {
         name: "matrix_efi",
         tier: Tier::Quick,
@@ -140,6 +145,46 @@ pub const MATRIX: &[Story] = &[
     Story { name: "matrix_memory_64m", memory_mib: 64, tier: Tier::Quick, ..ROW },
     Story { name: "matrix_memory_1g", ..ROW },
     Story { name: "matrix_memory_16g", memory_mib: 16384, tier: Tier::Quick, ..ROW },
+];
+
+/// The small guest's whole suite in Bochs while one optional ability of VMX is masked.
+macro_rules! without {
+    ($($story:literal $name:literal),* $(,)?) => {
+        &[$(Story {
+            name: $story,
+            tier: Tier::Long,
+            words: concat!("serial without=", $name),
+            lines: &[
+                Line::Never(DIED),
+                Line::Never(REFUSED),
+                Line::Never(small::FAILED),
+                Line::Says(concat!("guests do without ", $name)),
+                Line::Says("small: hello ok"),
+                Line::Says("small: deadline ok"),
+                Line::Says("small: spin ok"),
+                Line::Says("linux powered off"),
+            ],
+            timeout_s: 420,
+            ..small::ALL_BOCHS
+        }),*]
+    };
+}
+
+/// Guests without what VMX need not have.
+pub const MASKS: &[Story] = without![
+    "mask_vpid_bochs" "vpid",
+    "mask_tpr_shadow_bochs" "tpr-shadow",
+    "mask_io_bitmaps_bochs" "io-bitmaps",
+    "mask_tsc_offsetting_bochs" "tsc-offsetting",
+    "mask_mov_dr_bochs" "mov-dr",
+    "mask_monitor_bochs" "monitor",
+    "mask_pause_bochs" "pause",
+    "mask_virtual_apic_bochs" "virtual-apic",
+    "mask_descriptor_table_bochs" "descriptor-table",
+    "mask_rdtscp_bochs" "rdtscp",
+    "mask_wbinvd_bochs" "wbinvd",
+    "mask_virtual_interrupt_bochs" "virtual-interrupt",
+    "mask_xsaves_bochs" "xsaves",
 ];
 
 /// The boot that is repeated: eight processors.

@@ -54,7 +54,10 @@ pub use cpu::{
 pub use crash::{Crash, crash};
 pub use dump::{Epitaph, backtrace_here};
 pub use fpu::{fpu_fresh, fpu_init, fpu_order, fpu_restore, fpu_save};
-pub use guest::{Guest, guest_enable_cpu, guest_secondary_controls, guest_tags, guest_vendor};
+pub use guest::{
+    Guest, guest_enable_cpu, guest_secondary_controls, guest_tags, guest_vendor, guest_without,
+    guest_words,
+};
 pub use ioapic::{
     ioapic_count, ioapic_id, ioapic_mask, ioapic_pins, ioapic_read, ioapic_registers, ioapic_write,
 };

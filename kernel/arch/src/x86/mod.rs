@@ -8,6 +8,7 @@ pub mod font;
 pub mod guest_software;
 pub mod image;
 pub mod mtrr;
+pub mod optional;
 pub mod page;
 pub mod screen;
 pub mod svm_controls;
