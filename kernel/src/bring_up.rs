@@ -279,6 +279,16 @@ fn pm_timer(firmware: &Acpi) -> Option<u16> {
     port.and_then(|timer| u16::try_from(timer.address[0]).ok())
 }
 
+/// The registers by which the machine is suspended, if they are I/O ports.
+pub fn note_sleep_registers(firmware: &Acpi) {
+    let registers = firmware.fadt.map(|fadt| fadt.registers).unwrap_or_default();
+    let [first, second] = [registers.pm1a_control, registers.pm1b_control].map(|register| {
+        // Address space 1 is I/O ports (ACPI 6.4, 5.2.3.2).
+        if register.space == 1 { u16::try_from(register.address[0]).unwrap_or(0) } else { 0 }
+    });
+    arch::note_sleep_ports(first, second);
+}
+
 /// `clocks` on the command line: measures again, longer, and says how far the first measurement was off.
 pub fn compare_clocks(firmware: &Acpi, options: &Options) {
     if !options.compare_clocks {

@@ -47,6 +47,7 @@ extern "C" fn kernel_main(magic: u32, information: u64, load_base: u64) -> ! {
     state::make_pool(memory);
     state::prepare_cpu();
     bring_up::start_other_cpus(&loader, &firmware, state::prepare_cpu, state::enter);
+    bring_up::note_sleep_registers(&firmware);
     bring_up::compare_clocks(&firmware, &options);
     state::make_kernel(&loader, &firmware, own);
     report::write(&loader, &firmware);

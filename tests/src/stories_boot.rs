@@ -175,7 +175,6 @@ pub const MASKS: &[Story] = without![
     "mask_vpid_bochs" "vpid",
     "mask_tpr_shadow_bochs" "tpr-shadow",
     "mask_io_bitmaps_bochs" "io-bitmaps",
-    "mask_tsc_offsetting_bochs" "tsc-offsetting",
     "mask_mov_dr_bochs" "mov-dr",
     "mask_monitor_bochs" "monitor",
     "mask_pause_bochs" "pause",
@@ -185,6 +184,36 @@ pub const MASKS: &[Story] = without![
     "mask_wbinvd_bochs" "wbinvd",
     "mask_virtual_interrupt_bochs" "virtual-interrupt",
     "mask_xsaves_bochs" "xsaves",
+];
+
+/// Sleeps, is woken from outside, and answers.
+const CYCLE: &[Line] = &[
+    Line::Type("suspend"),
+    Line::Asleep,
+    Line::Monitor("system_wakeup"),
+    Line::Says("(resumed)"),
+    Line::Says("the machine is awake again"),
+    Line::Says("hematite> "),
+];
+
+/// Suspend to memory, with nothing but the root task.
+const SLEEP: Story = Story {
+    cpus: 4,
+    lines: &[
+        Line::Never(DIED),
+        Line::Never(REFUSED),
+        Line::Says("hematite> "),
+        Line::Times(3, CYCLE),
+        Line::Tables(4),
+    ],
+    timeout_s: 120,
+    ..BOOT
+};
+
+/// Suspensions.
+pub const SLEEPS: &[Story] = &[
+    Story { name: "sleep_qemu_1", cpus: 1, tier: Tier::Long, ..SLEEP },
+    Story { name: "sleep_qemu_4", ..SLEEP },
 ];
 
 /// The boot that is repeated: eight processors.

@@ -6,7 +6,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::{apic, clock, cpu, descriptors, percpu, smp, space, traps};
+use super::{apic, clock, cpu, descriptors, percpu, sleep, smp, space, traps};
 use crate::x86::feature::Features;
 
 /// The stages in their order (docs/boot.md draws them); the last one is the caller's, see [`cpu_is_up`].
@@ -69,7 +69,11 @@ pub fn cpu_is_up(last: impl FnOnce()) {
         ticks.store(clock::now() - begun, Relaxed);
     }
     let number = percpu::cpu_number();
-    let how = if number == smp::boot_cpu() { "first" } else { "started" };
+    let how = match (sleep::left_stack(number), number == smp::boot_cpu()) {
+        (0, true) => "first",
+        (0, false) => "started",
+        _ => "resumed",
+    };
     log::info!("CPU {number} ({how}): {}", Told);
 }
 

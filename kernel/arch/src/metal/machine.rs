@@ -137,11 +137,9 @@ pub fn start_other_cpus(
     run: fn(usize) -> !,
 ) -> Result<(), smp::BadPlace> {
     smp::set_doors(prepare, run);
-    let mut cpus = cpus.filter(|(number, _)| *number != smp::boot_cpu()).peekable();
-    if cpus.peek().is_none() {
-        return Ok(());
-    }
+    // Also where there is no other CPU: the first one wakes from sleep through it.
     let block = smp::StartBlock::new(place)?;
+    let cpus = cpus.filter(|(number, _)| *number != smp::boot_cpu());
     for (number, apic_id) in cpus {
         if !block.start(number, apic_id) {
             log::error!("CPU {number} (APIC id {apic_id:#x}) did not start within 210 ms");

@@ -1,7 +1,7 @@
 //! The machine itself: instructions, only for target_os = "none".
 //!
 //! ```text
-//!   bring_up   what each CPU goes through        early, tables, smp   what happens once
+//!   bring_up   what each CPU goes through        early, tables, smp   what happens once        sleep   and again
 //!   user       to user mode and back             traps, dump          what must not happen
 //!   cpu msr fpu descriptors percpu bases         the CPU's own state
 //!   apic ioapic pic clock serial screen          what lies around it
@@ -32,6 +32,7 @@ mod physical;
 mod pic;
 mod screen;
 mod serial;
+mod sleep;
 mod smp;
 mod space;
 mod svm;
@@ -73,6 +74,7 @@ pub use msr::{read_msr, write_msr};
 pub use percpu::cpu_number;
 pub use physical::with_physical;
 pub use screen::Screen;
+pub use sleep::{note_sleep_ports, sleep, waking_vector};
 pub use smp::{BadPlace, START_PAGES, boot_cpu, cpu_count, cpu_online, join};
 pub use space::{flush_everything, flush_page, flush_space, load_kernel_space, load_space};
 pub use tables::{

@@ -14,11 +14,10 @@ enum Place {
 }
 
 /// The word behind `without=`, and what it takes away.
-const OPTIONAL: [(&str, Place); 17] = [
+const OPTIONAL: [(&str, Place); 16] = [
     ("vpid", Place::Secondary(secondary::VPID)),
     ("tpr-shadow", Place::Primary(primary::TPR_SHADOW)),
     ("io-bitmaps", Place::Primary(primary::IO_BITMAPS)),
-    ("tsc-offsetting", Place::Primary(primary::TSC_OFFSETTING)),
     ("mov-dr", Place::Primary(primary::MOV_DR)),
     ("monitor", Place::Primary(primary::MONITOR)),
     ("pause", Place::Primary(primary::PAUSE)),
