@@ -53,6 +53,23 @@ pub struct Entry {
     pub command_line: u64,
 }
 
+/// The screen that the loader left behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Display {
+    /// Physical address of its memory.
+    pub address: u64,
+    /// Bytes from one row to the next.
+    pub pitch: u32,
+    /// Columns: pixels, or characters of a text screen.
+    pub width: u32,
+    /// Rows, counted as columns are.
+    pub height: u32,
+    /// Bits of a pixel, or of a character.
+    pub bits: u8,
+    /// 1 colour pixels, 2 VGA text (Multiboot 2.0, 3.6.12); others have a palette.
+    pub kind: u8,
+}
+
 /// Why the loader's information cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BootError {
@@ -79,6 +96,8 @@ pub struct BootInfo {
     pub rsdp: Option<[u8; 36]>,
     /// The machine was started by UEFI firmware.
     pub uefi: bool,
+    /// The screen, if the loader told of one.
+    pub display: Option<Display>,
 }
 
 impl BootInfo {
@@ -92,6 +111,7 @@ impl BootInfo {
         command_line_length: 0,
         rsdp: None,
         uefi: false,
+        display: None,
     };
 
     /// Reads what the loader left: `magic` and `information` as it put them in EAX and EBX.
@@ -165,6 +185,19 @@ fn word(memory: &mut impl Bytes, address: u64) -> Result<u32, BootError> {
     } else {
         Err(BootError::Unreadable(address))
     }
+}
+
+/// Reads what both protocols say of the screen, from its address field on (1: 3.3, 2: 3.6.12).
+fn display(memory: &mut impl Bytes, at: u64) -> Result<Display, BootError> {
+    let [bits, kind, ..] = word(memory, at + 20)?.to_le_bytes();
+    Ok(Display {
+        address: long(memory, at)?,
+        pitch: word(memory, at + 8)?,
+        width: word(memory, at + 12)?,
+        height: word(memory, at + 16)?,
+        bits,
+        kind,
+    })
 }
 
 /// Reads a little-endian word of 64 bits.

@@ -1,6 +1,6 @@
 //! Reads a Multiboot 1 information block (specification 0.6.96, 3.3).
 
-use crate::{BootError, BootInfo, Bytes, Entry, MODULE, long, word};
+use crate::{BootError, BootInfo, Bytes, Entry, MODULE, display, long, word};
 
 /// EAX at entry.
 pub const MAGIC: u32 = 0x2bad_b002;
@@ -9,11 +9,13 @@ pub const MAGIC: u32 = 0x2bad_b002;
 const COMMAND_LINE: u32 = 1 << 2;
 const MODULES: u32 = 1 << 3;
 const MEMORY_MAP: u32 = 1 << 6;
+const FRAME_BUFFER: u32 = 1 << 12;
 
 /// Offsets of the fields in the block.
 const AT_COMMAND_LINE: u64 = 16;
 const AT_MODULES: u64 = 20;
 const AT_MEMORY_MAP: u64 = 44;
+const AT_FRAME_BUFFER: u64 = 88;
 
 /// Bytes of one module's record: start, end, command line, reserved.
 const MODULE_RECORD: u64 = 16;
@@ -30,6 +32,9 @@ pub fn read(info: &mut BootInfo, memory: &mut impl Bytes, address: u64) -> Resul
         if line != 0 {
             info.copy_command_line(memory, line.into());
         }
+    }
+    if flags & FRAME_BUFFER != 0 {
+        info.display = Some(display(memory, address + AT_FRAME_BUFFER)?);
     }
     if flags & MODULES != 0 {
         read_modules(info, memory, address)?;

@@ -1,6 +1,6 @@
 //! Reads a Multiboot 2 information block (specification 2.0, 3.6).
 
-use crate::{BootError, BootInfo, Bytes, Entry, MODULE, long, word};
+use crate::{BootError, BootInfo, Bytes, Entry, MODULE, display, long, word};
 
 /// EAX at entry.
 pub const MAGIC: u32 = 0x36d7_6289;
@@ -10,6 +10,7 @@ const END: u32 = 0;
 const COMMAND_LINE: u32 = 1;
 const MODULE_TAG: u32 = 3;
 const MEMORY_MAP: u32 = 6;
+const FRAME_BUFFER: u32 = 8;
 const EFI32_SYSTEM_TABLE: u32 = 11;
 const EFI64_SYSTEM_TABLE: u32 = 12;
 const ACPI_OLD: u32 = 14;
@@ -66,6 +67,7 @@ fn read_tag(info: &mut BootInfo, memory: &mut impl Bytes, tag: Tag) -> Result<()
             });
         }
         MEMORY_MAP if tag.size >= 16 => read_map(info, memory, tag)?,
+        FRAME_BUFFER if tag.size >= 32 => info.display = Some(display(memory, tag.at + 8)?),
         EFI32_SYSTEM_TABLE | EFI64_SYSTEM_TABLE => info.uefi = true,
         ACPI_OLD if info.rsdp.is_none() => info.rsdp = rsdp(memory, tag, RSDP_OLD),
         ACPI_NEW => info.rsdp = rsdp(memory, tag, RSDP_NEW).or(info.rsdp),

@@ -21,6 +21,10 @@ multiboot2_header:
     # modules on page boundaries (3.1.9): the root task is mapped in place
     .short 6, 0
     .long 8
+    # frame buffer (3.1.10), if there is one: 1024 by 768 pixels of 32 bits, for the log
+    .short 5, 1
+    .long 20, 1024, 768, 32
+    .balign 8
     # end
     .short 0, 0
     .long 8

@@ -57,6 +57,9 @@ fn multiboot2_block() -> Block {
     tag(&mut bytes, 14, &[7; 20]);
     tag(&mut bytes, 15, &[9; 36]);
     tag(&mut bytes, 12, &[0; 8]);
+    let address = 0x1_e000_0000_u64.to_le_bytes();
+    let size = [4096_u32, 1024, 768].map(u32::to_le_bytes);
+    tag(&mut bytes, 8, &[&address[..], size.as_flattened(), &[32, 1, 0, 0]].concat());
     tag(&mut bytes, 0, &[]);
     let total = bytes.len() as u32;
     bytes[..4].copy_from_slice(&total.to_le_bytes());
@@ -86,6 +89,15 @@ fn multiboot2_keeps_the_order_of_the_tags() {
     assert_eq!(info.entries()[4].command_line, 0);
     assert_eq!(info.rsdp, Some([9; 36]));
     assert!(info.uefi);
+    let screen = crate::Display {
+        address: 0x1_e000_0000,
+        pitch: 4096,
+        width: 1024,
+        height: 768,
+        bits: 32,
+        kind: 1,
+    };
+    assert_eq!(info.display, Some(screen));
     assert_eq!(info.modules().count(), 2);
 }
 
@@ -94,7 +106,11 @@ fn multiboot1_block() -> Block {
     let base = 0x9000u32;
     let mut bytes = vec![0; 256];
     let mut put = |at: usize, value: u32| bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
-    put(0, 1 << 2 | 1 << 3 | 1 << 6);
+    put(0, 1 << 2 | 1 << 3 | 1 << 6 | 1 << 12);
+    put(88, 0xb_8000);
+    put(100, 80);
+    put(104, 25);
+    put(108, 2 << 8 | 16);
     put(16, base + 128);
     put(20, 1);
     put(24, base + 144);
@@ -121,6 +137,8 @@ fn multiboot1_reads_modules_and_map() {
     let low = Entry { address: 0, size: 0x9fc00, kind: RAM, command_line: 0 };
     let high = Entry { address: 0x10_0000, size: 0x1ff_0000, kind: RAM, command_line: 0 };
     assert_eq!(info.entries(), [module, low, high]);
+    let display = info.display.unwrap();
+    assert_eq!((display.address, display.width, display.bits, display.kind), (0xb_8000, 80, 16, 2));
 }
 
 #[test]

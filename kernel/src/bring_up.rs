@@ -53,14 +53,60 @@ pub fn read_loader(magic: u32, information: u64) -> BootInfo {
 /// The kernel's command line; from here on there is a log.
 pub fn read_command_line(loader: &BootInfo) -> Options {
     let options = Options::parse(loader.command_line());
-    log_lines::start(&options);
+    log_lines::start(&options, screen(loader, &options));
     let firmware = if loader.uefi { ", UEFI" } else { "" };
     log::info!("Hematite {}, multiboot {}{firmware}", env!("CARGO_PKG_VERSION"), loader.multiboot);
+    mask(loader, &options);
+    match screen(loader, &options) {
+        Some(arch::Screen::Pixels { width, height, address, .. }) => {
+            log::info!("the log is on pixels, {width} by {height}, at {address:#x}");
+        }
+        Some(arch::Screen::Text) => log::info!("the log is on a text screen"),
+        None => {}
+    }
     if loader.lost != 0 {
         log::warn!("{} entries of the loader's memory map did not fit", loader.lost);
     }
     step("loader information");
     options
+}
+
+/// `without=NAME` and `novpid`: guests do without what these words name.
+fn mask(loader: &BootInfo, options: &Options) {
+    let words = loader.command_line().split(u8::is_ascii_whitespace);
+    let named = words.filter_map(|word| word.strip_prefix(b"without="));
+    for name in named.chain(options.no_vpid.then_some(&b"vpid"[..])) {
+        let text = core::str::from_utf8(name).unwrap_or("?");
+        if arch::guest_without(name) {
+            log::info!("guests do without {text}");
+        } else {
+            log::warn!("without={text}: guests use nothing of that name");
+        }
+    }
+}
+
+/// What the log is shown on: what the loader told of, else VGA text, which every BIOS machine has.
+pub fn screen(loader: &BootInfo, options: &Options) -> Option<arch::Screen> {
+    /// Pixels of colours, or text (Multiboot 2.0, 3.6.12).
+    const COLOURS: u8 = 1;
+    const TEXT: u8 = 2;
+    let pixels = |display: boot::Display| {
+        (display.kind == COLOURS && (15..=32).contains(&display.bits)).then(|| {
+            arch::Screen::Pixels {
+                address: display.address,
+                pitch: display.pitch,
+                width: display.width,
+                height: display.height,
+                bytes: display.bits.div_ceil(8),
+            }
+        })
+    };
+    match loader.display {
+        _ if options.no_vga => None,
+        Some(display) if display.kind != TEXT => pixels(display),
+        None if loader.uefi => None,
+        _ => Some(arch::Screen::Text),
+    }
 }
 
 /// Refuses a CPU that lacks what the kernel needs.
@@ -138,7 +184,9 @@ pub fn take_memory(
     let cpus = processors(firmware);
     let me = arch::own_apic_id();
     let number = cpus.iter().position(|cpu| cpu.apic_id == me).unwrap_or(0);
-    match arch::take_over(load_base, place.range, cpus.len(), device_pages(firmware)) {
+    let devices = device_pages(firmware);
+    let shown_on = screen(loader, options);
+    match arch::take_over(load_base, place.range, cpus.len(), devices, shown_on) {
         Ok(taken) => {
             arch::start_first_cpu(number, cpus.len());
             step("memory and first CPU");
@@ -209,10 +257,7 @@ fn tell_of_iommu(firmware: &Acpi, options: &Options) {
 pub fn start_clocks_and_devices(firmware: &Acpi, options: &Options) {
     tell_of_iommu(firmware, options);
     arch::start_devices(io_apics(firmware));
-    let timer = firmware.fadt.map(|fadt| fadt.registers.timer);
-    // Address space 1 is I/O ports (ACPI 6.4, 5.2.3.2).
-    let port = timer.filter(|timer| timer.space == 1 && timer.address[0] != 0);
-    let port = port.and_then(|timer| u16::try_from(timer.address[0]).ok());
+    let port = pm_timer(firmware);
     match arch::start_clocks(port, !options.no_deadline) {
         Some(clocks) => log::info!(
             "TSC {} kHz, APIC timer {} kHz (by the {}), timers by {}",
@@ -224,6 +269,43 @@ pub fn start_clocks_and_devices(firmware: &Acpi, options: &Options) {
         None => fail(format_args!("neither the PM timer nor the PIT runs: no time base")),
     }
     step("clocks and interrupt controllers");
+}
+
+/// The I/O port of the PM timer.
+fn pm_timer(firmware: &Acpi) -> Option<u16> {
+    let timer = firmware.fadt.map(|fadt| fadt.registers.timer);
+    // Address space 1 is I/O ports (ACPI 6.4, 5.2.3.2).
+    let port = timer.filter(|timer| timer.space == 1 && timer.address[0] != 0);
+    port.and_then(|timer| u16::try_from(timer.address[0]).ok())
+}
+
+/// The registers by which the machine is suspended, if they are I/O ports.
+pub fn note_sleep_registers(firmware: &Acpi) {
+    let registers = firmware.fadt.map(|fadt| fadt.registers).unwrap_or_default();
+    let [first, second] = [registers.pm1a_control, registers.pm1b_control].map(|register| {
+        // Address space 1 is I/O ports (ACPI 6.4, 5.2.3.2).
+        if register.space == 1 { u16::try_from(register.address[0]).unwrap_or(0) } else { 0 }
+    });
+    arch::note_sleep_ports(first, second);
+}
+
+/// `clocks` on the command line: measures again, longer, and says how far the first measurement was off.
+pub fn compare_clocks(firmware: &Acpi, options: &Options) {
+    if !options.compare_clocks {
+        return;
+    }
+    let Some((tsc, bus)) = pm_timer(firmware).and_then(arch::measure_again) else {
+        log::warn!("no PM timer to compare the clocks with");
+        return;
+    };
+    for (name, first, second) in
+        [("TSC", arch::tsc_khz(), tsc), ("APIC timer", arch::bus_khz(), bus)]
+    {
+        let off = first.abs_diff(second) * 1_000_000 / second.max(1);
+        let verdict = if off <= 10_000 { "within 1 %" } else { "NOT within 1 %" };
+        log::info!("clocks: {name} {first} kHz, measured again {second} kHz: {off} ppm, {verdict}");
+    }
+    step("clocks compared");
 }
 
 /// Starts the other CPUs through a free block below 640 KiB.

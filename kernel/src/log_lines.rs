@@ -1,4 +1,4 @@
-//! The kernel's log over COM1: one line per record, with level and CPU.
+//! The kernel's log over COM1 and on the screen: one line per record, with level and CPU.
 //!
 //! Used at start-up and for what is strange; the paths from trap, call and exit entries do not format.
 
@@ -14,8 +14,10 @@ struct Lines;
 static WRITING: SpinLock<()> = SpinLock::new(());
 static LINES: Lines = Lines;
 
-/// Starts the log as the command line wants it; without `serial` nothing is written.
-pub fn start(options: &Options) {
+/// Starts the log as the command line wants it; to COM1 with `serial`, and to `screen`. With
+/// neither nothing is written.
+pub fn start(options: &Options, screen: Option<arch::Screen>) {
+    arch::start_console(options.serial, screen);
     let level = match options.log_level {
         LogLevel::Error => LevelFilter::Error,
         LogLevel::Warn => LevelFilter::Warn,
@@ -23,7 +25,7 @@ pub fn start(options: &Options) {
         LogLevel::Debug => LevelFilter::Debug,
         LogLevel::Trace => LevelFilter::Trace,
     };
-    log::set_max_level(if options.serial { level } else { LevelFilter::Off });
+    log::set_max_level(if options.serial || screen.is_some() { level } else { LevelFilter::Off });
     // Refused only if there is a logger already: then there is one.
     let _ = log::set_logger(&LINES);
 }

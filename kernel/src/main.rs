@@ -19,6 +19,8 @@ mod log_lines;
 #[cfg(target_os = "none")]
 mod panic;
 #[cfg(target_os = "none")]
+mod report;
+#[cfg(target_os = "none")]
 mod root;
 #[cfg(target_os = "none")]
 mod run;
@@ -45,7 +47,10 @@ extern "C" fn kernel_main(magic: u32, information: u64, load_base: u64) -> ! {
     state::make_pool(memory);
     state::prepare_cpu();
     bring_up::start_other_cpus(&loader, &firmware, state::prepare_cpu, state::enter);
+    bring_up::note_sleep_registers(&firmware);
+    bring_up::compare_clocks(&firmware, &options);
     state::make_kernel(&loader, &firmware, own);
+    report::write(&loader, &firmware);
     bring_up::crash_if_asked(&loader);
     arch::join()
 }

@@ -37,6 +37,10 @@ pub fn make_pool(memory: arch::Taken) {
 
 /// What a CPU does besides `arch`'s bring-up, while no other one is starting: virtualization.
 pub fn prepare_cpu() {
+    arch::cpu_is_up(enable_guests);
+}
+
+fn enable_guests() {
     static TOLD: AtomicBool = AtomicBool::new(false);
     arch::note_mitigations();
     if let Some(pool) = POOL.get()

@@ -162,7 +162,11 @@ impl Emulator {
 fn start_qemu(machine: &Machine) -> Result<Emulator> {
     let own_log = machine.dir.join("qemu.log");
     let mut command = mortal("qemu-system-x86_64");
-    command.args(["-display", "none", "-serial", "stdio", "-no-reboot"]);
+    command.args(["-display", "none", "-no-reboot"]);
+    // A story may want a machine without a serial line.
+    if !machine.qemu_args.iter().any(|argument| argument == "-serial") {
+        command.args(["-serial", "stdio"]);
+    }
     let socket = std::path::absolute(machine.dir.join("monitor"))?;
     let monitor = (socket.as_os_str().len() < SOCKET_PATH).then_some(socket);
     match &monitor {

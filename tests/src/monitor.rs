@@ -4,10 +4,13 @@ use anyhow::{Context, Result, bail};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// What the monitor says when it is ready for a command.
 const PROMPT: &[u8] = b"(qemu) ";
+/// How long QEMU may take to open the socket.
+const OPENS_WITHIN: Duration = Duration::from_secs(20);
 /// How long one answer may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -17,8 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// # Errors
 /// When nobody is behind the socket, or an answer does not end within a minute.
 pub fn ask(path: &Path, commands: &str) -> Result<String> {
-    let mut stream =
-        UnixStream::connect(path).with_context(|| format!("no monitor at {}", path.display()))?;
+    let mut stream = connect(path)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     until_prompt(&mut stream)?;
     let mut said = Vec::new();
@@ -29,6 +31,20 @@ pub fn ask(path: &Path, commands: &str) -> Result<String> {
     // The first line is the echo, full of cursor movements.
     let text = String::from_utf8_lossy(&said).replace('\r', "");
     Ok(text.split_once('\n').map_or_else(String::new, |(_, answer)| answer.to_string()))
+}
+
+/// QEMU opens the socket a little after it was started.
+fn connect(path: &Path) -> Result<UnixStream> {
+    let begun = Instant::now();
+    loop {
+        match UnixStream::connect(path) {
+            Ok(stream) => return Ok(stream),
+            Err(_) if begun.elapsed() < OPENS_WITHIN => thread::sleep(Duration::from_millis(50)),
+            Err(error) => {
+                return Err(error).with_context(|| format!("no monitor at {}", path.display()));
+            }
+        }
+    }
 }
 
 /// Everything up to the next prompt.

@@ -28,6 +28,8 @@ pub enum Step {
     Same(String),
     /// Type this at QEMU's monitor.
     Monitor(String),
+    /// Wait until QEMU says that the machine is suspended.
+    Asleep,
     /// Wait until the VGA text screen, seen from outside, shows this.
     Screen(String),
     /// Dump the live page tables of so many processors from outside: they keep what the kernel promises.
@@ -197,6 +199,7 @@ impl Serial {
                     self.emulator.ask(command)?;
                     None
                 }
+                Step::Asleep => self.asleep(deadline)?,
                 Step::Screen(text) => self.screen(text, deadline, interrupted)?,
                 Step::Tables(cpus) => self.tables(*cpus)?,
                 Step::End => self.end(deadline, interrupted)?,
@@ -240,6 +243,20 @@ impl Serial {
             }
             self.listen(LOOK_AGAIN)?;
         }
+    }
+
+    /// Asks until the machine is suspended.
+    fn asleep(&mut self, deadline: Option<Instant>) -> Result<Option<Failure>> {
+        while !self.emulator.ask("info status")?.contains("suspended") {
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Ok(Some(Failure::Outside("the machine does not sleep".to_string())));
+            }
+            if let Some(bad) = self.refused_word() {
+                return Ok(Some(Failure::Refused(bad)));
+            }
+            self.listen(LOOK_AGAIN)?;
+        }
+        Ok(None)
     }
 
     /// Judges the page tables of processors 0 to `cpus`.

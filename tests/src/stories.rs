@@ -2,7 +2,7 @@
 
 use crate::emulator::Engine;
 use crate::serial::Step;
-use crate::stories_boot::MATRIX;
+use crate::stories_boot::{MASKS, MATRIX, SLEEPS};
 use crate::stories_cells as cells;
 use crate::stories_small as small;
 use crate::warnings;
@@ -69,6 +69,8 @@ pub enum Line {
     Same(&'static str),
     /// We type this at QEMU's monitor.
     Monitor(&'static str),
+    /// QEMU says that the machine sleeps.
+    Asleep,
     /// The VGA text screen, seen from outside, shows this.
     Screen(&'static str),
     /// The live page tables of so many processors, seen from outside, keep what the kernel promises.
@@ -87,6 +89,7 @@ impl Line {
             Line::Never(text) => steps.push(Step::Refuse((*text).to_string())),
             Line::Same(text) => steps.push(Step::Same((*text).to_string())),
             Line::Monitor(text) => steps.push(Step::Monitor((*text).to_string())),
+            Line::Asleep => steps.push(Step::Asleep),
             Line::Screen(text) => steps.push(Step::Screen((*text).to_string())),
             Line::Tables(cpus) => steps.push(Step::Tables(*cpus)),
             Line::Ends => steps.push(Step::End),
@@ -412,9 +415,10 @@ pub const STORIES: &[Story] = &[
     Story { name: "boot_qemu_direct", cpus: 2, loader: Loader::Direct, ..BOOT },
 ];
 
-/// All stories: these and the table of boots.
+/// All stories: these, the table of boots, and guests that do without something,
+/// and suspensions.
 pub fn all() -> impl Iterator<Item = &'static Story> {
-    STORIES.iter().chain(MATRIX)
+    STORIES.iter().chain(MATRIX).chain(MASKS).chain(SLEEPS)
 }
 
 #[cfg(test)]

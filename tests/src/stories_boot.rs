@@ -4,6 +4,7 @@
 
 use crate::emulator::Engine;
 use crate::stories::{BOOT, DIED, Line, Load, Loader, REFUSED, Story, Tier};
+use crate::stories_small as small;
 
 /// The lines of a boot whose log says `text` on the way.
 macro_rules! seen {
@@ -34,13 +35,24 @@ pub const MATRIX: &[Story] = &[
         lines: seen!("multiboot 1"),
         ..ROW
     },
-    Story { name: "matrix_multiboot2", lines: seen!("multiboot 2"), ..ROW },
+    Story {
+        name: "matrix_multiboot2",
+        lines: seen!("multiboot 2", "report: begins", "report: ends"),
+        ..ROW
+    },
     Story {
         name: "matrix_efi",
         tier: Tier::Quick,
         cpus: 2,
         loader: Loader::Efi,
-        lines: seen!("multiboot 2, UEFI"),
+        lines: &[
+            Line::Never(DIED),
+            Line::Never(REFUSED),
+            Line::Says("multiboot 2, UEFI"),
+            Line::Says("the log is on pixels"),
+            Line::Says("root: hello"),
+            Line::Tables(2),
+        ],
         ..ROW
     },
     Story { name: "matrix_direct", loader: Loader::Direct, lines: seen!("multiboot 1"), ..ROW },
@@ -94,10 +106,114 @@ pub const MATRIX: &[Story] = &[
         lines: seen!("X2APIC", "2 CPUs"),
         ..ROW
     },
+    // What may be missing, seen on the screen.
+    Story {
+        name: "matrix_no_serial",
+        tier: Tier::Quick,
+        cpus: 2,
+        qemu_args: &["-serial", "none"],
+        lines: &[Line::Screen("boot: root task"), Line::Tables(2)],
+        ..ROW
+    },
+    Story {
+        name: "matrix_no_words",
+        words: "",
+        lines: &[Line::Never("boot:"), Line::Screen("boot: root task")],
+        ..ROW
+    },
+    // Clocks, where time is exact: TSC and APIC timer against the PM timer, and TSCs against each other.
+    Story {
+        name: "matrix_clocks_bochs",
+        engine: Engine::Bochs,
+        cpus: 2,
+        words: "serial clocks",
+        timeout_s: 420,
+        lines: &[
+            Line::Never(DIED),
+            Line::Never("NOT within"),
+            Line::Says("CPU 0 (first): descriptors"),
+            Line::Says("CPU 1 (started): descriptors"),
+            Line::Says("clocks: TSC"),
+            Line::Says("clocks: APIC timer"),
+            Line::Says("within 1 %"),
+            Line::Says("TSC skew: at most "),
+            Line::Says("root: hello"),
+        ],
+        ..ROW
+    },
     // Memory; 16 GiB lie mostly above 4 GiB.
     Story { name: "matrix_memory_64m", memory_mib: 64, tier: Tier::Quick, ..ROW },
     Story { name: "matrix_memory_1g", ..ROW },
     Story { name: "matrix_memory_16g", memory_mib: 16384, tier: Tier::Quick, ..ROW },
+];
+
+/// The small guest's whole suite in Bochs while one optional ability of VMX is masked.
+macro_rules! without {
+    ($($story:literal $name:literal),* $(,)?) => {
+        &[$(Story {
+            name: $story,
+            tier: Tier::Long,
+            words: concat!("serial without=", $name),
+            lines: &[
+                Line::Never(DIED),
+                Line::Never(REFUSED),
+                Line::Never(small::FAILED),
+                Line::Says(concat!("guests do without ", $name)),
+                Line::Says("small: hello ok"),
+                Line::Says("small: deadline ok"),
+                Line::Says("small: spin ok"),
+                Line::Says("linux powered off"),
+            ],
+            timeout_s: 420,
+            ..small::ALL_BOCHS
+        }),*]
+    };
+}
+
+/// Guests without what VMX need not have.
+pub const MASKS: &[Story] = without![
+    "mask_vpid_bochs" "vpid",
+    "mask_tpr_shadow_bochs" "tpr-shadow",
+    "mask_io_bitmaps_bochs" "io-bitmaps",
+    "mask_mov_dr_bochs" "mov-dr",
+    "mask_monitor_bochs" "monitor",
+    "mask_pause_bochs" "pause",
+    "mask_virtual_apic_bochs" "virtual-apic",
+    "mask_descriptor_table_bochs" "descriptor-table",
+    "mask_rdtscp_bochs" "rdtscp",
+    "mask_wbinvd_bochs" "wbinvd",
+    "mask_virtual_interrupt_bochs" "virtual-interrupt",
+    "mask_xsaves_bochs" "xsaves",
+];
+
+/// Sleeps, is woken from outside, and answers.
+const CYCLE: &[Line] = &[
+    Line::Type("suspend"),
+    Line::Asleep,
+    Line::Monitor("system_wakeup"),
+    Line::Says("(resumed)"),
+    Line::Says("the machine is awake again"),
+    Line::Says("hematite> "),
+];
+
+/// Suspend to memory, with nothing but the root task.
+const SLEEP: Story = Story {
+    cpus: 4,
+    lines: &[
+        Line::Never(DIED),
+        Line::Never(REFUSED),
+        Line::Says("hematite> "),
+        Line::Times(3, CYCLE),
+        Line::Tables(4),
+    ],
+    timeout_s: 120,
+    ..BOOT
+};
+
+/// Suspensions.
+pub const SLEEPS: &[Story] = &[
+    Story { name: "sleep_qemu_1", cpus: 1, tier: Tier::Long, ..SLEEP },
+    Story { name: "sleep_qemu_4", ..SLEEP },
 ];
 
 /// The boot that is repeated: eight processors.

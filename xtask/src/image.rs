@@ -120,6 +120,10 @@ impl Recipe {
             let words = quoted(&format!("{} {}", module.name, module.args));
             let _ = writeln!(text, "    {module_word} /boot/{} {words}", module.name);
         }
+        // A BIOS machine shows the log as text; UEFI machines have pixels only.
+        text.push_str(
+            "    if [ \"$grub_platform\" = efi ]; then insmod all_video; else set gfxpayload=text; fi\n",
+        );
         text.push_str("    boot\n}\n");
         text
     }

@@ -39,6 +39,7 @@ mod terminal;
 mod test;
 mod toolchain;
 mod tools;
+mod usb;
 
 use anyhow::{Result, bail};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -109,6 +110,9 @@ struct ImageArgs {
     /// The image to write
     #[arg(short, long, default_value = "target/hematite/hematite.iso", value_name = "FILE")]
     output: PathBuf,
+    /// Then write it to this USB stick, after asking; all that is on it is lost
+    #[arg(long, value_name = "DEVICE")]
+    usb: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -133,7 +137,11 @@ fn serve(task: Task, matches: Option<&clap::ArgMatches>) -> Result<()> {
         Task::Build { packages } => {
             build::build(&packages.iter().map(String::as_str).collect::<Vec<_>>())
         }
-        Task::Image(args) => args.boot.plan()?.recipe.iso(&std::path::absolute(args.output)?),
+        Task::Image(args) => {
+            let image = std::path::absolute(args.output)?;
+            args.boot.plan()?.recipe.iso(&image)?;
+            args.usb.map_or(Ok(()), |device| usb::write(&image, &device))
+        }
         Task::Manifest { what: ManifestTask::Check(args) } => manifest::check(&args),
         Task::Test(args) => test::test(&args),
         Task::BootMatrix(args) => boot_matrix::boot_matrix(&args),

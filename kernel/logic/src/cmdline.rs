@@ -33,6 +33,8 @@ pub struct Options {
     pub no_pcid: bool,
     /// `novpid`: do not use tags for guests.
     pub no_vpid: bool,
+    /// `clocks`: the clocks are measured a second time, and compared.
+    pub compare_clocks: bool,
     /// `kmem=N`: bytes of kernel memory, image and pool. N counts MiB, or what a letter K, M or G
     /// behind it says.
     pub kernel_memory: Option<u64>,
@@ -57,6 +59,7 @@ impl Options {
             b"iommu" => self.iommu = true,
             b"nodl" => self.no_deadline = true,
             b"nopcid" => self.no_pcid = true,
+            b"clocks" => self.compare_clocks = true,
             b"novpid" => self.no_vpid = true,
             _ => {
                 if let Some(size) = word.strip_prefix(b"kmem=") {
@@ -100,10 +103,11 @@ mod tests {
     #[test]
     fn words_are_found_among_others() {
         let options =
-            Options::parse(b"/boot/hematite.elf64 serial\tnodl  kmem=64 what=ever\0novga");
+            Options::parse(b"/boot/hematite.elf64 serial\tnodl clocks kmem=64 what=ever\0novga");
         let expected = Options {
             serial: true,
             no_deadline: true,
+            compare_clocks: true,
             kernel_memory: Some(64 << 20),
             ..Options::default()
         };

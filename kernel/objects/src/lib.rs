@@ -38,6 +38,7 @@ mod pt;
 mod remote;
 mod sc;
 mod schedule;
+mod sleep;
 mod sm;
 mod vcpu;
 
@@ -62,6 +63,7 @@ pub use pt::Pt;
 pub use remote::{Remote, Work};
 pub use sc::{Sc, ScState};
 pub use schedule::RunQueue;
+pub use sleep::{Awake, Sleep, waking_vector};
 pub use sm::Sm;
 pub use vcpu::{Vcpu, VcpuState};
 
@@ -110,6 +112,8 @@ pub struct Kernel {
     pub log: Log,
     /// The microcode that is being loaded.
     pub microcode: Microcode,
+    /// The suspension that is under way.
+    pub sleep: Sleep,
 }
 
 /// An object that capabilities name.
@@ -162,6 +166,7 @@ impl Kernel {
             controllers,
             log: Log::new(),
             microcode: Microcode::new(),
+            sleep: Sleep::new(),
         }
     }
 

@@ -23,6 +23,8 @@ pub struct Work {
     pub dead_vcpus: List<Vcpu, 2>,
     /// Where the kernel has microcode to be loaded.
     pub microcode: Option<NonZeroU64>,
+    /// All CPUs are to sleep.
+    pub sleep: bool,
 }
 
 /// The part of a CPU that all others see.
@@ -60,6 +62,7 @@ impl Remote {
                 dead_scs: List::new(),
                 dead_vcpus: List::new(),
                 microcode: None,
+                sleep: false,
             }),
             bell: Bell::new(),
             space: AtomicU64::new(0),

@@ -435,6 +435,8 @@ impl Cpu {
                 self.retire(&vcpu);
             } else if let Some(address) = work.microcode.take() {
                 self.trigger_microcode(address);
+            } else if core::mem::take(&mut work.sleep) {
+                self.sleep();
             } else {
                 return;
             }

@@ -12,17 +12,35 @@ use sync::Token;
 use crate::authority::{caller, domain};
 use crate::{Outcome, Words, revoke};
 
+/// Sleep types have three bits (ACPI 6.4, 4.8.3.2.1).
+const MOST_SLEEP_TYPE: u8 = 7;
 /// The most bytes of a microcode update; its field in the call holds less.
 const MOST_MICROCODE: u32 = 2 << 20;
 
-/// 15. Suspend is refused while this kernel cannot resume. Microcode is copied and loaded on every CPU, in steps.
+/// 15. Suspend: the waking vector comes in RSI whatever the answer is. Microcode is copied and loaded on every CPU, in steps.
 #[inline]
 pub fn machine_ctrl(cpu: &mut Cpu, _token: &Token, words: Words) -> Outcome {
     if !caller(cpu)?.trust.passthrough {
         return Err(Status::BadCap);
     }
     match MachineCtrl::decode(words) {
-        MachineCtrl::Suspend { .. } => Err(Status::BadPar),
+        MachineCtrl::Suspend { slp_typ_a, slp_typ_b } => {
+            let vector = objects::waking_vector().unwrap_or(0);
+            let cursor = cpu.state().map_or(0, |state| state.cursor);
+            if let Some(state) = cpu.state() {
+                state.thread.registers.rsi = vector;
+            }
+            if slp_typ_a > MOST_SLEEP_TYPE || slp_typ_b > MOST_SLEEP_TYPE {
+                return Err(Status::BadPar);
+            }
+            let next = cpu.suspend([slp_typ_a, slp_typ_b], cursor);
+            if next.is_err()
+                && let Some(state) = cpu.state()
+            {
+                state.cursor = 0;
+            }
+            revoke::again(cpu, next.map_err(|_| Status::BadPar)?)
+        }
         MachineCtrl::UpdateMicrocode { size, .. } if size > MOST_MICROCODE => Err(Status::BadPar),
         MachineCtrl::UpdateMicrocode { size, physical } => {
             let cursor = cpu.state().map_or(0, |state| state.cursor);

@@ -26,6 +26,7 @@ pub const HELP: &[(&str, &str)] = &[
     ("mem", "memory that is free"),
     ("cpu", "the machine's processors, and who is on them"),
     ("log level [LEVEL]", "which lines come by themselves: quiet, warnings or all"),
+    ("suspend", "suspend the machine to memory, until somebody wakes it"),
     ("poweroff", "switch the machine off"),
     ("reboot", "start the machine again"),
 ];
@@ -65,6 +66,8 @@ pub enum Command {
     Processors,
     /// Which lines come by themselves, or, with a level, shall come from now on.
     LogLevel(Option<Level>),
+    /// Machine asleep.
+    Suspend,
     /// Machine off.
     PowerOff,
     /// Machine again.
@@ -91,6 +94,7 @@ impl Command {
             Some("mem") => Self::Memory,
             Some("cpu") => Self::Processors,
             Some("log") => return log(words),
+            Some("suspend") => Self::Suspend,
             Some("poweroff") => Self::PowerOff,
             Some("reboot") => Self::Reboot,
             Some(other) => return Err(format!("{other}: no such command; try help")),

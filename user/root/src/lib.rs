@@ -7,6 +7,7 @@
 
 extern crate alloc;
 
+pub mod acpi;
 pub mod command;
 pub mod console;
 pub mod kernel_log;

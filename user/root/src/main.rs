@@ -8,7 +8,7 @@
 //!   loader     a program's pages into a domain
 //!   terminal   keys and bytes between the serial line, the prompt and the guests
 //!   serial     the serial line itself and its interrupt
-//!   power      the machine off, or again
+//!   power      the machine off, again, or asleep
 //! ```
 #![cfg_attr(target_os = "none", no_std)]
 #![cfg_attr(target_os = "none", no_main)]

@@ -4,6 +4,7 @@
 //! where it does not.
 use crate::pages::kernel_word;
 use abi::args::IrqCtrl;
+use abi::hip::Ioapic;
 use core::sync::atomic::{AtomicU64, Ordering};
 use rt::Boot;
 use rt::instructions::{inb, outb};
@@ -37,6 +38,13 @@ impl Serial {
             outb(BASE + 1, DATA_READY);
         }
         Self { pending, seen: 0 }
+    }
+
+    /// After a suspension: the line's interrupts are off, and its pin is masked.
+    pub fn resume(&self, boot: &Boot) {
+        if self.pending.is_some() && route(boot).is_some() {
+            outb(BASE + 1, DATA_READY);
+        }
     }
 
     /// Whether keys announce themselves.
@@ -77,14 +85,26 @@ impl Serial {
 }
 
 fn interrupt(boot: &Boot, wake: &Semaphore) -> Option<&'static AtomicU64> {
-    let ioapic = boot.hip.ioapics().find(|ioapic| {
-        let last = (ioapic.version >> 16) & 0xff;
-        (ioapic.gsi_base..=ioapic.gsi_base.saturating_add(last)).contains(&IRQ)
-    })?;
+    ioapic(boot)?;
     let (kp, page) = rt::vcpu::kernel_page().ok()?;
     let configure =
         IrqCtrl::ConfigureVector { vector: VECTOR, cpu: boot.cpu, sm: wake.selector(), kp, bit: 0 };
     rt::calls::irq_ctrl(configure).ok()?;
+    route(boot)?;
+    Some(kernel_word(page))
+}
+
+/// The I/O APIC that has the line's interrupt.
+fn ioapic(boot: &Boot) -> Option<Ioapic> {
+    boot.hip.ioapics().find(|ioapic| {
+        let last = (ioapic.version >> 16) & 0xff;
+        (ioapic.gsi_base..=ioapic.gsi_base.saturating_add(last)).contains(&IRQ)
+    })
+}
+
+/// Sends the line's interrupt to our vector, and lets it through.
+fn route(boot: &Boot) -> Option<()> {
+    let ioapic = ioapic(boot)?;
     let assign = IrqCtrl::AssignIoapicPin {
         vector: VECTOR,
         cpu: boot.cpu,
@@ -93,6 +113,5 @@ fn interrupt(boot: &Boot, wake: &Semaphore) -> Option<&'static AtomicU64> {
         ioapic: ((ioapic.id >> 24) & 0xf) as u8,
         pin: (IRQ - ioapic.gsi_base) as u8,
     };
-    rt::calls::irq_ctrl(assign).ok()?;
-    Some(kernel_word(page))
+    rt::calls::irq_ctrl(assign).ok().map(drop)
 }

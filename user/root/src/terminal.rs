@@ -190,6 +190,11 @@ impl Terminal<'_> {
                 self.level = level.unwrap_or(self.level);
                 say(out, &format!("log level is {}", self.level.name()));
             }
+            Command::Suspend => {
+                power::suspend(&self.maker.boot)?;
+                self.serial.resume(&self.maker.boot);
+                say(out, "the machine is awake again");
+            }
             Command::PowerOff => power::off(&self.maker.boot),
             Command::Reboot => power::reboot(&self.maker.boot),
         }

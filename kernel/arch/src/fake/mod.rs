@@ -29,6 +29,6 @@ pub use names::{
     exchange, flush_page, flush_space, fpu_fresh, fpu_init, fpu_order, fpu_restore, fpu_save, idle,
     isolate, kernel_root_entries, load_kernel_space, load_space, memory_type, note_fault,
     note_killed, note_unclaimed, now, one_gib_pages, park, pcid_available, physical_bits,
-    port_bitmap_tail, read_msr, relax, run, send_ipi, set_deadline, take_interrupt, tsc_khz,
-    with_physical, with_seat, write_msr,
+    port_bitmap_tail, read_msr, relax, run, send_ipi, set_deadline, sleep, take_interrupt, tsc_khz,
+    waking_vector, with_physical, with_seat, write_msr,
 };

@@ -306,3 +306,15 @@ pub fn note_fault(cpu: usize, event: u8, address: u64) {
 pub fn cpu_online(cpu: usize) -> bool {
     cpu < cpu_count()
 }
+
+/// This machine cannot be suspended: there is no waking vector.
+#[must_use]
+pub fn waking_vector() -> Option<u64> {
+    None
+}
+
+/// It never loses power.
+#[must_use]
+pub fn sleep(_types: [u8; 2]) -> bool {
+    false
+}

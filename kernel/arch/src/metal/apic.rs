@@ -257,6 +257,16 @@ fn arm(deadline: u64) {
     write(INITIAL_COUNT, count);
 }
 
+/// The calling CPU's entry for the thermal sensor.
+pub fn thermal() -> u32 {
+    read(LVT_THERMAL)
+}
+
+/// Gives it back, after resume.
+pub fn set_thermal(entry: u32) {
+    write(LVT_THERMAL, entry);
+}
+
 /// Routes the thermal sensor of the calling CPU to `vector`, masked or not.
 pub fn lvt_thermal(vector: u8, masked: bool) {
     write(LVT_THERMAL, u32::from(vector) | if masked { MASKED } else { 0 });

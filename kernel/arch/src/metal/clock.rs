@@ -39,8 +39,10 @@ pub enum Reference {
 /// Rates of the two (ACPI 6.4, 4.8.3.3; 8254 data sheet and every PC since).
 const PM_TIMER_HZ: u64 = 3_579_545;
 const PIT_HZ: u64 = 1_193_182;
-/// Length of the measurement: 5 ms.
+/// Length of the measurement at boot: 5 ms.
 const PART_OF_A_SECOND: u64 = 200;
+/// Length of the one that checks it: 50 ms.
+const LONGER_PART: u64 = 20;
 /// A clock that stands still is given up after this many reads.
 const PATIENCE: u32 = 2_000_000;
 
@@ -48,25 +50,40 @@ const PATIENCE: u32 = 2_000_000;
 pub fn calibrate(reference: Reference) -> bool {
     apic::start_counting();
     let measured = match reference {
-        Reference::PmTimer(port) => against_pm_timer(port),
+        Reference::PmTimer(port) => against_pm_timer(port, PART_OF_A_SECOND),
         Reference::Pit => against_pit(),
     };
-    let Some((ticks, counts, span, hz)) = measured else { return false };
+    let Some((tsc, bus)) = measured.map(rates) else { return false };
+    TSC_KHZ.store(tsc, Relaxed);
+    BUS_KHZ.store(bus, Relaxed);
+    tsc_khz() != 0
+}
+
+/// Measures again, ten times as long, against the PM timer at I/O port `port`: TSC ticks and APIC timer counts per
+/// millisecond. The calling CPU's timer is free to be armed again afterwards.
+#[must_use]
+pub fn measure_again(port: u16) -> Option<(u64, u64)> {
+    apic::start_counting();
+    let measured = against_pm_timer(port, LONGER_PART).map(rates);
+    apic::start_timer();
+    measured
+}
+
+/// Ticks and counts per millisecond.
+fn rates((ticks, counts, span, hz): Measurement) -> (u64, u64) {
     let khz =
         |count: u64| (u128::from(count) * u128::from(hz) / u128::from(span.max(1)) / 1000) as u64;
-    TSC_KHZ.store(khz(ticks), Relaxed);
-    BUS_KHZ.store(khz(counts), Relaxed);
-    tsc_khz() != 0
+    (khz(ticks), khz(counts))
 }
 
 /// TSC ticks, APIC counts and reference counts that went by, and the reference's rate.
 type Measurement = (u64, u64, u64, u64);
 
-fn against_pm_timer(port: u16) -> Option<Measurement> {
+fn against_pm_timer(port: u16, part_of_a_second: u64) -> Option<Measurement> {
     let mut port = Port::<u32>::new(port);
     // SAFETY: the port that ACPI names; reading it has no effect. 24 bits always exist.
     let mut read = || unsafe { port.read() } & 0xff_ffff;
-    let span = PM_TIMER_HZ / PART_OF_A_SECOND;
+    let span = PM_TIMER_HZ / part_of_a_second;
     let first = read();
     let mut start = first;
     for _ in 0..PATIENCE {

@@ -9,7 +9,7 @@ use x86_64::instructions::tables::{sgdt, sidt};
 use x86_64::registers::control::{Cr0, Cr2, Cr3, Cr4};
 
 use super::layout::{IMAGE, guarded_cpu};
-use super::{apic, descriptors, msr, percpu, pic, serial, tables, traps};
+use super::{apic, descriptors, msr, percpu, pic, screen, serial, tables, traps};
 use crate::Registers;
 
 /// Bytes of last words kept.
@@ -57,6 +57,7 @@ impl Epitaph {
 impl Write for Epitaph {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         serial::send(text.as_bytes());
+        screen::send(text.as_bytes());
         for byte in text.bytes() {
             let at = last_words.length.load(Relaxed);
             if at + 1 < KEPT {

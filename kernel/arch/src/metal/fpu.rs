@@ -67,6 +67,45 @@ pub fn fpu_save(page: &SharedPage) {
     }
 }
 
+/// Room for one state outside the pool: all that the kernel enables (`XCR0` in `cpu`) is 2688 bytes.
+#[repr(C, align(64))]
+pub struct Area([u64; 344]);
+
+impl Area {
+    /// Nothing saved yet: a header of zeros.
+    pub const fn new() -> Self {
+        Self([0; 344])
+    }
+
+    /// Keeps the calling CPU's state.
+    pub fn save(&mut self) {
+        let at = self.0.as_mut_ptr();
+        // SAFETY: as `fpu_save`; the area is large enough and aligned.
+        unsafe {
+            if cpu::features().contains(Features::XSAVE) {
+                asm!("xsave64 [{}]", in(reg) at, in("eax") u32::MAX, in("edx") u32::MAX,
+                    options(nostack, preserves_flags));
+            } else {
+                asm!("fxsave64 [{}]", in(reg) at, options(nostack, preserves_flags));
+            }
+        }
+    }
+
+    /// Gives it back.
+    pub fn restore(&self) {
+        let at = self.0.as_ptr();
+        // SAFETY: what `save` wrote is a valid state, which does not fault.
+        unsafe {
+            if cpu::features().contains(Features::XSAVE) {
+                asm!("xrstor64 [{}]", in(reg) at, in("eax") u32::MAX, in("edx") u32::MAX,
+                    options(nostack, preserves_flags, readonly));
+            } else {
+                asm!("fxrstor64 [{}]", in(reg) at, options(nostack, preserves_flags, readonly));
+            }
+        }
+    }
+}
+
 /// Saves the state of one thread and loads another's, both in areas that nobody else can write; only where
 /// `cpu::has_fast_switch`.
 #[inline(always)]

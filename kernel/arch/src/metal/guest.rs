@@ -4,7 +4,7 @@
 //! machine in `x86`.
 
 use core::arch::global_asm;
-use core::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use abi::Mtd;
 use logic::Oom;
@@ -17,12 +17,15 @@ use super::vmx::Vmx;
 use super::vmx_enable as vmx;
 use super::{cpu_number, now};
 use crate::x86::guest_software::Software;
+use crate::x86::optional::Without;
 use crate::x86::vmx_fields;
 use crate::{GuestEnv, GuestEvent, GuestVendor, MAX_CPUS};
 
 global_asm!(include_str!("guest_asm.S"), HOST_RSP = const vmx_fields::HOST_RSP);
 
 static VENDOR: AtomicU8 = AtomicU8::new(GuestVendor::None as u8);
+/// What is masked by the command line: a [`Without`].
+static WITHOUT: AtomicU32 = AtomicU32::new(0);
 /// CPUs that could not be enabled: one is enough to have no guests at all.
 static REFUSED: AtomicU8 = AtomicU8::new(0);
 /// The time-out that no guest lives to see, where the hardware sets no limit.
@@ -56,6 +59,39 @@ pub fn guest_vendor() -> GuestVendor {
         2 => GuestVendor::Svm,
         _ => GuestVendor::None,
     }
+}
+
+/// Masks the optional ability `name` for all guests; false if there is none of that name. Before any CPU's
+/// [`guest_enable_cpu`].
+pub fn guest_without(name: &[u8]) -> bool {
+    let named = Without::named(name);
+    WITHOUT.fetch_or(named.unwrap_or_default().0, Relaxed);
+    named.is_some()
+}
+
+/// What is masked.
+pub(super) fn without() -> Without {
+    Without(WITHOUT.load(Relaxed))
+}
+
+/// The capability words of the CPUs by name, for the report; 0 for those that they do not have.
+#[must_use]
+pub fn guest_words() -> [(&'static str, u64); 11] {
+    let vmx = vmx::capabilities();
+    let [revision, asids, features] = super::svm_words().map(u64::from);
+    [
+        ("VMX basic", vmx.basic),
+        ("VMX pin", vmx.pin.0),
+        ("VMX primary", vmx.primary.0),
+        ("VMX secondary", vmx.secondary.0),
+        ("VMX exit", vmx.exit.0),
+        ("VMX entry", vmx.entry.0),
+        ("VMX EPT and VPID", vmx.ept_vpid),
+        ("VMX miscellaneous", vmx.misc),
+        ("SVM revision", revision),
+        ("SVM address-space identifiers", asids),
+        ("SVM features", features),
+    ]
 }
 
 /// How many tags the CPU has for guests' translations: tags 1 to this number; 0 if it has none.

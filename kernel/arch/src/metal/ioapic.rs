@@ -38,6 +38,33 @@ pub fn start(addresses: impl Iterator<Item = u64>) {
     }
 }
 
+/// Redirection entries kept over a suspension: pins of all I/O APICs, one after the other.
+static KEPT: [AtomicU64; 256] = [const { AtomicU64::new(0) }; 256];
+
+/// All pins there are, with room to keep their entries.
+fn pins() -> impl Iterator<Item = (usize, u32)> {
+    (0..ioapic_count()).flat_map(|number| (0..ioapic_pins(number)).map(move |pin| (number, pin)))
+}
+
+/// Keeps all redirection entries.
+pub fn keep() {
+    for ((number, pin), kept) in pins().zip(&KEPT) {
+        let register = REDIRECTION + 2 * pin;
+        let low = access(number, register, None).unwrap_or(MASKED);
+        let high = access(number, register + 1, None).unwrap_or(0);
+        kept.store(u64::from(high) << 32 | u64::from(low), Relaxed);
+    }
+}
+
+/// Gives them back, masked: their owners unmask what they still want (abi.md 10). Without room to keep it, an entry is
+/// only masked.
+pub fn restore_masked() {
+    for (at, (number, pin)) in pins().enumerate() {
+        let kept = KEPT.get(at).map_or(0, |kept| kept.load(Relaxed));
+        ioapic_write(number, pin, kept as u32 | MASKED, (kept >> 32) as u32);
+    }
+}
+
 /// How many there are.
 #[must_use]
 pub fn ioapic_count() -> usize {

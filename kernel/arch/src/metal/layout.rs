@@ -15,6 +15,10 @@ pub const POOL_MAX: u64 = 8 << 30;
 pub const DEVICES: u64 = 0xffff_ff90_0000_0000;
 /// Pages for device registers.
 pub const DEVICE_PAGES: u64 = 32;
+/// The last of them: VGA text memory, if that is what the log is shown on.
+pub const VGA: u64 = DEVICES + (DEVICE_PAGES - 1) * PAGE;
+/// The frame buffer of the log, at most eight large pages.
+pub const SCREEN: u64 = 0xffff_ff98_0000_0000;
 /// Stacks and windows, [`CPU_STRIDE`] bytes for each CPU.
 pub const CPUS: u64 = 0xffff_ffa0_0000_0000;
 /// Distance from one CPU's pages to the next one's.

@@ -1,9 +1,12 @@
 //! The steps by which the kernel takes over the machine, in the order in which `main` calls them.
 
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
 use logic::line::Line;
 use sync::SpinLock;
 
 use super::clock::Reference;
+use super::screen::{self, Screen};
 use super::{apic, bring_up, clock, cpu, dump, early, ioapic, layout, percpu, serial, smp, traps};
 use crate::MAX_CPUS;
 use crate::x86::feature::Features;
@@ -20,9 +23,23 @@ pub fn read_physical(address: u64, out: &mut [u8]) -> bool {
     early::read_physical(address, out)
 }
 
+/// Whether the log goes to COM1.
+static SERIAL: AtomicBool = AtomicBool::new(false);
+
+/// Decides where [`console_write`] writes. Last words go everywhere whatever this says.
+pub fn start_console(to_serial: bool, to_screen: Option<Screen>) {
+    SERIAL.store(to_serial, Relaxed);
+    if let Some(screen) = to_screen {
+        screen::start(screen);
+    }
+}
+
 /// Writes to the console at once.
 pub fn console_write(bytes: &[u8]) {
-    serial::send(bytes);
+    if SERIAL.load(Relaxed) {
+        serial::send(bytes);
+    }
+    screen::send(bytes);
 }
 
 /// Tells the CPU that this is a wait loop.
@@ -120,11 +137,9 @@ pub fn start_other_cpus(
     run: fn(usize) -> !,
 ) -> Result<(), smp::BadPlace> {
     smp::set_doors(prepare, run);
-    let mut cpus = cpus.filter(|(number, _)| *number != smp::boot_cpu()).peekable();
-    if cpus.peek().is_none() {
-        return Ok(());
-    }
+    // Also where there is no other CPU: the first one wakes from sleep through it.
     let block = smp::StartBlock::new(place)?;
+    let cpus = cpus.filter(|(number, _)| *number != smp::boot_cpu());
     for (number, apic_id) in cpus {
         if !block.start(number, apic_id) {
             log::error!("CPU {number} (APIC id {apic_id:#x}) did not start within 210 ms");

@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use sync::SpinLock;
 
 use super::layout::{LARGE_PAGE, PAGE, STACK};
-use super::{apic, bring_up, clock, percpu, physical, tables};
+use super::{apic, bring_up, clock, percpu, physical, sleep, tables};
 use crate::x86::page::{LARGE, PRESENT, TABLE, WRITABLE};
 
 /// How many pages the start block takes below 640 KiB: code, and three tables that map it 1:1.
@@ -55,6 +55,39 @@ pub struct StartBlock {
     address: u64,
 }
 
+/// Where the start block was put; 0 if there is no place for it.
+static PLACE: AtomicU64 = AtomicU64::new(0);
+
+/// Where the start block was put; 0 if there is no place for it.
+pub fn place() -> u64 {
+    PLACE.load(Ordering::Relaxed)
+}
+
+/// How many CPUs are up besides the calling one.
+pub fn others() -> usize {
+    (0..cpu_count()).filter(|cpu| cpu_online(*cpu)).count().saturating_sub(1)
+}
+
+/// The boot CPU is about to sleep: firmware will start it at `entry` through the start block, which is in place, and
+/// the others are to be started and to meet once more.
+pub fn before_sleep(entry: extern "C" fn(usize) -> !) {
+    StartBlock::in_place().aim(boot_cpu(), entry);
+    STARTED.store(0, Ordering::Relaxed);
+    ENTERED.store(0, Ordering::Relaxed);
+    GO.store(false, Ordering::Relaxed);
+    COMPARED.store(false, Ordering::Relaxed);
+    COMMON_TSC.store(clock::now(), Ordering::Relaxed);
+}
+
+/// The bring-up of the calling CPU, with what the kernel adds to it.
+pub fn bring_up_again() {
+    bring_up::this_cpu();
+    let doors = *DOORS.lock();
+    if let Some((prepare, _)) = doors {
+        prepare();
+    }
+}
+
 /// What was in the pages of the start block.
 static SAVED: SpinLock<[[u64; 512]; START_PAGES as usize]> =
     SpinLock::new([[0; 512]; START_PAGES as usize]);
@@ -69,6 +102,7 @@ impl StartBlock {
         {
             return Err(BadPlace(address));
         }
+        PLACE.store(address, Ordering::Relaxed);
         for (page, words) in (0..START_PAGES).zip(SAVED.lock().iter_mut()) {
             with_words(address + page * PAGE, |slot, word| {
                 if let Some(kept) = words.get_mut(slot) {
@@ -80,6 +114,11 @@ impl StartBlock {
         let block = Self { address };
         block.fill();
         Ok(block)
+    }
+
+    /// The block that is in place, which its owner gives back.
+    fn in_place() -> core::mem::ManuallyDrop<Self> {
+        core::mem::ManuallyDrop::new(Self { address: place() })
     }
 
     /// Code, and tables: slot 0 maps 2 MiB 1:1, the kernel's slots are as everywhere.
@@ -108,15 +147,22 @@ impl StartBlock {
         write_bytes(at + 16, &root.to_le_bytes());
     }
 
+    /// Says which CPU the block starts next, and where that goes: to `entry` on its own stack, or below what it left
+    /// there when it went to sleep.
+    fn aim(&self, cpu: usize, entry: extern "C" fn(usize) -> !) {
+        let words = (&raw const ap_start_words) as u64 - (&raw const ap_start) as u64;
+        let at = self.address + words;
+        let left = sleep::left_stack(cpu) & !15;
+        let stack = if left == 0 { STACK.end(cpu) } else { left };
+        write_bytes(at + 24, &stack.to_le_bytes());
+        write_bytes(at + 32, &(entry as usize as u64).to_le_bytes());
+        write_bytes(at + 40, &(cpu as u64).to_le_bytes());
+    }
+
     /// Starts CPU number `cpu` with identifier `apic_id`; false if it does not come up in time.
     #[must_use]
     pub fn start(&self, cpu: usize, apic_id: u32) -> bool {
-        let words = (&raw const ap_start_words) as u64 - (&raw const ap_start) as u64;
-        let at = self.address + words;
-        write_bytes(at + 24, &STACK.end(cpu).to_le_bytes());
-        let entry: extern "C" fn(usize) -> ! = enter;
-        write_bytes(at + 32, &(entry as usize as u64).to_le_bytes());
-        write_bytes(at + 40, &(cpu as u64).to_le_bytes());
+        self.aim(cpu, enter);
         let before = STARTED.load(Ordering::Acquire);
         let page = (self.address / PAGE) as u8;
         apic::send_init(apic_id);
@@ -145,13 +191,13 @@ impl Drop for StartBlock {
 /// The first Rust on another CPU, on its own stack.
 extern "C" fn enter(cpu: usize) -> ! {
     percpu::adopt(cpu);
-    bring_up::this_cpu();
-    let doors = *DOORS.lock();
-    if let Some((prepare, _)) = doors {
-        prepare();
-    }
+    bring_up_again();
     STARTED.fetch_add(1, Ordering::AcqRel);
-    join()
+    if sleep::left_stack(cpu) == 0 {
+        join();
+    }
+    meet();
+    sleep::come_back(cpu)
 }
 
 /// Says what each CPU does after its bring-up, and where it goes when all are up.
@@ -168,11 +214,17 @@ pub fn set_count(count: usize, boot: usize) {
 /// Waits until all CPUs are here, sets the TSC as all others do at the same moment, and goes on in the
 /// loop on this CPU's own stack.
 pub fn join() -> ! {
+    meet();
+    on_own_stack()
+}
+
+/// The barrier: all TSCs go on from one value, which is not below any that was seen.
+pub fn meet() {
     if percpu::cpu_number() == boot_cpu() {
         while ENTERED.load(Ordering::Acquire) < STARTED.load(Ordering::Acquire) {
             core::hint::spin_loop();
         }
-        COMMON_TSC.store(clock::now(), Ordering::Relaxed);
+        COMMON_TSC.fetch_max(clock::now(), Ordering::Relaxed);
         GO.store(true, Ordering::Release);
     } else {
         ENTERED.fetch_add(1, Ordering::AcqRel);
@@ -181,7 +233,65 @@ pub fn join() -> ! {
         }
     }
     clock::set_tsc(COMMON_TSC.load(Ordering::Relaxed));
-    on_own_stack()
+    compare_clocks();
+}
+
+/// Whose TSC is asked for, plus one; 0 when the answer is there.
+static ASKED: AtomicUsize = AtomicUsize::new(0);
+static ANSWER: AtomicU64 = AtomicU64::new(0);
+static COMPARED: AtomicBool = AtomicBool::new(false);
+/// Questions to each CPU; the quickest answer counts.
+const QUESTIONS: u32 = 8;
+/// How long an answer may take.
+const ANSWER_US: u64 = 10_000;
+
+/// Measures how far the TSCs are apart, and tells it: the first CPU asks each other one for its TSC, which lies between
+/// the asker's before and after, if both go together.
+fn compare_clocks() {
+    let me = percpu::cpu_number();
+    if me != boot_cpu() {
+        while !COMPARED.load(Ordering::Acquire) {
+            if ASKED.load(Ordering::Acquire) == me + 1 {
+                ANSWER.store(clock::now(), Ordering::Relaxed);
+                ASKED.store(0, Ordering::Release);
+            }
+            core::hint::spin_loop();
+        }
+        return;
+    }
+    let mut worst = Skew::default();
+    for cpu in (0..cpu_count()).filter(|cpu| *cpu != me && cpu_online(*cpu)) {
+        let answers = (0..QUESTIONS).filter_map(|_| ask_clock(cpu));
+        let Some(best) = answers.min_by_key(|skew| skew.within) else {
+            log::warn!("CPU {cpu} does not say what its TSC is");
+            continue;
+        };
+        if best.apart >= worst.apart {
+            worst = best;
+        }
+    }
+    COMPARED.store(true, Ordering::Release);
+    if STARTED.load(Ordering::Relaxed) > 0 {
+        log::info!("TSC skew: at most {} ticks, known to {}", worst.apart, worst.within);
+    }
+}
+
+/// How far two TSCs are apart, in ticks, and how exactly that is known.
+#[derive(Clone, Copy, Default)]
+struct Skew {
+    apart: u64,
+    within: u64,
+}
+
+fn ask_clock(cpu: usize) -> Option<Skew> {
+    let before = clock::now();
+    ASKED.store(cpu + 1, Ordering::Release);
+    if !wait_until(ANSWER_US, || ASKED.load(Ordering::Acquire) == 0) {
+        return None;
+    }
+    let after = clock::now();
+    let within = (after - before) / 2;
+    Some(Skew { apart: ANSWER.load(Ordering::Relaxed).abs_diff(before + within), within })
 }
 
 /// Goes to the loop on the calling CPU's own stack (the first CPU still uses the boot stack).

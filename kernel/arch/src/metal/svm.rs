@@ -12,7 +12,7 @@ use logic::Oom;
 use logic::addr::Frame;
 use sync::{Pool, SharedPage, Site};
 
-use super::guest::{TIMED_OUT, keep, place};
+use super::guest::{TIMED_OUT, keep, place, without};
 use super::guest_switch::{self, Duties, Switch, rdmsr};
 use super::{cpu_number, idle, now, send_ipi, set_deadline, take_interrupt, write_msr};
 use crate::x86::event::{self, VALID};
@@ -90,7 +90,7 @@ pub fn enable(pool: &Pool) -> Result<(), &'static str> {
     write_msr(VM_HSAVE_PA, area.address()).map_err(|()| "SVM takes no save area")?;
     let known = COMMON.load(Relaxed);
     let asids = leaf.ebx.min(known as u32);
-    let features = leaf.edx & (known >> 32) as u32;
+    let features = without().svm(leaf.edx) & (known >> 32) as u32;
     COMMON.store(u64::from(asids) | u64::from(features) << 32, Relaxed);
     Ok(())
 }

@@ -25,6 +25,7 @@ use super::layout::{
     NMI_STACK, PAGE, POOL, POOL_MAX, PORT_BITMAP_ADDRESS, STACK, TASK_PAGES, TASKS, WINDOWS,
 };
 use super::percpu;
+use super::screen::{self, Screen};
 use crate::MAX_CPUS;
 use crate::x86::page::{
     ADDRESS, CODE, CONSTANT, DATA, DEVICE, GLOBAL, LARGE, PRESENT, TABLE, index,
@@ -99,7 +100,8 @@ pub fn image_bytes() -> u64 {
 }
 
 /// Builds the final tables in `range`, whose start receives the image (if it is not there already, at
-/// `load_base`), and switches to them. `cpus` stacks are made, `devices` are mapped.
+/// `load_base`), and switches to them. `cpus` stacks are made, `devices`
+/// and the screen of the log are mapped.
 ///
 /// # Errors
 /// See [`TablesError`]; nothing has changed then.
@@ -108,6 +110,7 @@ pub fn take_over(
     range: Range<u64>,
     cpus: usize,
     devices: impl Iterator<Item = u64>,
+    shown_on: Option<Screen>,
 ) -> Result<Taken, TablesError> {
     let bytes = range.end.saturating_sub(range.start);
     let large = (range.start | range.end).is_multiple_of(LARGE_PAGE);
@@ -126,8 +129,12 @@ pub fn take_over(
     for offset in (0..bytes).step_by(LARGE_PAGE as usize) {
         builder.map(POOL + offset, range.start + offset, DATA | LARGE, 1)?;
     }
-    for (page, address) in (0..DEVICE_PAGES).zip(devices) {
+    for (page, address) in (0..DEVICE_PAGES - 1).zip(devices) {
         builder.map(DEVICES + page * PAGE, address, DEVICE, 0)?;
+    }
+    for (page, address, large) in screen::pages(shown_on) {
+        let (rights, level) = if large { (DEVICE | LARGE, 1) } else { (DEVICE, 0) };
+        builder.map(page, address, rights, level)?;
     }
     builder.cpus(cpus)?;
     builder.tasks_and_ports()?;
@@ -138,6 +145,7 @@ pub fn take_over(
     let taken = Taken { range, free: builder.frames.clone() };
     finished();
     switch(builder.root, moves);
+    screen::moved(shown_on);
     Ok(taken)
 }
 

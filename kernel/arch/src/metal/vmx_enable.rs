@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use logic::Oom;
 use sync::{Pool, Site, SpinLock};
 
-use super::guest::{keep, place};
+use super::guest::{keep, place, without};
 use super::guest_switch::rdmsr;
 use super::{percpu, vmx_host, write_msr};
 use crate::x86::vmx_controls::{Allowed, Capabilities, primary};
@@ -92,7 +92,7 @@ fn read_capabilities() -> Capabilities {
     let has_secondary = primary_word.allows(primary::SECONDARY);
     let secondary_word = if has_secondary { Allowed(rdmsr(0x48b)) } else { Allowed(0) };
     let ept = has_secondary && secondary_word.possible() & (1 << 1 | 1 << 5) != 0;
-    Capabilities {
+    without().vmx(Capabilities {
         pin: Allowed(rdmsr(first)),
         primary: primary_word,
         secondary: secondary_word,
@@ -103,7 +103,7 @@ fn read_capabilities() -> Capabilities {
         ept_vpid: if ept { rdmsr(0x48c) } else { 0 },
         misc: rdmsr(0x485),
         basic,
-    }
+    })
 }
 
 /// All accesses exit but those of abi.md 11.3.

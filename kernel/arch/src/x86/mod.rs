@@ -4,10 +4,13 @@
 pub mod descriptor;
 pub mod event;
 pub mod feature;
+pub mod font;
 pub mod guest_software;
 pub mod image;
 pub mod mtrr;
+pub mod optional;
 pub mod page;
+pub mod screen;
 pub mod svm_controls;
 pub mod svm_exit;
 pub mod svm_state;

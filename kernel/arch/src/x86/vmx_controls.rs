@@ -213,7 +213,7 @@ impl Capabilities {
         const MEMORY_WB: u64 = 1 << 14;
         const WALK_4: u64 = 1 << 6;
         const INVEPT_ALL: u64 = 1 << 20 | 1 << 25 | 1 << 26;
-        let rules: [(bool, &'static str); 9] = [
+        let rules: [(bool, &'static str); 10] = [
             (self.secondary.allows(secondary::EPT), "VMX lacks EPT"),
             (self.secondary.allows(secondary::UNRESTRICTED), "VMX lacks unrestricted guest"),
             (
@@ -224,6 +224,7 @@ impl Capabilities {
             ),
             (self.primary.allows(primary::SECONDARY), "VMX lacks secondary controls"),
             (self.primary.allows(primary::MSR_BITMAPS), "VMX lacks MSR bitmaps"),
+            (self.primary.allows(primary::TSC_OFFSETTING), "VMX lacks TSC offsetting"),
             (
                 self.exit.allows(exit::SAVE_PAT | exit::LOAD_PAT)
                     && self.entry.allows(entry::LOAD_PAT),
