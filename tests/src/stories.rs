@@ -329,6 +329,14 @@ pub const STORIES: &[Story] = &[
     small::one!("small_lapic_qemu", "lapic"),
     small::one!("small_deadline_qemu", "deadline"),
     small::one!("small_spin_qemu", "spin"),
+    Story { name: "probe_qemu", ..cells::PROBE },
+    Story {
+        name: "probe_bochs",
+        engine: Engine::Bochs,
+        tier: Tier::Long,
+        timeout_s: 1800,
+        ..cells::PROBE
+    },
     Story { name: "crash_monitor_qemu", ..cells::CRASH },
     Story { name: "cell_states_qemu", ..cells::STATES },
     Story { name: "cell_lives_qemu", ..cells::FEW_LIVES },

@@ -301,3 +301,31 @@ pub(crate) const REBOOT: Story = Story {
     ],
     ..BOOT
 };
+
+/// A guest touches all that a machine could have and gets what the documents say, while another ticks on.
+pub(crate) const PROBE: Story = Story {
+    load: Load::Smalls { monitor: "vmm", manifest: "tests/manifests/probe.dts" },
+    cpus: 2,
+    lines: &[
+        Line::Never(DIED),
+        Line::Never(REFUSED),
+        Line::Never("small: tick FAIL"),
+        Line::Never(" FAIL "),
+        Line::Says("hematite> "),
+        leads!("start" "other" to "READY"),
+        leads!("start" "probe" to "READY"),
+        Line::Type("guest console probe"),
+        Line::Says("small: cpuid ok"),
+        Line::Says("small: memory ok"),
+        Line::Says("small: ports ok"),
+        Line::Says("small: registers ok"),
+        Line::Says("probe powered off"),
+        Line::Says("hematite> "),
+        // The neighbour has ticked all the time, and goes on.
+        Line::Type("guest console other"),
+        Line::Says("small: tick 5"),
+        Line::Times(2, &[Line::Says("small: tick")]),
+    ],
+    timeout_s: 900,
+    ..BOOT
+};

@@ -414,9 +414,9 @@ impl Maker<'_> {
             taken.add(physical, size);
             loader::scrub(physical, size)?;
             loader::give(pd, physical, size, control::RAM + done, MEM_RW, Space::Host)?;
-            for (start, end) in around_hole(done, done + size) {
+            for (start, end, rights) in layout::pieces(done, done + size) {
                 let from = physical + (start - done);
-                loader::give(pd, from, end - start, start, MEM_RWX, Space::Guest)?;
+                loader::give(pd, from, end - start, start, rights, Space::Guest)?;
             }
             done += size;
         }
@@ -465,11 +465,4 @@ impl Maker<'_> {
             self.module(name).map(|module| sum.saturating_add(module.size))
         })
     }
-}
-
-/// A range of guest-physical addresses without the legacy hole.
-fn around_hole(start: u64, end: u64) -> impl Iterator<Item = (u64, u64)> {
-    let hole = layout::LEGACY_HOLE;
-    let pieces = [(start, end.min(hole.start)), (start.max(hole.end), end)];
-    pieces.into_iter().filter(|(start, end)| start < end)
 }

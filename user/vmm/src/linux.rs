@@ -131,10 +131,12 @@ impl Kernel {
             sectors => sectors,
         };
         let payload = (sectors + 1) * 512;
-        let payload_size = long(0x1f4)? * 16;
-        if payload + payload_size > length {
-            return Err(Refusal::ImageCut { wanted: payload + payload_size, length });
+        // The header counts paragraphs of 16 bytes, of which the file may have only a part of the last.
+        let promised = long(0x1f4)? * 16;
+        if payload + promised >= length + 16 {
+            return Err(Refusal::ImageCut { wanted: payload + promised, length });
         }
+        let payload_size = promised.min(length - payload);
         let header_size = (0x202 + number(head, 0x201, 1).ok_or(cut)? as usize) - HEADER;
         if HEADER + header_size > head.len() {
             return Err(cut);
@@ -254,6 +256,11 @@ impl<'a> Image<'a> {
     pub fn size(&self) -> u64 {
         self.size
     }
+
+    /// Reads bytes from an offset; nothing if they are not all there.
+    pub fn read(&self, offset: u64, out: &mut [u8]) -> Option<()> {
+        GuestMemory::new(self.words).read(offset, out).ok()
+    }
 }
 
 /// Copies `size` bytes of `image` from `offset` to guest memory at `to`.
@@ -350,9 +357,13 @@ mod tests {
             Err(Refusal::HeaderCut { length: 0x230 })
         ));
         assert_eq!(
-            Kernel::parse(&file, full - 1),
-            Err(Refusal::ImageCut { wanted: full, length: full - 1 })
+            Kernel::parse(&file, full - 16),
+            Err(Refusal::ImageCut { wanted: full, length: full - 16 })
         );
+        // A part of the last paragraph is enough: so is Debian's memtest86+.
+        let short = Kernel::parse(&file, full - 15).unwrap();
+        assert_eq!(short.payload + short.payload_size, full - 15);
+        assert!(Kernel::parse(&file[..0x400], 0x400).is_err());
         let mut old = file.clone();
         old[0x206] = 0x0b;
         assert_eq!(Kernel::parse(&old, full), Err(Refusal::TooOld { version: 0x20b }));
