@@ -40,6 +40,8 @@ pub enum Load {
     Linux,
     /// Our root task, the monitor and the guests of this manifest, which take the same kernel and initrd.
     Manifest(&'static str),
+    /// A manifest of the gallery, as `cargo xtask run --manifest` starts it.
+    Gallery(&'static str),
     /// Our root task, the monitor and the guest in `guests/small` with this command line.
     Small(&'static str),
     /// Our root task, this monitor and the guests of this manifest, all with the kernel in `guests/small`.
@@ -329,6 +331,10 @@ pub const STORIES: &[Story] = &[
     small::one!("small_lapic_qemu", "lapic"),
     small::one!("small_deadline_qemu", "deadline"),
     small::one!("small_spin_qemu", "spin"),
+    Story { name: "gallery_hello_qemu", ..small::HELLO },
+    Story { name: "gallery_hello_bochs", engine: Engine::Bochs, timeout_s: 420, ..small::HELLO },
+    Story { name: "gallery_multiboot_qemu", ..small::MULTIBOOT },
+    Story { name: "gallery_memtest_qemu", ..small::MEMTEST },
     Story { name: "probe_qemu", ..cells::PROBE },
     Story {
         name: "probe_bochs",

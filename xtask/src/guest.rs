@@ -42,6 +42,54 @@ const BUSYBOX: Tested = Tested {
     file: "./bin/busybox",
 };
 
+const MEMTEST: Tested = Tested {
+    meta: "memtest86+",
+    name: "memtest86+",
+    version: "6.10-4",
+    file: "./boot/memtest86+x64.bin",
+};
+
+/// Where an image of the gallery comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Built from this folder's package.
+    Program(&'static str),
+    /// A file in `guests/files`.
+    File,
+    /// Debian's memory tester.
+    Memtest,
+}
+
+/// The images that manifests may name without a `--module`, besides `kernel` and `initrd`.
+const GALLERY: &[(&str, Source)] = &[
+    ("multiboot.elf32", Source::Program("multiboot")),
+    ("multiboot.elf64", Source::Program("multiboot")),
+    ("small.bin", Source::Program("small")),
+    ("note.txt", Source::File),
+    ("memtest.bin", Source::Memtest),
+];
+
+/// Where the image of this name comes from, if it is one of ours.
+pub fn source(name: &str) -> Option<Source> {
+    GALLERY.iter().find(|(known, _)| *known == name).map(|(_, source)| *source)
+}
+
+/// The file of an image of ours; what is built is expected to be there.
+///
+/// # Errors
+/// When it is neither there nor can be fetched.
+pub fn image(name: &str, source: Source) -> Result<PathBuf> {
+    let path = match source {
+        Source::Program(_) => desk::out()?.join(name),
+        Source::File => desk::root().join("guests/files").join(name),
+        Source::Memtest => return fetch(&MEMTEST).context("the memory tester"),
+    };
+    if !path.is_file() {
+        bail!("{}: run `cargo xtask build`", path.display());
+    }
+    Ok(path)
+}
+
 /// The busybox programs that get a name of their own in the guest.
 const APPLETS: &str = "ash cat chmod clear cp cut date dd df dmesg du echo env false find free grep \
     halt head hexdump hostname id kill killall less ln ls lsmod md5sum mkdir mknod more mount mv nproc od \
@@ -240,6 +288,21 @@ pub fn bzimage(file: &[u8]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn programs_of_the_gallery_are_built_and_files_are_there() {
+        for (name, source) in GALLERY {
+            match source {
+                Source::Program(package) => {
+                    let found = crate::build::PROGRAMS.iter().find(|p| p.package == *package);
+                    let stem = |file: &str| file.split('.').next().map(ToString::to_string);
+                    assert_eq!(found.map(|p| stem(p.file)), Some(stem(name)), "{name}");
+                }
+                Source::File => assert!(image(name, *source).is_ok(), "{name}"),
+                Source::Memtest => {}
+            }
+        }
+    }
 
     #[test]
     fn the_meta_package_names_the_kernel() {

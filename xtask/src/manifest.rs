@@ -3,6 +3,7 @@
 //! The shape is defined in `docs/manifest.md`; the root task reads the compiled blob.
 
 use crate::desk;
+use crate::guest;
 use crate::image::Module;
 use crate::tools;
 use ::manifest::{Machine, Manifest, Refusal};
@@ -204,8 +205,11 @@ pub fn check(args: &CheckArgs) -> Result<()> {
     let named: Vec<_> = args.module.iter().map(|m| Module::parse(m)).collect::<Result<_>>()?;
     check_modules(&source, &manifest, |name| match named.iter().find(|m| m.name == name) {
         Some(module) => fs::metadata(&module.file).ok().map(|data| data.len()),
-        // The default guest's files, which `run` and `image` add by themselves.
-        None => ["kernel", "initrd"].contains(&name).then_some(0),
+        // The default guest's files and those of the gallery, which `run` and `image` add by themselves.
+        None => {
+            let known = ["kernel", "initrd"].contains(&name) || guest::source(name).is_some();
+            known.then_some(0)
+        }
     })?;
     for guest in &manifest.guests {
         let (vcpus, memory) = (guest.vcpus.count, guest.memory >> 20);
@@ -298,12 +302,17 @@ mod tests {
 };
 "#;
 
+    /// Stands for the line of the initrd, in a guest whose image is for multiboot.
+    const MULTIBOOT: &str = "initrd = \"initrd\";";
+
     /// What is said of the good one with one piece replaced, without the folder.
     fn judged(number: usize, from: &str, to: &str) -> String {
         assert!(GOOD.contains(from), "{from}");
         let name = format!("refusal-{number}.dts");
         let source = desk::out().unwrap().join(&name);
-        fs::write(&source, GOOD.replacen(from, to, 1)).unwrap();
+        let text = GOOD.replacen(from, to, 1);
+        let text = if from == MULTIBOOT { text.replace("linux", "multiboot") } else { text };
+        fs::write(&source, text).unwrap();
         let machine = Machine { cpus: Some(2), memory: Some(100 << 20) };
         let result = judge(&source, machine).and_then(|(blob, manifest)| {
             let _ = fs::remove_file(blob);
@@ -322,6 +331,7 @@ mod tests {
         if !driver::process::on_path("dtc") {
             return;
         }
+        let nine = format!("modules = {};", ["\"kernel\""; 9].join(", "));
         let long = format!("cmdline = \"{}\"", "x".repeat(2048));
         let many = "count = <65>";
         let cases: &[(&str, &str, &str)] = &[
@@ -400,7 +410,7 @@ mod tests {
             (
                 "\"linux\"",
                 "\"windows\"",
-                "FILE:24: /guests/one/image: type is \"windows\", not linux or flat",
+                "FILE:24: /guests/one/image: type is \"windows\", not linux, multiboot or flat",
             ),
             ("type = \"linux\";", "", "FILE:23: /guests/one/image: type is missing"),
             ("kernel = \"kernel\";", "", "FILE:23: /guests/one/image: kernel is missing"),
@@ -415,6 +425,29 @@ mod tests {
                 "FILE:26: /guests/one/image: there is no module disk: --module FILE:disk",
             ),
             ("\"linux\"", "\"flat\"", "FILE:26: /guests/one/image: unknown property initrd"),
+            ("\"linux\"", "\"multiboot\"", "FILE:26: /guests/one/image: unknown property initrd"),
+            (
+                "\"linux\";",
+                "\"linux\"; modules = \"a\";",
+                "FILE:24: /guests/one/image: unknown property modules",
+            ),
+            (MULTIBOOT, "modules = \"kernel\", \"initrd\";", "fine"),
+            (
+                MULTIBOOT,
+                "modules = \"kernel\", \"a/b\";",
+                "FILE:26: /guests/one/image: modules is \"a/b\"; a module's name is 1 to 31 of a-z A-Z 0-9 . _ -",
+            ),
+            (
+                MULTIBOOT,
+                "modules = \"kernel\", \"disk\";",
+                "FILE:26: /guests/one/image: there is no module disk: --module FILE:disk",
+            ),
+            (
+                MULTIBOOT,
+                "modules = [61];",
+                "FILE:26: /guests/one/image: modules is not one or more strings",
+            ),
+            (MULTIBOOT, &nine, "FILE:26: /guests/one/image: modules has 9 names; at most 8"),
             (
                 "cmdline = \"a { b\"",
                 &long,

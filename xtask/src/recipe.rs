@@ -2,7 +2,7 @@
 
 use crate::build;
 use crate::desk;
-use crate::guest;
+use crate::guest::{self, Source};
 use crate::image::{Module, Recipe};
 use crate::manifest::{self, Guest};
 use ::manifest::Machine;
@@ -149,8 +149,11 @@ impl BootArgs {
                     _ if there => continue,
                     "kernel" => self.linux()?.0,
                     "initrd" => self.linux()?.1.context("--initrd FILE is needed")?,
-                    // Refused below, with its line.
-                    _ => continue,
+                    _ => match guest::source(name) {
+                        Some(source) => self.gallery(name, source)?,
+                        // Refused below, with its line.
+                        None => continue,
+                    },
                 };
                 modules.push(Module::new(name, file));
             }
@@ -161,6 +164,14 @@ impl BootArgs {
         })?;
         let memory_mib = manifest.guests.iter().map(|guest| guest.memory >> 20).sum();
         Ok(Guests { modules, memory_mib })
+    }
+
+    /// A file of the gallery, built if that is wanted.
+    fn gallery(&self, name: &str, source: Source) -> Result<PathBuf> {
+        if let (Source::Program(package), false) = (source, self.no_build) {
+            build::build(&[package])?;
+        }
+        guest::image(name, source)
     }
 }
 

@@ -52,6 +52,7 @@ global_asm!(
     ".popsection",
     ".pushsection .text.stubs, \"ax\"",
     ".balign 16",
+    ".globl small_stubs",
     "small_stubs:",
     ".set vector, 0",
     ".rept 64",

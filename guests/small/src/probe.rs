@@ -14,8 +14,10 @@ use core::cell::Cell;
 const PROTECTION: Option<(u8, u32)> = Some((13, 0));
 /// The pages of the two APICs.
 const APICS: [u64; 2] = [0xfec0_0000, 0xfee0_0000];
-/// The video memory that is not there, and the ROMs that are not there.
-const NOTHING_BELOW_1M: core::ops::Range<u64> = 0xa_0000..0xe_0000;
+/// VGA's graphics memory, which is not there; its text memory, which is; ROMs, which are not there.
+const GRAPHICS: core::ops::Range<u64> = 0xa_0000..0xb_8000;
+const TEXT: core::ops::Range<u64> = 0xb_8000..0xc_0000;
+const ROMS: core::ops::Range<u64> = 0xc_0000..0xe_0000;
 const PAGE: u64 = 0x1000;
 const LARGE: u64 = 2 << 20;
 const GIB: u64 = 1 << 30;
@@ -101,10 +103,11 @@ fn what(address: u64) -> What {
         return What::Device;
     }
     let told = |(start, size, _): (u64, u64, u32)| (start..start + size).contains(&address);
-    if NOTHING_BELOW_1M.contains(&address) || !machine::memory_map().any(told) {
-        return What::Nothing;
+    let hidden = [GRAPHICS, ROMS].iter().any(|range| range.contains(&address));
+    if !hidden && (TEXT.contains(&address) || machine::memory_map().any(told)) {
+        return What::Memory;
     }
-    What::Memory
+    What::Nothing
 }
 
 /// Reads and writes back eight bytes, which must behave as their address promises.
@@ -142,8 +145,8 @@ fn touch(address: u64) -> Result<(), Failure> {
 /// All that is promised of guest-physical memory.
 pub fn memory() -> Result<(), Failure> {
     let apics = APICS.into_iter().map(|page| (page, PAGE, 0));
-    let hole = (NOTHING_BELOW_1M.start, NOTHING_BELOW_1M.end - NOTHING_BELOW_1M.start, 0);
-    for (start, size, _) in machine::memory_map().chain(apics).chain([hole]) {
+    let video = [GRAPHICS, TEXT, ROMS].map(|range| (range.start, range.end - range.start, 0));
+    for (start, size, _) in machine::memory_map().chain(apics).chain(video) {
         for edge in [start, start + size] {
             touch(edge)?;
             touch(edge.wrapping_sub(8) & (8 * GIB - 1))?;

@@ -18,10 +18,12 @@ use alloc::vec::Vec;
 use core::fmt;
 use dtoolkit::Node;
 use dtoolkit::fdt::{Fdt, FdtNode};
-use fields::{flag, number, numbers, only, text};
+use fields::{flag, number, numbers, only, text, texts};
 
 /// What `compatible` of the root node says.
 pub const VERSION: &str = "hematite,manifest-v1";
+/// Most modules of a multiboot guest.
+pub const MODULES: usize = 8;
 /// Most virtual processors of a guest.
 pub const VCPUS: u64 = 64;
 /// Priorities that virtual processors may have: below those of the monitors' own threads.
@@ -80,6 +82,15 @@ pub enum Image {
         /// Command line.
         command_line: String,
     },
+    /// A kernel with a multiboot header, version 1.
+    Multiboot {
+        /// Boot module of the kernel.
+        kernel: String,
+        /// Boot modules that it finds in its information, at most [`MODULES`]; the name of each is its string.
+        modules: Vec<String>,
+        /// Command line.
+        command_line: String,
+    },
     /// Raw bytes.
     Flat {
         /// Boot module.
@@ -92,11 +103,13 @@ pub enum Image {
 impl Image {
     /// The boot modules it is made of, each with the name of its property.
     pub fn modules(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        let (kernel, initrd) = match self {
-            Self::Linux { kernel, initrd, .. } => (kernel, initrd.as_deref()),
-            Self::Flat { kernel, .. } => (kernel, None),
+        let (kernel, property, others) = match self {
+            Self::Linux { kernel, initrd, .. } => (kernel, "initrd", initrd.as_slice()),
+            Self::Multiboot { kernel, modules, .. } => (kernel, "modules", modules.as_slice()),
+            Self::Flat { kernel, .. } => (kernel, "", &[][..]),
         };
-        [("kernel", kernel.as_str())].into_iter().chain(initrd.map(|name| ("initrd", name)))
+        let others = others.iter().map(move |name| (property, name.as_str()));
+        [("kernel", kernel.as_str())].into_iter().chain(others)
     }
 }
 
@@ -282,15 +295,19 @@ fn image(node: &FdtNode, path: &str, memory: u64) -> Result<Image, Refusal> {
     match kind.as_str() {
         "linux" => {
             only(node, path, &["type", "kernel", "initrd", "cmdline"], &[])?;
-            let command_line = text(node, path, "cmdline")?.unwrap_or_default();
-            if command_line.len() > 2047 {
-                let why = "cmdline has more than 2047 characters";
-                return Err(Refusal::new(path, "cmdline", why));
-            }
+            let command_line = command_line(node, path)?;
             Ok(Image::Linux {
                 kernel: kernel()?,
                 initrd: module(node, path, "initrd")?,
                 command_line,
+            })
+        }
+        "multiboot" => {
+            only(node, path, &["type", "kernel", "modules", "cmdline"], &[])?;
+            Ok(Image::Multiboot {
+                kernel: kernel()?,
+                modules: module_list(node, path)?,
+                command_line: command_line(node, path)?,
             })
         }
         "flat" => {
@@ -303,20 +320,42 @@ fn image(node: &FdtNode, path: &str, memory: u64) -> Result<Image, Refusal> {
             Ok(Image::Flat { kernel: kernel()?, address })
         }
         other => {
-            let why = format!("type is \"{other}\", not linux or flat");
+            let why = format!("type is \"{other}\", not linux, multiboot or flat");
             Err(Refusal::new(path, "type", why))
         }
     }
 }
 
+fn command_line(node: &FdtNode, path: &str) -> Result<String, Refusal> {
+    let line = text(node, path, "cmdline")?.unwrap_or_default();
+    if line.len() > 2047 {
+        return Err(Refusal::new(path, "cmdline", "cmdline has more than 2047 characters"));
+    }
+    Ok(line)
+}
+
 /// The name of a boot module, if the property is there.
 fn module(node: &FdtNode, path: &str, name: &str) -> Result<Option<String>, Refusal> {
-    let Some(module) = text(node, path, name)? else { return Ok(None) };
+    text(node, path, name)?.map(|module| named(path, name, module)).transpose()
+}
+
+/// The names of some.
+fn module_list(node: &FdtNode, path: &str) -> Result<Vec<String>, Refusal> {
+    let names = texts(node, path, "modules")?;
+    if names.len() > MODULES {
+        let why = format!("modules has {} names; at most {MODULES}", names.len());
+        return Err(Refusal::new(path, "modules", why));
+    }
+    names.into_iter().map(|module| named(path, "modules", module)).collect()
+}
+
+/// A name that a boot module can have.
+fn named(path: &str, property: &str, module: String) -> Result<String, Refusal> {
     let known = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     if module.is_empty() || module.len() > 31 || !module.bytes().all(known) {
         let why =
-            format!("{name} is \"{module}\"; a module's name is 1 to 31 of a-z A-Z 0-9 . _ -");
-        return Err(Refusal::new(path, name, why));
+            format!("{property} is \"{module}\"; a module's name is 1 to 31 of a-z A-Z 0-9 . _ -");
+        return Err(Refusal::new(path, property, why));
     }
-    Ok(Some(module))
+    Ok(module)
 }

@@ -361,16 +361,24 @@ impl Maker<'_> {
     /// The order for the monitor.
     fn control(&self, guest: &Guest) -> Result<Control, String> {
         let size = |name: &str| self.module(name).map(|module| module.size);
-        let (line, boot, kernel, initrd) = match &guest.image {
-            Image::Linux { kernel, initrd, command_line } => {
-                (command_line.as_str(), control::Boot::Linux, kernel, initrd.as_ref())
+        let (line, boot) = match &guest.image {
+            Image::Linux { command_line, .. } => (command_line.as_str(), control::Boot::Linux),
+            Image::Flat { address, .. } => ("", control::Boot::Flat(*address)),
+            Image::Multiboot { command_line, .. } => {
+                (command_line.as_str(), control::Boot::Multiboot)
             }
-            Image::Flat { kernel, address } => ("", control::Boot::Flat(*address), kernel, None),
         };
         let mut order = Control::new(&guest.name, line).ok_or("name or command line too long")?;
         order.boot = boot;
-        order.kernel_size = size(kernel)?;
-        order.initrd_size = initrd.map_or(Ok(0), |name| size(name))?;
+        let mut slots = order.modules.iter_mut();
+        for (property, name) in guest.image.modules() {
+            if property == "kernel" {
+                order.kernel_size = size(name)?;
+            } else if let Some(slot) = slots.next() {
+                let module = control::Module::new(name, size(name)?);
+                *slot = module.ok_or("the name of a module is too long")?;
+            }
+        }
         order.vcpus = guest.vcpus.count;
         order.affinity = guest.vcpus.cpus;
         order.priority = guest.vcpus.priority;
@@ -391,13 +399,17 @@ impl Maker<'_> {
 
     /// The boot modules, read only, where they lie.
     fn images(&self, guest: &Guest, pd: Selector) -> Result<(), String> {
+        let mut next = control::INITRD;
         for (property, name) in guest.image.modules() {
-            let address = if property == "initrd" { control::INITRD } else { control::KERNEL };
+            let address = if property == "kernel" { control::KERNEL } else { next };
             let module = self.module(name)?;
             if !module.address.is_multiple_of(PAGE_SIZE) {
                 return Err(format!("boot module {name} does not start on a page"));
             }
             loader::give(pd, module.address, module.size, address, MEM_R, Space::Host)?;
+            if property != "kernel" {
+                next += module.size.next_multiple_of(PAGE_SIZE);
+            }
         }
         Ok(())
     }

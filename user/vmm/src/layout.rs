@@ -39,8 +39,10 @@ pub const MP: u64 = 0xf_0100;
 pub const KERNEL_LOWEST: u64 = 0x10_0000;
 /// First byte of the hole that RAM never reaches.
 pub const RAM_LIMIT: u64 = 0xc000_0000;
-/// Guest-physical addresses in this range stay a hole although RAM lies around them: VGA.
-pub const LEGACY_HOLE: core::ops::Range<u64> = 0xa_0000..0xc_0000;
+/// Guest-physical addresses in this range stay a hole although RAM lies around them: VGA's graphics and monochrome memory.
+pub const LEGACY_HOLE: core::ops::Range<u64> = 0xa_0000..0xb_8000;
+/// VGA's text memory: plain memory, so that a kernel that writes to its screen can.
+pub const TEXT: core::ops::Range<u64> = LEGACY_HOLE.end..0xc_0000;
 /// Where option ROMs would be. There is none: memory full of ones that a guest can read, so that looking for one costs no
 /// exits, and that drops writes.
 pub const ROMS: core::ops::Range<u64> = 0xc_0000..ACPI;
@@ -62,6 +64,7 @@ pub const RESET: (u16, u8) = (0xcf9, 6);
 pub fn pieces(start: u64, end: u64) -> impl Iterator<Item = (u64, u64, u8)> {
     let parts = [
         (0, LEGACY_HOLE.start, MEM_RWX),
+        (TEXT.start, TEXT.end, MEM_RWX),
         (ROMS.start, ROMS.end, MEM_R | MEM_X),
         (ROMS.end, u64::MAX, MEM_RWX),
     ];
@@ -81,7 +84,12 @@ mod tests {
         let rx = MEM_R | MEM_X;
         assert_eq!(
             all,
-            [(0, 0xa_0000, MEM_RWX), (0xc_0000, 0xe_0000, rx), (0xe_0000, 16 << 20, MEM_RWX)]
+            [
+                (0, 0xa_0000, MEM_RWX),
+                (0xb_8000, 0xc_0000, MEM_RWX),
+                (0xc_0000, 0xe_0000, rx),
+                (0xe_0000, 16 << 20, MEM_RWX)
+            ]
         );
         assert_eq!(pieces(0xa_0000, 0xb_0000).count(), 0);
         assert_eq!(pieces(2 << 20, 4 << 20).collect::<Vec<_>>(), [(2 << 20, 4 << 20, MEM_RWX)]);

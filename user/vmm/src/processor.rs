@@ -26,6 +26,8 @@ pub enum Entry {
     Linux(u64),
     /// At flat 32-bit code.
     Flat(u64),
+    /// At a multiboot kernel's entry.
+    Multiboot(u32),
     /// Not before a start-up message.
     Wait,
 }
@@ -108,6 +110,10 @@ fn begin(shared: &Shared, page: &mut StatePage, entry: Entry) -> Option<Mtd> {
         }
         Entry::Flat(address) => {
             start::flat32(page, address);
+            Some(start::ALL)
+        }
+        Entry::Multiboot(address) => {
+            start::multiboot(page, address);
             Some(start::ALL)
         }
         Entry::Wait => Some(Mtd::NONE),
