@@ -1,7 +1,7 @@
 //! The emulator suites as data: what is started, what it must say, how long it may take.
 
 use crate::emulator::Engine;
-use crate::serial::Step;
+use crate::serial::{Shares, Step};
 use crate::stories_cells as cells;
 use crate::stories_small as small;
 use crate::warnings;
@@ -64,6 +64,10 @@ pub enum Line {
     Never(&'static str),
     /// A line with this text comes, and it is the same each time the story asks for it.
     Same(&'static str),
+    /// A line with this text comes; the number at its end is remembered.
+    Measures(&'static str),
+    /// So have two of those numbers grown since the first time.
+    Grew(Shares),
     /// The machine ends by itself; in QEMU a reboot is an end, too.
     Ends,
     /// These lines, so many times.
@@ -77,6 +81,8 @@ impl Line {
             Line::Type(text) => steps.push(Step::Send(text.as_bytes().to_vec())),
             Line::Never(text) => steps.push(Step::Refuse((*text).to_string())),
             Line::Same(text) => steps.push(Step::Same((*text).to_string())),
+            Line::Measures(text) => steps.push(Step::Measure((*text).to_string())),
+            Line::Grew(shares) => steps.push(Step::Compare(*shares)),
             Line::Ends => steps.push(Step::End),
             Line::Times(count, lines) => {
                 (0..*count).for_each(|_| lines.iter().for_each(|line| line.add_to(steps)));
@@ -349,6 +355,7 @@ pub const STORIES: &[Story] = &[
     Story { name: "console_words_qemu", ..cells::WORDS },
     Story { name: "console_words_bochs", engine: Engine::Bochs, timeout_s: 600, ..cells::WORDS },
     Story { name: "console_reboot_qemu", ..cells::REBOOT },
+    Story { name: "cell_shares_qemu", ..cells::SHARES },
     Story { name: "cell_pause_qemu", ..cells::PAUSE },
     Story { name: "cell_thousand_qemu", ..cells::THOUSAND_LIVES },
     Story { name: "boot_bochs_2", cpus: 2, timeout_s: 300, ..BOCHS },

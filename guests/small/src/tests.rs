@@ -87,6 +87,12 @@ pub fn run(name: &str) {
         "memory" => probe::memory(),
         "ports" => probe::ports(),
         "registers" => probe::registers(),
+        "count" => {
+            let mut count = 0_u64;
+            loop {
+                count = core::hint::black_box(count + 1);
+            }
+        }
         "crash-fault" => crash(1),
         "crash-panic" => crash(2),
         "crash-hang" => crash(3),
