@@ -121,10 +121,17 @@ pub fn compile(source: &Path) -> Result<PathBuf> {
 pub fn judge(source: &Path, machine: Machine) -> Result<(PathBuf, Manifest)> {
     let blob = compile(source)?;
     let file = fs::read(&blob).with_context(|| format!("cannot read {}", blob.display()))?;
-    let judged = ::manifest::parse(&file)
-        .and_then(|manifest| manifest.fits(machine).map(|()| manifest))
-        .map_err(|refusal| refused(source, &refusal))?;
+    let judged = ::manifest::parse(&file).map_err(|refusal| refused(source, &refusal))?;
+    fits(source, &judged, machine)?;
     Ok((blob, judged))
+}
+
+/// Checks that a machine can run the guests.
+///
+/// # Errors
+/// With file, line and reason.
+pub fn fits(source: &Path, manifest: &Manifest, machine: Machine) -> Result<()> {
+    manifest.fits(machine).map_err(|refusal| refused(source, &refusal))
 }
 
 /// Checks that each image is the name of a module that will be there, and that it fits its guest's memory.
