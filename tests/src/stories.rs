@@ -196,6 +196,8 @@ const LIFE: Story = Story {
     load: Load::Linux,
     lines: &[
         Line::Never(DIED),
+        Line::Never("has no handler"),
+        Line::Never("killed a thread"),
         Line::Says("~ #"),
         Line::Type("while :; do :; done"),
         Line::Type("\x1d"),

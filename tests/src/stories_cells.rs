@@ -114,6 +114,8 @@ pub(crate) const STATES: Story = Story {
     lines: &[
         Line::Never(DIED),
         Line::Never(REFUSED),
+        Line::Never("has no handler"),
+        Line::Never("killed a thread"),
         Line::Says("hematite> "),
         refused!("ready" "UNKNOWN": "kick" "pause" "resume" "halt" "reset" "destroy"),
         leads!("create" "ready" to "RESET"),

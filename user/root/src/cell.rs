@@ -293,7 +293,24 @@ impl Cell {
 
     /// Bytes that the monitor has for itself: program and heap.
     pub fn monitor_memory(&self) -> u64 {
-        self.taken.bytes().saturating_sub(self.guest.memory)
+        self.taken.bytes().saturating_sub(self.guest.all_memory())
+    }
+
+    /// Lets the monitor's threads come to rest, so that nothing of it faults while it is taken apart. One that does not
+    /// answer, or has crashed, is not waited for any longer.
+    fn quieten(&self) {
+        if matches!(self.state, State::Unknown | State::Reset) || self.seat.crashed() {
+            return;
+        }
+        self.seat.order(Order::End);
+        for _ in 0..OBEY_US / POLL_US {
+            let obeyed = self.seat.obeyed(Order::End);
+            // Once more after the answer: who gave it is still on its way to sleep.
+            rt::sync::sleep_us(POLL_US);
+            if obeyed {
+                return;
+            }
+        }
     }
 
     /// Takes the domain apart and gives its memory back, clean.
@@ -301,6 +318,7 @@ impl Cell {
         if !core::mem::take(&mut self.alive) {
             return;
         }
+        self.quieten();
         self.seat.close();
         // First the memory, with a shoot-down, then the domain: no thread of it can touch a page
         // that is somebody else's by then.

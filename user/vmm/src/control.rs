@@ -105,6 +105,9 @@ pub enum Order {
     Run,
     /// Hold it.
     Hold,
+    /// Hold it for good: after its answer no thread of the monitor runs any more, so that its memory can be taken away
+    /// without a fault.
+    End,
 }
 
 impl Order {
@@ -113,12 +116,17 @@ impl Order {
         match self {
             Order::Run => 0,
             Order::Hold => 1,
+            Order::End => 2,
         }
     }
 
     /// From the word; unknown ones hold the guest.
     pub fn from_word(word: u64) -> Self {
-        if word == 0 { Order::Run } else { Order::Hold }
+        match word {
+            0 => Order::Run,
+            2 => Order::End,
+            _ => Order::Hold,
+        }
     }
 }
 
@@ -383,7 +391,7 @@ mod tests {
 
     #[test]
     fn orders_have_a_word_outside_the_description() {
-        for order in [Order::Run, Order::Hold] {
+        for order in [Order::Run, Order::Hold, Order::End] {
             assert_eq!(Order::from_word(order.word()), order);
         }
         let mut long = Control::new("a-name-of-15-ch", &"x".repeat(COMMAND_LINE)).unwrap();
