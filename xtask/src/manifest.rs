@@ -219,7 +219,7 @@ pub fn check(args: &CheckArgs) -> Result<()> {
         }
     })?;
     for guest in &manifest.guests {
-        let (vcpus, memory) = (guest.vcpus.count, guest.memory >> 20);
+        let (vcpus, memory) = (guest.vcpus.count, guest.all_memory() >> 20);
         let starts = if guest.autostart { "starts at boot" } else { "starts from the console" };
         println!("{}: {vcpus} vCPUs, {memory} MiB, {starts}", guest.name);
     }
@@ -309,6 +309,9 @@ mod tests {
 };
 "#;
 
+    /// The end of the region of RAM and of the address space.
+    const REGION: &str = "size = <0x0 0x2000000>;\n                };\n            };";
+
     /// Stands for the line of the initrd, in a guest whose image is for multiboot.
     const MULTIBOOT: &str = "initrd = \"initrd\";";
 
@@ -338,6 +341,13 @@ mod tests {
         if !driver::process::on_path("dtc") {
             return;
         }
+        let high = |address: &str, size: &str| {
+            let one = GOOD.split_once("ram@0 {").unwrap().1.split_once("};").unwrap().0;
+            let high = one.replace("<0x0 0x0>", address).replace("<0x0 0x2000000>", size);
+            format!(
+                "size = <0x0 0x2000000>;\n                }};\nram@100000000 {{{high}}};\n            }};"
+            )
+        };
         let nine = format!("modules = {};", ["\"kernel\""; 9].join(", "));
         let long = format!("cmdline = \"{}\"", "x".repeat(2048));
         let many = "count = <65>";
@@ -413,6 +423,23 @@ mod tests {
                 "0x20000000",
                 "FILE:20: /guests/one/aspace/ram@0: size: 512 MiB, and the machine has 100 MiB left",
             ),
+            (REGION, &high("<0x1 0x0>", "<0x0 0x200000>"), "fine"),
+            (
+                REGION,
+                &high("<0x1 0x0>", "<0x0 0x5000000>"),
+                "FILE:20: /guests/one/aspace/ram@0: size: 112 MiB, and the machine has 100 MiB left",
+            ),
+            (
+                REGION,
+                &high("<0x1 0x1000>", "<0x0 0x200000>"),
+                "FILE:25: /guests/one/aspace/ram@100000000: guest-address is not 0x100000000",
+            ),
+            (
+                REGION,
+                &high("<0x1 0x0>", "<0x0 0x1000>"),
+                "FILE:26: /guests/one/aspace/ram@100000000: size 0x1000 is not a multiple of 2 MiB, 2 MiB to 28 GiB",
+            ),
+            ("ram@0 {", "ram@1 {", "FILE:16: /guests/one/aspace/ram@1: unknown node"),
             ("size = <0x0 0x2000000>;", "", "FILE:16: /guests/one/aspace/ram@0: size is missing"),
             (
                 "\"linux\"",

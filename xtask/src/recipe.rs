@@ -189,7 +189,7 @@ impl BootArgs {
         let taken: u64 = named.iter().chain(&modules).map(size).sum();
         let memory = memory.map(|memory| memory.saturating_sub(taken));
         manifest::fits(source, &manifest, Machine { memory, ..machine })?;
-        let memory_mib = manifest.guests.iter().map(|guest| guest.memory >> 20).sum();
+        let memory_mib = manifest.guests.iter().map(|guest| guest.all_memory() >> 20).sum();
         Ok(Guests { modules, memory_mib })
     }
 

@@ -30,8 +30,18 @@ pub const VCPUS: u64 = 64;
 pub const PRIORITIES: core::ops::RangeInclusive<u64> = 1..=9;
 /// Time slices that virtual processors may have, in microseconds.
 pub const SLICES_US: core::ops::RangeInclusive<u64> = 1_000..=1_000_000;
-/// Guest memory: at least, at most, and a multiple of this, in bytes.
-const MEMORY: (u64, u64, u64) = (16 << 20, 3 << 30, 2 << 20);
+/// How large a region of RAM may be, in bytes and in words.
+struct Limits {
+    bytes: core::ops::RangeInclusive<u64>,
+    words: &'static str,
+}
+
+/// Of the RAM from address 0: below the PCI hole.
+const MEMORY: Limits = Limits { bytes: 16 << 20..=3 << 30, words: "16 MiB to 3 GiB" };
+/// Of the RAM above the hole: what a monitor has addresses for.
+const HIGH_MEMORY: Limits = Limits { bytes: 2 << 20..=28 << 30, words: "2 MiB to 28 GiB" };
+/// The node of the RAM above the hole.
+const HIGH_RAM: &str = "ram@100000000";
 
 /// A judged manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,10 +61,19 @@ pub struct Guest {
     pub stop_on_unclaimed: bool,
     /// Its processors.
     pub vcpus: Vcpus,
-    /// Bytes of RAM.
+    /// Bytes of RAM from address 0.
     pub memory: u64,
+    /// Bytes of RAM above the PCI hole, from 4 GiB on.
+    pub high_memory: u64,
     /// What is started in it.
     pub image: Image,
+}
+
+impl Guest {
+    /// Bytes of RAM, wherever they are.
+    pub fn all_memory(&self) -> u64 {
+        self.memory.saturating_add(self.high_memory)
+    }
 }
 
 /// A guest's virtual processors.
@@ -162,13 +181,13 @@ impl Manifest {
                 let why = format!("cpus names CPU {cpu}; the machine has {cpus}");
                 return Err(Refusal::new(&format!("{path}/vcpus"), "cpus", why));
             }
-            if guest.memory > left {
-                let (size, left) = (guest.memory >> 20, left >> 20);
+            if guest.all_memory() > left {
+                let (size, left) = (guest.all_memory() >> 20, left >> 20);
                 let why = format!("size: {size} MiB, and the machine has {left} MiB left");
                 return Err(Refusal::new(&format!("{path}/aspace/ram@0"), "size", why));
             }
             if guest.autostart {
-                left -= guest.memory;
+                left -= guest.all_memory();
             }
         }
         Ok(())
@@ -224,12 +243,13 @@ fn guest(node: &FdtNode) -> Result<Guest, Refusal> {
             return Err(Refusal::new(&path, "unclaimed", why));
         }
     };
-    let memory = memory(&child(node, &path, "aspace")?, &format!("{path}/aspace"))?;
+    let (memory, high_memory) = memory(&child(node, &path, "aspace")?, &format!("{path}/aspace"))?;
     Ok(Guest {
         autostart: flag(node, &path, "autostart")?,
         stop_on_unclaimed,
         vcpus: vcpus(&child(node, &path, "vcpus")?, &format!("{path}/vcpus"))?,
         memory,
+        high_memory,
         image: image(&child(node, &path, "image")?, &format!("{path}/image"), memory)?,
         name,
     })
@@ -264,24 +284,34 @@ fn vcpus(node: &FdtNode, path: &str) -> Result<Vcpus, Refusal> {
     })
 }
 
-fn memory(space: &FdtNode, path: &str) -> Result<u64, Refusal> {
-    only(space, path, &[], &["ram@0"])?;
-    let node = child(space, path, "ram@0")?;
-    let path = &format!("{path}/ram@0");
-    only(&node, path, &["type", "kind", "guest-address", "size"], &[])?;
+/// Bytes of RAM from address 0, and from 4 GiB on.
+fn memory(space: &FdtNode, path: &str) -> Result<(u64, u64), Refusal> {
+    only(space, path, &[], &["ram@0", HIGH_RAM])?;
+    let low = ram(&child(space, path, "ram@0")?, &format!("{path}/ram@0"), 0, MEMORY)?;
+    let high = space.child(HIGH_RAM);
+    let high = high.map(|node| ram(&node, &format!("{path}/{HIGH_RAM}"), 1 << 32, HIGH_MEMORY));
+    Ok((low, high.transpose()?.unwrap_or(0)))
+}
+
+/// Bytes of a region of RAM at an address, within limits: least, most, each also in words.
+fn ram(node: &FdtNode, path: &str, address: u64, limits: Limits) -> Result<u64, Refusal> {
+    only(node, path, &["type", "kind", "guest-address", "size"], &[])?;
     for (name, wanted) in [("type", "real"), ("kind", "ram")] {
-        if text(&node, path, name)?.as_deref() != Some(wanted) {
+        if text(node, path, name)?.as_deref() != Some(wanted) {
             return Err(Refusal::new(path, name, format!("{name} is not \"{wanted}\"")));
         }
     }
-    if number(&node, path, "guest-address", 2)? != Some(0) {
-        return Err(Refusal::new(path, "guest-address", "guest-address is not 0"));
+    if number(node, path, "guest-address", 2)? != Some(address) {
+        let why = match address {
+            0 => "guest-address is not 0".into(),
+            _ => format!("guest-address is not {address:#x}"),
+        };
+        return Err(Refusal::new(path, "guest-address", why));
     }
-    let size = number(&node, path, "size", 2)?;
+    let size = number(node, path, "size", 2)?;
     let size = size.ok_or_else(|| Refusal::new(path, "", "size is missing"))?;
-    let (least, most, step) = MEMORY;
-    if !(least..=most).contains(&size) || !size.is_multiple_of(step) {
-        let why = format!("size {size:#x} is not a multiple of 2 MiB, 16 MiB to 3 GiB");
+    if !limits.bytes.contains(&size) || !size.is_multiple_of(2 << 20) {
+        let why = format!("size {size:#x} is not a multiple of 2 MiB, {}", limits.words);
         return Err(Refusal::new(path, "size", why));
     }
     Ok(size)

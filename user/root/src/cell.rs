@@ -339,7 +339,7 @@ impl Cell {
 fn quota(guest: &Guest) -> u64 {
     const MONITOR: u64 = 4 << 20;
     const PROCESSOR: u64 = 512 << 10;
-    MONITOR + u64::from(guest.vcpus.count) * PROCESSOR + 2 * guest.memory / (PAGE_SIZE / 8)
+    MONITOR + u64::from(guest.vcpus.count) * PROCESSOR + 2 * guest.all_memory() / (PAGE_SIZE / 8)
 }
 
 impl Maker<'_> {
@@ -359,7 +359,7 @@ impl Maker<'_> {
         let entry = entry.map_err(|why| format!("vmm: {why}"));
         file.close().map_err(refused)?;
         let entry = entry?;
-        self.memory(pd, guest.memory, taken)?;
+        self.memory(pd, guest, taken)?;
         self.heap(pd, guest.vcpus.count, taken)?;
         seat.furnish(entry, &order)?;
         give_object(pd, pd, control::SEL_PD, PD_CREATE)
@@ -403,7 +403,7 @@ impl Maker<'_> {
         order.slice_us = guest.vcpus.slice_us;
         order.cpus = self.boot.hip.cpus().count().max(1) as u32;
         order.home_cpu = u32::from(self.boot.cpu);
-        order.memory = guest.memory;
+        (order.memory, order.high_memory) = (guest.memory, guest.high_memory);
         if guest.stop_on_unclaimed {
             order.unclaimed = Unclaimed::Stop;
         }
@@ -434,18 +434,22 @@ impl Maker<'_> {
 
     /// Guest RAM: readable and writable for the monitor, everything for the guest, in pieces as
     /// large as the machine has them.
-    fn memory(&mut self, pd: Selector, bytes: u64, taken: &mut Taken) -> Result<(), String> {
+    fn memory(&mut self, pd: Selector, guest: &Guest, taken: &mut Taken) -> Result<(), String> {
+        let bytes = guest.all_memory();
         let mut done = 0;
         while done < bytes {
+            // No piece lies on both sides of the PCI hole.
+            let border = if done < guest.memory { guest.memory } else { bytes };
+            let at = if done < guest.memory { done } else { layout::HIGH + done - guest.memory };
             let (physical, size) = self
                 .pool
-                .take_some(bytes - done, LARGE)
+                .take_some(border - done, LARGE)
                 .ok_or(format!("the machine has no {bytes} bytes for the guest"))?;
             taken.add(physical, size);
             loader::scrub(physical, size)?;
             loader::give(pd, physical, size, control::RAM + done, MEM_RW, Space::Host)?;
-            for (start, end, rights) in layout::pieces(done, done + size) {
-                let from = physical + (start - done);
+            for (start, end, rights) in layout::pieces(at, at + size) {
+                let from = physical + (start - at);
                 loader::give(pd, from, end - start, start, rights, Space::Guest)?;
             }
             done += size;

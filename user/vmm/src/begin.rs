@@ -49,7 +49,8 @@ pub fn start(_boot: rt::Boot) {
 
 /// Builds the machine, starts the threads, serves the streams. Returns only with a refusal.
 fn run(control: &Control) -> Result<(), String> {
-    let memory = GuestMemory::new(words(control::RAM, control.memory));
+    let all = words(control::RAM, control.memory + control.high_memory);
+    let memory = GuestMemory::with_high(all, control.memory);
     let entry = load(control, &memory)?;
     let clock = Clock { zero: rdtsc(), khz: control.tsc_khz };
     let vcpus = control.vcpus as usize;
@@ -146,7 +147,7 @@ fn board(control: &Control) -> Board {
         vcpus: control.vcpus as usize,
         tsc_hz: u64::from(control.tsc_khz) * 1000,
         epoch: control.wall_clock,
-        memory: Memory { below_4g: control.memory, above_4g: 0 },
+        memory: Memory { below_4g: control.memory, above_4g: control.high_memory },
         x2apic: true,
     })
 }

@@ -192,8 +192,10 @@ pub struct Control {
     pub slice_us: u32,
     /// Processor of the monitor's first thread.
     pub home_cpu: u32,
-    /// Bytes of guest RAM.
+    /// Bytes of guest RAM from address 0, at [`RAM`].
     pub memory: u64,
+    /// Bytes of guest RAM above the PCI hole, behind the others.
+    pub high_memory: u64,
     /// How to start.
     pub boot: Boot,
     /// Policy for holes.
@@ -225,6 +227,7 @@ impl Control {
             slice_us: 10_000,
             home_cpu: 0,
             memory: 0,
+            high_memory: 0,
             boot: Boot::Linux,
             unclaimed: Unclaimed::Ones,
             kernel_size: 0,
@@ -272,6 +275,7 @@ impl Control {
             u64::from(self.cpus),
             u64::from(self.home_cpu),
             self.memory,
+            self.high_memory,
             kind,
             address,
             u64::from(self.unclaimed == Unclaimed::Stop),
@@ -314,6 +318,7 @@ impl Control {
         control.cpus = u32::try_from(next()).ok().filter(|n| *n > 0)?;
         control.home_cpu = u32::try_from(next()).ok()?;
         control.memory = next();
+        control.high_memory = next();
         let kind = next();
         let address = next();
         control.boot = match kind {
@@ -376,7 +381,7 @@ mod tests {
         let mut control = Control::new("linux", "console=ttyS0 mitigations=off").unwrap();
         control.vcpus = 3;
         control.cpus = 2;
-        control.memory = 256 << 20;
+        (control.memory, control.high_memory) = (256 << 20, 512 << 20);
         (control.affinity, control.priority, control.slice_us) = (5, 7, 1_000);
         control.boot = Boot::Flat(0x10_0000);
         control.unclaimed = Unclaimed::Stop;

@@ -4,6 +4,7 @@
 //! 0x00000500 GDT            0x00007000 zero page      0x00009000 page tables (6 pages)
 //! 0x00020000 command line   0x000e0000 ACPI tables    0x000f0000 RSDP
 //! 0x00100000 RAM .. end     0xfec00000 I/O APIC       0xfee00000 local APIC
+//! 0x100000000 RAM above the hole, if there is any
 //! ```
 
 use abi::cap::{MEM_R, MEM_RWX, MEM_X};
@@ -39,6 +40,8 @@ pub const MP: u64 = 0xf_0100;
 pub const KERNEL_LOWEST: u64 = 0x10_0000;
 /// First byte of the hole that RAM never reaches.
 pub const RAM_LIMIT: u64 = 0xc000_0000;
+/// First byte above the PCI hole: RAM goes on there.
+pub const HIGH: u64 = 0x1_0000_0000;
 /// Guest-physical addresses in this range stay a hole although RAM lies around them: VGA's graphics and monochrome memory.
 pub const LEGACY_HOLE: core::ops::Range<u64> = 0xa_0000..0xb_8000;
 /// VGA's text memory: plain memory, so that a kernel that writes to its screen can.

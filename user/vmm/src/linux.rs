@@ -181,7 +181,12 @@ impl Kernel {
     }
 
     /// Fills the zero page: setup header, memory map, initrd, command line, ACPI root.
-    pub fn zero_page(&self, head: &[u8], placement: &Placement, memory: u64) -> [u8; 4096] {
+    pub fn zero_page(
+        &self,
+        head: &[u8],
+        placement: &Placement,
+        memory: &GuestMemory,
+    ) -> [u8; 4096] {
         let mut page = [0u8; 4096];
         let header = head.get(HEADER..HEADER + self.header_size).unwrap_or_default();
         put(&mut page, HEADER, header);
@@ -191,7 +196,7 @@ impl Kernel {
         put(&mut page, 0x21c, &(placement.initrd_size as u32).to_le_bytes());
         put(&mut page, 0x228, &(layout::COMMAND_LINE as u32).to_le_bytes());
         let mut count = 0u8;
-        for entry in e820::map(memory) {
+        for entry in e820::map(memory.size(), memory.high()) {
             let at = 0x2d0 + usize::from(count) * 20;
             put(&mut page, at, &entry.start.to_le_bytes());
             put(&mut page, at + 8, &entry.size.to_le_bytes());
@@ -232,7 +237,7 @@ pub fn load(
     if let Some(initrd) = initrd {
         copy(memory, placement.initrd, initrd, 0, initrd.size).ok_or(short)?;
     }
-    let page = image.zero_page(head, &placement, memory.size());
+    let page = image.zero_page(head, &placement, memory);
     memory.write(layout::ZERO_PAGE, &page).ok().ok_or(short)?;
     memory.write(layout::COMMAND_LINE, command_line).ok().ok_or(short)?;
     memory.write(layout::COMMAND_LINE + command_line.len() as u64, &[0]).ok().ok_or(short)?;
