@@ -22,6 +22,10 @@ pub enum Step {
     Send(Vec<u8>),
     /// Fail when the serial line says this before the conversation ends.
     Refuse(String),
+    /// Wait for a line with this and remember the number at its end.
+    Measure(String),
+    /// Compare what two measured numbers have grown by since the first time.
+    Compare(Shares),
     /// Wait until the machine ends by itself.
     End,
     /// Wait for a line with this; fail when it is not what it was at the first such step.
@@ -34,6 +38,33 @@ pub enum Step {
     Screen(String),
     /// Dump the live page tables of so many processors from outside: they keep what the kernel promises.
     Tables(u32),
+}
+
+/// How two measured numbers must have grown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shares {
+    /// The texts by which they were measured.
+    pub rows: [&'static str; 2],
+    /// For each 1 of the first so many of the second.
+    pub times: u64,
+    /// How far off the second may be, in percent.
+    pub percent: u64,
+    /// Both together have grown by at least this.
+    pub least: u64,
+}
+
+impl Shares {
+    /// What is wrong with these growths, if anything is.
+    #[must_use]
+    pub fn wrong(&self, [one, other]: [u64; 2]) -> Option<String> {
+        let wanted = one * self.times;
+        let far = other.abs_diff(wanted) * 100 > wanted * self.percent;
+        let short = one + other < self.least;
+        (far || short).then(|| {
+            let [first, second] = self.rows;
+            format!("{first} grew by {one}, {second} by {other}: not 1 to {}", self.times)
+        })
+    }
 }
 
 /// Why a conversation did not reach its end.
@@ -49,6 +80,8 @@ pub enum Failure {
     Changed(String, String),
     /// What was seen from outside is not as it should be.
     Outside(String),
+    /// Two numbers did not grow as they should.
+    Unfair(String),
     /// The user interrupted us.
     Interrupted,
 }
@@ -61,6 +94,7 @@ impl std::fmt::Display for Failure {
             Self::Refused(text) => write!(f, "the serial line said '{text}'"),
             Self::Changed(first, now) => write!(f, "'{first}' became '{now}'"),
             Self::Outside(what) => write!(f, "seen from outside: {what}"),
+            Self::Unfair(what) => write!(f, "{what}"),
             Self::Interrupted => write!(f, "interrupted"),
         }
     }
@@ -183,6 +217,7 @@ impl Serial {
     ) -> Result<std::result::Result<(), Failure>> {
         let deadline = timeout.map(|limit| Instant::now() + limit);
         let mut firsts = HashMap::new();
+        let mut numbers: HashMap<&str, Vec<u64>> = HashMap::new();
         self.refused = steps
             .iter()
             .filter_map(|step| match step {
@@ -202,14 +237,23 @@ impl Serial {
                 Step::Asleep => self.asleep(deadline)?,
                 Step::Screen(text) => self.screen(text, deadline, interrupted)?,
                 Step::Tables(cpus) => self.tables(*cpus)?,
+                Step::Measure(text) => {
+                    let (line, failure) = self.line(text, deadline, interrupted)?;
+                    let number = line.split_whitespace().last().and_then(|word| word.parse().ok());
+                    numbers.entry(text).or_default().push(number.unwrap_or(0));
+                    failure
+                }
+                Step::Compare(shares) => {
+                    let grown = shares.rows.map(|row| {
+                        let all = numbers.get(row).map(Vec::as_slice).unwrap_or_default();
+                        let ends = all.first().zip(all.last());
+                        ends.map_or(0, |(first, last)| last.saturating_sub(*first))
+                    });
+                    shares.wrong(grown).map(Failure::Unfair)
+                }
                 Step::End => self.end(deadline, interrupted)?,
                 Step::Same(text) => {
-                    let begun = self.searched;
-                    let failure = match self.expect(text, deadline, interrupted)? {
-                        None => self.expect("\n", deadline, interrupted)?,
-                        failure => failure,
-                    };
-                    let line = line_with(self.said.get(begun..self.searched), text);
+                    let (line, failure) = self.line(text, deadline, interrupted)?;
                     let first: &mut String = firsts.entry(text).or_insert_with(|| line.clone());
                     let changed = || Failure::Changed(first.clone(), line.clone());
                     failure.or_else(|| (*first != line).then(changed))
@@ -299,6 +343,21 @@ impl Serial {
             }
             self.listen(Duration::from_millis(100))?;
         }
+    }
+
+    /// The next line with this text, whole.
+    fn line(
+        &mut self,
+        text: &str,
+        deadline: Option<Instant>,
+        interrupted: &AtomicBool,
+    ) -> Result<(String, Option<Failure>)> {
+        let begun = self.searched;
+        let failure = match self.expect(text, deadline, interrupted)? {
+            None => self.expect("\n", deadline, interrupted)?,
+            failure => failure,
+        };
+        Ok((line_with(self.said.get(begun..self.searched), text), failure))
     }
 
     fn end(
@@ -431,6 +490,16 @@ mod tests {
         assert_eq!(line_with(Some(said), "KiB free"), "13 KiB free");
         assert_eq!(line_with(Some(said), "none"), "");
         assert_eq!(line_with(None, "none"), "");
+    }
+
+    #[test]
+    fn shares_are_compared_within_their_margin() {
+        let shares = Shares { rows: ["a", "b"], times: 3, percent: 5, least: 400 };
+        assert_eq!(shares.wrong([100, 300]), None);
+        assert_eq!(shares.wrong([100, 315]), None);
+        assert!(shares.wrong([100, 316]).is_some() && shares.wrong([100, 284]).is_some());
+        assert_eq!(shares.wrong([50, 150]).as_deref(), Some("a grew by 50, b by 150: not 1 to 3"));
+        assert!(shares.wrong([0, 0]).is_some());
     }
 
     #[test]

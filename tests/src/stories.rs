@@ -1,7 +1,7 @@
 //! The emulator suites as data: what is started, what it must say, how long it may take.
 
 use crate::emulator::Engine;
-use crate::serial::Step;
+use crate::serial::{Shares, Step};
 use crate::stories_boot::{MASKS, MATRIX, SLEEPS};
 use crate::stories_cells as cells;
 use crate::stories_small as small;
@@ -45,6 +45,8 @@ pub enum Load {
     Linux,
     /// Our root task, the monitor and the guests of this manifest, which take the same kernel and initrd.
     Manifest(&'static str),
+    /// A manifest of the gallery, as `cargo xtask run --manifest` starts it.
+    Gallery(&'static str),
     /// Our root task, the monitor and the guest in `guests/small` with this command line.
     Small(&'static str),
     /// Our root task, this monitor and the guests of this manifest, all with the kernel in `guests/small`.
@@ -75,6 +77,10 @@ pub enum Line {
     Screen(&'static str),
     /// The live page tables of so many processors, seen from outside, keep what the kernel promises.
     Tables(u32),
+    /// A line with this text comes; the number at its end is remembered.
+    Measures(&'static str),
+    /// So have two of those numbers grown since the first time.
+    Grew(Shares),
     /// The machine ends by itself; in QEMU a reboot is an end, too.
     Ends,
     /// These lines, so many times.
@@ -92,6 +98,8 @@ impl Line {
             Line::Asleep => steps.push(Step::Asleep),
             Line::Screen(text) => steps.push(Step::Screen((*text).to_string())),
             Line::Tables(cpus) => steps.push(Step::Tables(*cpus)),
+            Line::Measures(text) => steps.push(Step::Measure((*text).to_string())),
+            Line::Grew(shares) => steps.push(Step::Compare(*shares)),
             Line::Ends => steps.push(Step::End),
             Line::Times(count, lines) => {
                 (0..*count).for_each(|_| lines.iter().for_each(|line| line.add_to(steps)));
@@ -217,6 +225,8 @@ const LIFE: Story = Story {
     load: Load::Linux,
     lines: &[
         Line::Never(DIED),
+        Line::Never("has no handler"),
+        Line::Never("killed a thread"),
         Line::Says("~ #"),
         Line::Type("while :; do :; done"),
         Line::Type("\x1d"),
@@ -358,12 +368,25 @@ pub const STORIES: &[Story] = &[
     small::one!("small_lapic_qemu", "lapic"),
     small::one!("small_deadline_qemu", "deadline"),
     small::one!("small_spin_qemu", "spin"),
+    Story { name: "gallery_hello_qemu", ..small::HELLO },
+    Story { name: "gallery_hello_bochs", engine: Engine::Bochs, timeout_s: 420, ..small::HELLO },
+    Story { name: "gallery_multiboot_qemu", ..small::MULTIBOOT },
+    Story { name: "gallery_memtest_qemu", ..small::MEMTEST },
+    Story { name: "probe_qemu", ..cells::PROBE },
+    Story {
+        name: "probe_bochs",
+        engine: Engine::Bochs,
+        tier: Tier::Long,
+        timeout_s: 1800,
+        ..cells::PROBE
+    },
     Story { name: "crash_monitor_qemu", ..cells::CRASH },
     Story { name: "cell_states_qemu", ..cells::STATES },
     Story { name: "cell_lives_qemu", ..cells::FEW_LIVES },
     Story { name: "console_words_qemu", ..cells::WORDS },
     Story { name: "console_words_bochs", engine: Engine::Bochs, timeout_s: 600, ..cells::WORDS },
     Story { name: "console_reboot_qemu", ..cells::REBOOT },
+    Story { name: "cell_shares_qemu", ..cells::SHARES },
     Story { name: "cell_pause_qemu", ..cells::PAUSE },
     Story { name: "cell_thousand_qemu", ..cells::THOUSAND_LIVES },
     Story { name: "boot_bochs_2", cpus: 2, timeout_s: 300, ..BOCHS },

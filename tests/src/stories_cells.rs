@@ -1,5 +1,6 @@
 //! Stories about several small guests side by side, managed from the prompt.
 
+use crate::serial::Shares;
 use crate::stories::{BOOT, DIED, Line, Load, REFUSED, Story, Tier};
 
 /// Monitors that die in three ways beside a guest that ticks: each takes only its guest along, everything comes
@@ -113,6 +114,8 @@ pub(crate) const STATES: Story = Story {
     lines: &[
         Line::Never(DIED),
         Line::Never(REFUSED),
+        Line::Never("has no handler"),
+        Line::Never("killed a thread"),
         Line::Says("hematite> "),
         refused!("ready" "UNKNOWN": "kick" "pause" "resume" "halt" "reset" "destroy"),
         leads!("create" "ready" to "RESET"),
@@ -299,5 +302,65 @@ pub(crate) const REBOOT: Story = Story {
         Line::Type("reboot"),
         Line::Ends,
     ],
+    ..BOOT
+};
+
+/// A guest touches all that a machine could have and gets what the documents say, while another ticks on.
+pub(crate) const PROBE: Story = Story {
+    load: Load::Smalls { monitor: "vmm", manifest: "tests/manifests/probe.dts" },
+    cpus: 2,
+    lines: &[
+        Line::Never(DIED),
+        Line::Never(REFUSED),
+        Line::Never("small: tick FAIL"),
+        Line::Never(" FAIL "),
+        Line::Says("hematite> "),
+        leads!("start" "other" to "READY"),
+        leads!("start" "probe" to "READY"),
+        Line::Type("guest console probe"),
+        Line::Says("small: cpuid ok"),
+        Line::Says("small: memory ok"),
+        Line::Says("small: ports ok"),
+        Line::Says("small: registers ok"),
+        Line::Says("probe powered off"),
+        Line::Says("hematite> "),
+        // The neighbour has ticked all the time, and goes on.
+        Line::Type("guest console other"),
+        Line::Says("small: tick 5"),
+        Line::Times(2, &[Line::Says("small: tick")]),
+    ],
+    timeout_s: 900,
+    ..BOOT
+};
+
+/// The rows of `ps` about two busy guests.
+const BUSY: [&str; 2] = ["one             vCPU 0", "three           vCPU 0"];
+
+/// Two busy virtual processors with slices of 10 and 30 ms share a processor 1 to 3, over ten seconds that a third guest
+/// ticks.
+pub(crate) const SHARES: Story = Story {
+    load: Load::Smalls { monitor: "vmm", manifest: "tests/manifests/shares.dts" },
+    deterministic: true,
+    lines: &[
+        Line::Never(DIED),
+        Line::Never(REFUSED),
+        Line::Says("hematite> "),
+        leads!("start" "ticks" to "READY"),
+        leads!("start" "one" to "READY"),
+        leads!("start" "three" to "READY"),
+        Line::Type("ps"),
+        Line::Measures(BUSY[0]),
+        Line::Measures(BUSY[1]),
+        Line::Type("guest console ticks"),
+        Line::Times(11, &[Line::Says("small: tick")]),
+        Line::Type("\x1d"),
+        Line::Says("hematite> "),
+        Line::Type("ps"),
+        Line::Measures(BUSY[0]),
+        Line::Measures(BUSY[1]),
+        Line::Grew(Shares { rows: BUSY, times: 3, percent: 5, least: 10_000_000 }),
+    ],
+    tier: Tier::Long,
+    timeout_s: 900,
     ..BOOT
 };

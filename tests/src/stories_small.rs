@@ -67,3 +67,56 @@ pub(crate) const TRIPLE: Story = Story {
     ],
     ..SMALL
 };
+
+/// The multiboot example says what its loader told it.
+pub(crate) const HELLO: Story = Story {
+    load: Load::Gallery("guests/hello.dts"),
+    lines: &[
+        Line::Never(DIED),
+        Line::Never(REFUSED),
+        Line::Never(FAILED),
+        Line::Says("multiboot: hello, my command line is one two three"),
+        Line::Says("multiboot: KiB above 1 MiB: 15360"),
+        Line::Says("multiboot: module note.txt says I came as a module."),
+        // One processor, two buses, the I/O APIC, 15 wires, two local interrupts.
+        Line::Says("multiboot: entries of the MP table: 21"),
+        Line::Says("multiboot: end"),
+        Line::Says("hello powered off"),
+    ],
+    ..BOOT
+};
+
+/// The same as an ELF64, twice in its life, beside a guest that ticks.
+pub(crate) const MULTIBOOT: Story = Story {
+    load: Load::Gallery("guests/multiboot.dts"),
+    lines: &[
+        Line::Never(DIED),
+        Line::Never(REFUSED),
+        Line::Never(FAILED),
+        Line::Says("wide powered off"),
+        Line::Type("guest reset wide; guest kick wide; guest console wide"),
+        Line::Says("wide is READY"),
+        Line::Says("multiboot: hello, my command line is sixty-four"),
+        Line::Says("multiboot: module note.txt says I came as a module."),
+        Line::Says("multiboot: module note.txt says I came as a module."),
+        Line::Says("multiboot: end"),
+        Line::Says("wide powered off"),
+        Line::Type("guest console ticks"),
+        Line::Times(2, &[Line::Says("small: tick")]),
+    ],
+    ..BOOT
+};
+
+/// Debian's memory tester goes through its first tests and finds nothing wrong.
+pub(crate) const MEMTEST: Story = Story {
+    load: Load::Gallery("guests/memtest.dts"),
+    lines: &[
+        Line::Never(DIED),
+        Line::Never(REFUSED),
+        Line::Never("nobody claims Memory 0xb8"),
+        Line::Says("Memtest86+ v6."),
+        Line::Says("Pass"),
+        Line::Says("Errors: 0"),
+    ],
+    ..BOOT
+};

@@ -21,6 +21,8 @@ pub enum Link {
     User,
     /// As a guest, by its own script through its build script; turned into a bzImage.
     Guest,
+    /// As a guest for multiboot, by its own script; turned into an ELF32, and left as ELF64 beside it.
+    Multiboot,
 }
 
 /// A bare-metal program.
@@ -50,6 +52,7 @@ pub const PROGRAMS: &[Program] = &[
     program("bench", "tests/bench", Link::User, "bench.elf"),
     program("victim", "tests/victim", Link::User, "victim.elf"),
     program("guests", "guests", Link::User, "guests.elf"),
+    program("multiboot", "guests/multiboot", Link::Multiboot, "multiboot.elf32"),
     program("small", "guests/small", Link::Guest, "small.bin"),
 ];
 
@@ -70,7 +73,7 @@ impl Program {
     fn subdir(link: Link) -> &'static str {
         match link {
             // The same flags as the kernel's, so that core is built once for both.
-            Link::Kernel | Link::Guest => "metal-kernel",
+            Link::Kernel | Link::Guest | Link::Multiboot => "metal-kernel",
             Link::User => "metal-user",
         }
     }
@@ -80,7 +83,7 @@ impl Program {
         let mut flags = vec!["-Crelocation-model=static".to_string()];
         flags.push(match self.link {
             // Addresses that a sign-extended 32-bit number holds: the last 2 GiB, or the first.
-            Link::Kernel | Link::Guest => "-Ccode-model=kernel".to_string(),
+            Link::Kernel | Link::Guest | Link::Multiboot => "-Ccode-model=kernel".to_string(),
             Link::User => "-Ccode-model=small".to_string(),
         });
         let script = desk::root().join("user/rt/user.ld");
@@ -107,7 +110,7 @@ impl Program {
     fn profile(self) -> &'static str {
         match self.link {
             Link::Kernel => "kernel",
-            Link::User | Link::Guest => "release",
+            Link::User | Link::Guest | Link::Multiboot => "release",
         }
     }
 
@@ -131,7 +134,7 @@ impl Program {
     pub fn elf(self) -> Result<PathBuf> {
         match self.link {
             Link::Kernel | Link::User => self.path(),
-            Link::Guest => Ok(self.built()),
+            Link::Guest | Link::Multiboot => Ok(self.built()),
         }
     }
 
@@ -205,6 +208,10 @@ fn build_one(program: Program, toolchain: &Toolchain) -> Result<()> {
     let file = fs::read(&path).with_context(|| format!("cargo left no {}", path.display()))?;
     let file = match program.link {
         Link::Guest => bzimage::wrap(&file).context("the guest makes no bzImage")?,
+        Link::Multiboot => {
+            desk::write_if_changed(&program.path()?.with_extension("elf64"), &file)?;
+            elf::to_elf32(&file).context("the guest does not fit an ELF32")?
+        }
         Link::Kernel | Link::User => file,
     };
     desk::write_if_changed(&program.path()?, &file)?;

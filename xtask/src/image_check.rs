@@ -42,6 +42,7 @@ pub fn findings() -> Result<Vec<String>> {
                 note(multiboot1(&wrapped).context(ELF32));
             }
             Link::User => note(user(&file)),
+            Link::Multiboot => note(multiboot1(&read(program.path()?)?)),
             Link::Guest => note(guest::bzimage(&read(program.path()?)?)),
         }
     }

@@ -41,6 +41,7 @@ pub const ROOMS: &[Room] = &[
     // The monitor's library says what its starter must hand it.
     room("root", "user/root", &["abi", "rt", "vmm", "lifecycle", "manifest"]),
     room("guests", "guests", &["abi", "rt"]),
+    room("multiboot", "guests/multiboot", &[]),
     room("small", "guests/small", &[]),
     room("hello", "tests/hello", &["abi", "rt"]),
     room("suite", "tests/suite", &["abi", "rt"]),

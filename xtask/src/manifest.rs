@@ -3,6 +3,7 @@
 //! The shape is defined in `docs/manifest.md`; the root task reads the compiled blob.
 
 use crate::desk;
+use crate::guest;
 use crate::image::Module;
 use crate::tools;
 use ::manifest::{Machine, Manifest, Refusal};
@@ -120,10 +121,17 @@ pub fn compile(source: &Path) -> Result<PathBuf> {
 pub fn judge(source: &Path, machine: Machine) -> Result<(PathBuf, Manifest)> {
     let blob = compile(source)?;
     let file = fs::read(&blob).with_context(|| format!("cannot read {}", blob.display()))?;
-    let judged = ::manifest::parse(&file)
-        .and_then(|manifest| manifest.fits(machine).map(|()| manifest))
-        .map_err(|refusal| refused(source, &refusal))?;
+    let judged = ::manifest::parse(&file).map_err(|refusal| refused(source, &refusal))?;
+    fits(source, &judged, machine)?;
     Ok((blob, judged))
+}
+
+/// Checks that a machine can run the guests.
+///
+/// # Errors
+/// With file, line and reason.
+pub fn fits(source: &Path, manifest: &Manifest, machine: Machine) -> Result<()> {
+    manifest.fits(machine).map_err(|refusal| refused(source, &refusal))
 }
 
 /// Checks that each image is the name of a module that will be there, and that it fits its guest's memory.
@@ -204,11 +212,14 @@ pub fn check(args: &CheckArgs) -> Result<()> {
     let named: Vec<_> = args.module.iter().map(|m| Module::parse(m)).collect::<Result<_>>()?;
     check_modules(&source, &manifest, |name| match named.iter().find(|m| m.name == name) {
         Some(module) => fs::metadata(&module.file).ok().map(|data| data.len()),
-        // The default guest's files, which `run` and `image` add by themselves.
-        None => ["kernel", "initrd"].contains(&name).then_some(0),
+        // The default guest's files and those of the gallery, which `run` and `image` add by themselves.
+        None => {
+            let known = ["kernel", "initrd"].contains(&name) || guest::source(name).is_some();
+            known.then_some(0)
+        }
     })?;
     for guest in &manifest.guests {
-        let (vcpus, memory) = (guest.vcpus.count, guest.memory >> 20);
+        let (vcpus, memory) = (guest.vcpus.count, guest.all_memory() >> 20);
         let starts = if guest.autostart { "starts at boot" } else { "starts from the console" };
         println!("{}: {vcpus} vCPUs, {memory} MiB, {starts}", guest.name);
     }
@@ -298,12 +309,20 @@ mod tests {
 };
 "#;
 
+    /// The end of the region of RAM and of the address space.
+    const REGION: &str = "size = <0x0 0x2000000>;\n                };\n            };";
+
+    /// Stands for the line of the initrd, in a guest whose image is for multiboot.
+    const MULTIBOOT: &str = "initrd = \"initrd\";";
+
     /// What is said of the good one with one piece replaced, without the folder.
     fn judged(number: usize, from: &str, to: &str) -> String {
         assert!(GOOD.contains(from), "{from}");
         let name = format!("refusal-{number}.dts");
         let source = desk::out().unwrap().join(&name);
-        fs::write(&source, GOOD.replacen(from, to, 1)).unwrap();
+        let text = GOOD.replacen(from, to, 1);
+        let text = if from == MULTIBOOT { text.replace("linux", "multiboot") } else { text };
+        fs::write(&source, text).unwrap();
         let machine = Machine { cpus: Some(2), memory: Some(100 << 20) };
         let result = judge(&source, machine).and_then(|(blob, manifest)| {
             let _ = fs::remove_file(blob);
@@ -322,6 +341,14 @@ mod tests {
         if !driver::process::on_path("dtc") {
             return;
         }
+        let high = |address: &str, size: &str| {
+            let one = GOOD.split_once("ram@0 {").unwrap().1.split_once("};").unwrap().0;
+            let high = one.replace("<0x0 0x0>", address).replace("<0x0 0x2000000>", size);
+            format!(
+                "size = <0x0 0x2000000>;\n                }};\nram@100000000 {{{high}}};\n            }};"
+            )
+        };
+        let nine = format!("modules = {};", ["\"kernel\""; 9].join(", "));
         let long = format!("cmdline = \"{}\"", "x".repeat(2048));
         let many = "count = <65>";
         let cases: &[(&str, &str, &str)] = &[
@@ -396,11 +423,28 @@ mod tests {
                 "0x20000000",
                 "FILE:20: /guests/one/aspace/ram@0: size: 512 MiB, and the machine has 100 MiB left",
             ),
+            (REGION, &high("<0x1 0x0>", "<0x0 0x200000>"), "fine"),
+            (
+                REGION,
+                &high("<0x1 0x0>", "<0x0 0x5000000>"),
+                "FILE:20: /guests/one/aspace/ram@0: size: 112 MiB, and the machine has 100 MiB left",
+            ),
+            (
+                REGION,
+                &high("<0x1 0x1000>", "<0x0 0x200000>"),
+                "FILE:25: /guests/one/aspace/ram@100000000: guest-address is not 0x100000000",
+            ),
+            (
+                REGION,
+                &high("<0x1 0x0>", "<0x0 0x1000>"),
+                "FILE:26: /guests/one/aspace/ram@100000000: size 0x1000 is not a multiple of 2 MiB, 2 MiB to 28 GiB",
+            ),
+            ("ram@0 {", "ram@1 {", "FILE:16: /guests/one/aspace/ram@1: unknown node"),
             ("size = <0x0 0x2000000>;", "", "FILE:16: /guests/one/aspace/ram@0: size is missing"),
             (
                 "\"linux\"",
                 "\"windows\"",
-                "FILE:24: /guests/one/image: type is \"windows\", not linux or flat",
+                "FILE:24: /guests/one/image: type is \"windows\", not linux, multiboot or flat",
             ),
             ("type = \"linux\";", "", "FILE:23: /guests/one/image: type is missing"),
             ("kernel = \"kernel\";", "", "FILE:23: /guests/one/image: kernel is missing"),
@@ -415,6 +459,29 @@ mod tests {
                 "FILE:26: /guests/one/image: there is no module disk: --module FILE:disk",
             ),
             ("\"linux\"", "\"flat\"", "FILE:26: /guests/one/image: unknown property initrd"),
+            ("\"linux\"", "\"multiboot\"", "FILE:26: /guests/one/image: unknown property initrd"),
+            (
+                "\"linux\";",
+                "\"linux\"; modules = \"a\";",
+                "FILE:24: /guests/one/image: unknown property modules",
+            ),
+            (MULTIBOOT, "modules = \"kernel\", \"initrd\";", "fine"),
+            (
+                MULTIBOOT,
+                "modules = \"kernel\", \"a/b\";",
+                "FILE:26: /guests/one/image: modules is \"a/b\"; a module's name is 1 to 31 of a-z A-Z 0-9 . _ -",
+            ),
+            (
+                MULTIBOOT,
+                "modules = \"kernel\", \"disk\";",
+                "FILE:26: /guests/one/image: there is no module disk: --module FILE:disk",
+            ),
+            (
+                MULTIBOOT,
+                "modules = [61];",
+                "FILE:26: /guests/one/image: modules is not one or more strings",
+            ),
+            (MULTIBOOT, &nine, "FILE:26: /guests/one/image: modules has 9 names; at most 8"),
             (
                 "cmdline = \"a { b\"",
                 &long,

@@ -2,7 +2,7 @@
 
 use crate::build;
 use crate::desk;
-use crate::guest;
+use crate::guest::{self, Source};
 use crate::image::{Module, Recipe};
 use crate::manifest::{self, Guest};
 use ::manifest::Machine;
@@ -61,6 +61,11 @@ pub struct Plan {
 impl BootArgs {
     /// Builds what is needed and puts the recipe together.
     pub fn plan(&self) -> Result<Plan> {
+        self.plan_for(None)
+    }
+
+    /// The same for a machine with so much memory, if that is known: guests that want more are refused.
+    pub fn plan_for(&self, memory_mib: Option<u32>) -> Result<Plan> {
         // What the user named is checked first: nothing is built for a run that cannot start.
         let named: Vec<_> = self.module.iter().map(|m| Module::parse(m)).collect::<Result<_>>()?;
         let root = self.root.as_deref().map(|path| desk::given(path, "--root")).transpose()?;
@@ -72,7 +77,7 @@ impl BootArgs {
         if self.cpus == 0 {
             bail!("--cpus 0: a machine has at least one");
         }
-        let guests = self.guests(root.is_some(), &named)?;
+        let guests = self.guests(root.is_some(), &named, memory_mib)?;
         if !self.no_build {
             let programs =
                 if root.is_some() { &["kernel"][..] } else { &["kernel", "root", "vmm"] };
@@ -99,13 +104,24 @@ impl BootArgs {
     }
 
     /// The manifest and the files it refers to; none when a foreign root task wants none.
-    fn guests(&self, foreign_root: bool, named: &[Module]) -> Result<Option<Guests>> {
+    fn guests(
+        &self,
+        foreign_root: bool,
+        named: &[Module],
+        memory_mib: Option<u32>,
+    ) -> Result<Option<Guests>> {
         if let Some(path) = &self.manifest {
             let source = desk::given(path, "--manifest")?;
-            return self.manifest_guests(&source, named).map(Some);
+            return self.manifest_guests(&source, named, memory_mib).map(Some);
         }
         if foreign_root && self.kernel.is_none() {
             return Ok(None);
+        }
+        if let Some(memory) = memory_mib
+            && self.guest_memory >= memory
+        {
+            let guest = self.guest_memory;
+            bail!("--memory {memory}: the guest alone wants {guest} MiB (--guest-memory)");
         }
         self.default_guest().map(Some)
     }
@@ -138,8 +154,14 @@ impl BootArgs {
         Ok((linux.kernel, Some(initrd.unwrap_or(linux.initrd))))
     }
 
-    fn manifest_guests(&self, source: &Path, named: &[Module]) -> Result<Guests> {
-        let machine = Machine { cpus: Some(u64::from(self.cpus)), memory: None };
+    fn manifest_guests(
+        &self,
+        source: &Path,
+        named: &[Module],
+        memory_mib: Option<u32>,
+    ) -> Result<Guests> {
+        let memory = memory_mib.map(|mib| u64::from(mib) << 20);
+        let machine = Machine { cpus: Some(u64::from(self.cpus)), memory };
         let (blob, manifest) = manifest::judge(source, machine)?;
         let mut modules = vec![Module::new("manifest", blob)];
         for guest in &manifest.guests {
@@ -149,8 +171,11 @@ impl BootArgs {
                     _ if there => continue,
                     "kernel" => self.linux()?.0,
                     "initrd" => self.linux()?.1.context("--initrd FILE is needed")?,
-                    // Refused below, with its line.
-                    _ => continue,
+                    _ => match guest::source(name) {
+                        Some(source) => self.gallery(name, source)?,
+                        // Refused below, with its line.
+                        None => continue,
+                    },
                 };
                 modules.push(Module::new(name, file));
             }
@@ -159,8 +184,21 @@ impl BootArgs {
             let module = named.iter().chain(&modules).find(|module| module.name == name)?;
             fs::metadata(&module.file).ok().map(|data| data.len())
         })?;
-        let memory_mib = manifest.guests.iter().map(|guest| guest.memory >> 20).sum();
+        // What the modules take is not for guests.
+        let size = |module: &Module| fs::metadata(&module.file).map_or(0, |data| data.len());
+        let taken: u64 = named.iter().chain(&modules).map(size).sum();
+        let memory = memory.map(|memory| memory.saturating_sub(taken));
+        manifest::fits(source, &manifest, Machine { memory, ..machine })?;
+        let memory_mib = manifest.guests.iter().map(|guest| guest.all_memory() >> 20).sum();
         Ok(Guests { modules, memory_mib })
+    }
+
+    /// A file of the gallery, built if that is wanted.
+    fn gallery(&self, name: &str, source: Source) -> Result<PathBuf> {
+        if let (Source::Program(package), false) = (source, self.no_build) {
+            build::build(&[package])?;
+        }
+        guest::image(name, source)
     }
 }
 
@@ -189,4 +227,32 @@ fn check_fits(kernel: &Path, initrd: Option<&Path>, memory_mib: u64) -> Result<(
         bail!("kernel and initrd together do not fit the guest's {memory_mib} MiB of memory");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guests_that_want_more_than_the_machine_has_are_refused() {
+        if !driver::process::on_path("dtc") {
+            return;
+        }
+        let source = desk::out().unwrap().join("too-much.dts");
+        let guest = Guest { cpus: 1, memory_mib: 512, initrd: false, cmdline: String::new() };
+        fs::write(&source, guest.dts()).unwrap();
+        let module = Module::new("kernel", desk::root().join("Cargo.lock"));
+        let options = BootArgs { cpus: 1, manifest: Some(source.clone()), ..BootArgs::default() };
+        let refused = |mib| {
+            let error = options.guests(false, std::slice::from_ref(&module), Some(mib)).err();
+            error.map(|error| error.to_string()).unwrap_or_default()
+        };
+        let said = refused(256);
+        let words = "/guests/linux/aspace/ram@0: size: 512 MiB, and the machine has 256 MiB left";
+        assert!(said.ends_with(words), "{said}");
+        // The modules lie in the same memory.
+        assert!(refused(512).ends_with("the machine has 511 MiB left"), "{}", refused(512));
+        assert_eq!(refused(513), "");
+        let _ = fs::remove_file(source);
+    }
 }

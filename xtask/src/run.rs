@@ -159,7 +159,7 @@ fn boot(args: &RunArgs, engine: Engine, offers: &Offers, dir: &Path) -> Result<(
     if let Some(iso) = &args.iso {
         return Ok((Boot::Iso(desk::given(iso, "--iso")?), u64::from(args.boot.guest_memory)));
     }
-    let Plan { recipe, guests_mib } = args.boot.plan()?;
+    let Plan { recipe, guests_mib } = args.boot.plan_for(args.memory)?;
     let direct = engine != Engine::Bochs && (args.direct || !offers.grub);
     if direct {
         if !args.direct {

@@ -315,6 +315,16 @@ pub fn recipe(story: &Story) -> Result<Recipe> {
             };
             return Ok(options.plan()?.recipe);
         }
+        Load::Gallery(path) => {
+            let options = BootArgs {
+                cpus: story.cpus,
+                manifest: Some(desk::root().join(path)),
+                cmdline: "serial".to_string(),
+                no_build: true,
+                ..BootArgs::default()
+            };
+            return Ok(options.plan()?.recipe);
+        }
         Load::Root => vec![built("root"), built("vmm")],
         Load::Small(words) => {
             let cmdline = words.to_string();

@@ -15,11 +15,27 @@ const STUB: u64 = 16;
 const SLEEP: (u16, u16) = (0x604, (5 << 10) | (1 << 13));
 /// Offset of `cmd_line_ptr` in the zero page (Linux `Documentation/arch/x86/boot.rst`).
 const COMMAND_LINE_POINTER: u64 = 0x228;
+/// Offsets in the zero page of the number of entries of the memory map, and of the first of them, 20 bytes each.
+const MAP_ENTRIES: u64 = 0x1e8;
+const MAP: u64 = 0x2d0;
 /// Longest command line that is read.
 const COMMAND_LINE: usize = 2047;
 
 /// Where a probed instruction goes on after its exception; 0 when none is expected.
 pub static RESUME: AtomicU64 = AtomicU64::new(0);
+
+/// The zero page.
+static ZERO_PAGE: AtomicU64 = AtomicU64::new(0);
+
+/// A page directory of which the first entry is used.
+#[repr(align(4096))]
+struct Directory([AtomicU64; 512]);
+
+/// Maps [`WINDOW`].
+static DIRECTORY: Directory = Directory([const { AtomicU64::new(0) }; 512]);
+/// Where any 2 MiB of guest-physical memory can be seen: behind the 4 GiB that are mapped one to one.
+const WINDOW: u64 = 4 << 30;
+const WINDOW_SIZE: u64 = 2 << 20;
 
 // The entry has RSI = zero page, paging on with 4 GiB mapped one to one, interrupts off. Each stub
 // makes the stack the same: error code (or 0), then the vector.
@@ -36,6 +52,7 @@ global_asm!(
     ".popsection",
     ".pushsection .text.stubs, \"ax\"",
     ".balign 16",
+    ".globl small_stubs",
     "small_stubs:",
     ".set vector, 0",
     ".rept 64",
@@ -74,6 +91,7 @@ unsafe extern "C" {
 }
 
 extern "C" fn enter(zero_page: u64) -> ! {
+    ZERO_PAGE.store(zero_page, Ordering::Relaxed);
     let at = u64::from(read32(zero_page + COMMAND_LINE_POINTER));
     let length = (0..COMMAND_LINE as u64)
         .position(|offset| read32(at + offset) & 0xff == 0)
@@ -127,9 +145,10 @@ pub fn undefined() {
 }
 
 /// Executes one instruction that may raise an exception; it is skipped then. RAX, RCX and RDX
-/// hold the given values.
+/// hold the given values; RAX and RDX come back.
 macro_rules! probed {
-    ($code:literal, $rax:expr, $rcx:expr) => {{
+    ($code:literal, $rax:expr, $rcx:expr, $rdx:expr) => {{
+        let (rax, rdx): (u64, u64);
         // SAFETY: every exception is caught by `exceptions::taken`, which continues behind the
         // instruction; each instruction below touches RAX, RCX, RDX and flags alone when it
         // works, and VMXON reads the word that RAX points at.
@@ -141,44 +160,46 @@ macro_rules! probed {
                 "2:",
                 resume = out(reg) _,
                 slot = sym RESUME,
-                inout("rax") $rax => _,
+                inout("rax") $rax => rax,
                 inout("rcx") $rcx => _,
-                inout("rdx") 0_u64 => _,
+                inout("rdx") $rdx => rdx,
             );
         }
         RESUME.store(0, Ordering::Relaxed);
+        (rax, rdx)
     }};
 }
 
 /// VMXON with its operand in memory.
 pub fn vmxon() {
     let region = 0_u64;
-    probed!("vmxon [rax]", (&raw const region) as u64, 0_u64);
+    let _ = probed!("vmxon [rax]", (&raw const region) as u64, 0_u64, 0_u64);
 }
 
 /// VMCALL, Intel's.
 pub fn vmcall() {
-    probed!("vmcall", 0_u64, 0_u64);
+    let _ = probed!("vmcall", 0_u64, 0_u64, 0_u64);
 }
 
 /// VMMCALL, AMD's.
 pub fn vmmcall() {
-    probed!("vmmcall", 0_u64, 0_u64);
+    let _ = probed!("vmmcall", 0_u64, 0_u64, 0_u64);
 }
 
 /// VMRUN of the control block at 1 MiB.
 pub fn vmrun() {
-    probed!(".byte 0x0f, 0x01, 0xd8", 0x10_0000_u64, 0_u64);
+    let _ = probed!(".byte 0x0f, 0x01, 0xd8", 0x10_0000_u64, 0_u64, 0_u64);
 }
 
-/// RDMSR; the value is dropped.
-pub fn read_msr(index: u32) {
-    probed!("rdmsr", 0_u64, u64::from(index));
+/// RDMSR; nothing useful if it is not there.
+pub fn read_msr(index: u32) -> u64 {
+    let (low, high) = probed!("rdmsr", 0_u64, u64::from(index), 0_u64);
+    (high << 32) | (low & 0xffff_ffff)
 }
 
-/// WRMSR of 0.
-pub fn clear_msr(index: u32) {
-    probed!("wrmsr", 0_u64, u64::from(index));
+/// WRMSR, of a value that was read or of 0.
+pub fn put_msr(index: u32, value: u64) {
+    let _ = probed!("wrmsr", value & 0xffff_ffff, u64::from(index), value >> 32);
 }
 
 /// WRMSR of a register that is there.
@@ -247,6 +268,45 @@ pub fn read(address: u64, size: u32) -> u64 {
 pub fn write32(address: u64, value: u32) {
     // SAFETY: callers pass addresses above all RAM, which is at most 3 GiB.
     unsafe { (address as *mut u32).write_volatile(value) };
+}
+
+/// Writes 64 bits of what a probe has just read, or to nothing.
+pub fn write64(address: u64, value: u64) {
+    // SAFETY: `probe.rs` writes back what it has read, with interrupts off and nobody else there, or to addresses without
+    // memory; both change nothing.
+    unsafe { (address as *mut u64).write_volatile(value) };
+}
+
+/// The memory map: first byte, bytes, kind (ACPI 6.5, table 15.1).
+pub fn memory_map() -> impl Iterator<Item = (u64, u64, u32)> {
+    let page = ZERO_PAGE.load(Ordering::Relaxed);
+    (0..read(page + MAP_ENTRIES, 1)).map(move |index| {
+        let at = page + MAP + index * 20;
+        (read(at, 8), read(at + 8, 8), read32(at + 16))
+    })
+}
+
+/// Where a guest-physical address can be seen until the next call.
+pub fn map_window(address: u64) -> u64 {
+    const PRESENT_WRITE: u64 = 3;
+    const LARGE: u64 = 0x80;
+    const FRAME: u64 = 0x000f_ffff_ffff_f000;
+    let entry = (address & !(WINDOW_SIZE - 1)) | PRESENT_WRITE | LARGE;
+    if let Some(first) = DIRECTORY.0.first() {
+        first.store(entry, Ordering::Relaxed);
+    }
+    let root: u64;
+    // SAFETY: reading CR3 changes nothing.
+    unsafe { asm!("mov {}, cr3", out(reg) root, options(nostack, nomem)) };
+    let pointers = read(root & FRAME, 8) & FRAME;
+    let place = pointers + (WINDOW >> 30) * 8;
+    let directory = (&raw const DIRECTORY) as u64 | PRESENT_WRITE;
+    // SAFETY: the entry of the page-directory-pointer table for the window, which nothing else uses; the tables that the
+    // loader made are mapped one to one, and so is this program.
+    unsafe { (place as *mut u64).write_volatile(directory) };
+    // SAFETY: the window is seen anew; no Rust object lies in it.
+    unsafe { asm!("invlpg [{}]", in(reg) WINDOW, options(nostack)) };
+    WINDOW + address % WINDOW_SIZE
 }
 
 /// IN of 8 bits.

@@ -12,6 +12,8 @@ mod exceptions;
 #[cfg(target_os = "none")]
 mod machine;
 #[cfg(target_os = "none")]
+mod probe;
+#[cfg(target_os = "none")]
 mod tests;
 #[cfg(target_os = "none")]
 mod timers;

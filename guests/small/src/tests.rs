@@ -1,7 +1,7 @@
 //! The tests by name.
 
 use crate::exceptions::{self, raised_by};
-use crate::{machine, println, timers};
+use crate::{machine, println, probe, timers};
 use core::fmt;
 
 /// #UD.
@@ -10,6 +10,8 @@ const UNDEFINED: u8 = 6;
 const PROTECTION: u8 = 13;
 /// What `all` stands for: everything that leaves the guest alive.
 const ALL: &[&str] = &["hello", "faults", "unclaimed", "pit", "lapic", "deadline"];
+/// What `probe` stands for.
+const PROBE: &[&str] = &["cpuid", "memory", "ports", "registers"];
 /// How long `spin` holds the processor, in milliseconds.
 const SPIN_MS: u64 = 2000;
 
@@ -24,6 +26,10 @@ pub enum Failure {
     Claimed(u64, u32, u64),
     /// A measurement is not what it should be: what, expected, found.
     Off(&'static str, u64, u64),
+    /// This instruction with a model-specific register raised that.
+    Register(&'static str, u32, Option<(u8, u32)>),
+    /// CPUID: leaf, register (EAX is 0), expected, found.
+    Leaf(u32, usize, u32, u32),
     /// No such test.
     Unknown,
 }
@@ -39,6 +45,13 @@ impl fmt::Display for Failure {
                 write!(f, "{at:#x} read with {size} bytes gave {value:#x}")
             }
             Self::Off(what, expected, found) => write!(f, "{what}: {found}, not {expected}"),
+            Self::Register(what, index, None) => write!(f, "{what} {index:#x} raised nothing"),
+            Self::Register(what, index, Some((vector, error))) => {
+                write!(f, "{what} {index:#x} raised exception {vector}, error {error:#x}")
+            }
+            Self::Leaf(leaf, register, expected, found) => {
+                write!(f, "CPUID {leaf:#x}[{register}]: {found:#x}, not {expected:#x}")
+            }
             Self::Unknown => write!(f, "no such test"),
         }
     }
@@ -69,6 +82,17 @@ pub fn run(name: &str) {
         "busy" => loop {
             machine::breathe();
         },
+        "probe" => return PROBE.iter().for_each(|name| run(name)),
+        "cpuid" => probe::cpuid(),
+        "memory" => probe::memory(),
+        "ports" => probe::ports(),
+        "registers" => probe::registers(),
+        "count" => {
+            let mut count = 0_u64;
+            loop {
+                count = core::hint::black_box(count + 1);
+            }
+        }
         "crash-fault" => crash(1),
         "crash-panic" => crash(2),
         "crash-hang" => crash(3),
@@ -109,10 +133,22 @@ fn faults() -> Result<(), Failure> {
         ("VMRUN", machine::vmrun, UNDEFINED),
         ("VMCALL", machine::vmcall, UNDEFINED),
         ("VMMCALL", machine::vmmcall, UNDEFINED),
-        ("RDMSR 0xc0011234", || machine::read_msr(0xc001_1234), PROTECTION),
-        ("WRMSR 0xc0011234", || machine::clear_msr(0xc001_1234), PROTECTION),
-        ("RDMSR 0x12345678", || machine::read_msr(0x1234_5678), PROTECTION),
-        ("WRMSR 0x480", || machine::clear_msr(0x480), PROTECTION),
+        (
+            "RDMSR 0xc0011234",
+            || {
+                machine::read_msr(0xc001_1234);
+            },
+            PROTECTION,
+        ),
+        ("WRMSR 0xc0011234", || machine::put_msr(0xc001_1234, 0), PROTECTION),
+        (
+            "RDMSR 0x12345678",
+            || {
+                machine::read_msr(0x1234_5678);
+            },
+            PROTECTION,
+        ),
+        ("WRMSR 0x480", || machine::put_msr(0x480, 0), PROTECTION),
     ];
     for (what, probe, vector) in probes {
         let raised = raised_by(probe);

@@ -43,6 +43,15 @@ pub fn text(node: &FdtNode, path: &str, name: &str) -> Result<Option<String>, Re
     core::str::from_utf8(bytes).map(|text| Some(text.into())).map_err(|_| bad())
 }
 
+/// Some strings; none if the property is not there.
+pub fn texts(node: &FdtNode, path: &str, name: &str) -> Result<Vec<String>, Refusal> {
+    let Some(property) = node.property(name) else { return Ok(Vec::new()) };
+    let bad = || Refusal::new(path, name, format!("{name} is not one or more strings"));
+    let bytes = property.value().strip_suffix(&[0]).ok_or_else(bad)?;
+    let text = |part| core::str::from_utf8(part).map(String::from).map_err(|_| bad());
+    bytes.split(|byte| *byte == 0).map(text).collect()
+}
+
 /// Whether a property without a value is there.
 pub fn flag(node: &FdtNode, path: &str, name: &str) -> Result<bool, Refusal> {
     match node.property(name) {

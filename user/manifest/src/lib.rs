@@ -18,18 +18,30 @@ use alloc::vec::Vec;
 use core::fmt;
 use dtoolkit::Node;
 use dtoolkit::fdt::{Fdt, FdtNode};
-use fields::{flag, number, numbers, only, text};
+use fields::{flag, number, numbers, only, text, texts};
 
 /// What `compatible` of the root node says.
 pub const VERSION: &str = "hematite,manifest-v1";
+/// Most modules of a multiboot guest.
+pub const MODULES: usize = 8;
 /// Most virtual processors of a guest.
 pub const VCPUS: u64 = 64;
 /// Priorities that virtual processors may have: below those of the monitors' own threads.
 pub const PRIORITIES: core::ops::RangeInclusive<u64> = 1..=9;
 /// Time slices that virtual processors may have, in microseconds.
 pub const SLICES_US: core::ops::RangeInclusive<u64> = 1_000..=1_000_000;
-/// Guest memory: at least, at most, and a multiple of this, in bytes.
-const MEMORY: (u64, u64, u64) = (16 << 20, 3 << 30, 2 << 20);
+/// How large a region of RAM may be, in bytes and in words.
+struct Limits {
+    bytes: core::ops::RangeInclusive<u64>,
+    words: &'static str,
+}
+
+/// Of the RAM from address 0: below the PCI hole.
+const MEMORY: Limits = Limits { bytes: 16 << 20..=3 << 30, words: "16 MiB to 3 GiB" };
+/// Of the RAM above the hole: what a monitor has addresses for.
+const HIGH_MEMORY: Limits = Limits { bytes: 2 << 20..=28 << 30, words: "2 MiB to 28 GiB" };
+/// The node of the RAM above the hole.
+const HIGH_RAM: &str = "ram@100000000";
 
 /// A judged manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,10 +61,19 @@ pub struct Guest {
     pub stop_on_unclaimed: bool,
     /// Its processors.
     pub vcpus: Vcpus,
-    /// Bytes of RAM.
+    /// Bytes of RAM from address 0.
     pub memory: u64,
+    /// Bytes of RAM above the PCI hole, from 4 GiB on.
+    pub high_memory: u64,
     /// What is started in it.
     pub image: Image,
+}
+
+impl Guest {
+    /// Bytes of RAM, wherever they are.
+    pub fn all_memory(&self) -> u64 {
+        self.memory.saturating_add(self.high_memory)
+    }
 }
 
 /// A guest's virtual processors.
@@ -80,6 +101,15 @@ pub enum Image {
         /// Command line.
         command_line: String,
     },
+    /// A kernel with a multiboot header, version 1.
+    Multiboot {
+        /// Boot module of the kernel.
+        kernel: String,
+        /// Boot modules that it finds in its information, at most [`MODULES`]; the name of each is its string.
+        modules: Vec<String>,
+        /// Command line.
+        command_line: String,
+    },
     /// Raw bytes.
     Flat {
         /// Boot module.
@@ -92,11 +122,13 @@ pub enum Image {
 impl Image {
     /// The boot modules it is made of, each with the name of its property.
     pub fn modules(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        let (kernel, initrd) = match self {
-            Self::Linux { kernel, initrd, .. } => (kernel, initrd.as_deref()),
-            Self::Flat { kernel, .. } => (kernel, None),
+        let (kernel, property, others) = match self {
+            Self::Linux { kernel, initrd, .. } => (kernel, "initrd", initrd.as_slice()),
+            Self::Multiboot { kernel, modules, .. } => (kernel, "modules", modules.as_slice()),
+            Self::Flat { kernel, .. } => (kernel, "", &[][..]),
         };
-        [("kernel", kernel.as_str())].into_iter().chain(initrd.map(|name| ("initrd", name)))
+        let others = others.iter().map(move |name| (property, name.as_str()));
+        [("kernel", kernel.as_str())].into_iter().chain(others)
     }
 }
 
@@ -149,13 +181,13 @@ impl Manifest {
                 let why = format!("cpus names CPU {cpu}; the machine has {cpus}");
                 return Err(Refusal::new(&format!("{path}/vcpus"), "cpus", why));
             }
-            if guest.memory > left {
-                let (size, left) = (guest.memory >> 20, left >> 20);
+            if guest.all_memory() > left {
+                let (size, left) = (guest.all_memory() >> 20, left >> 20);
                 let why = format!("size: {size} MiB, and the machine has {left} MiB left");
                 return Err(Refusal::new(&format!("{path}/aspace/ram@0"), "size", why));
             }
             if guest.autostart {
-                left -= guest.memory;
+                left -= guest.all_memory();
             }
         }
         Ok(())
@@ -211,12 +243,13 @@ fn guest(node: &FdtNode) -> Result<Guest, Refusal> {
             return Err(Refusal::new(&path, "unclaimed", why));
         }
     };
-    let memory = memory(&child(node, &path, "aspace")?, &format!("{path}/aspace"))?;
+    let (memory, high_memory) = memory(&child(node, &path, "aspace")?, &format!("{path}/aspace"))?;
     Ok(Guest {
         autostart: flag(node, &path, "autostart")?,
         stop_on_unclaimed,
         vcpus: vcpus(&child(node, &path, "vcpus")?, &format!("{path}/vcpus"))?,
         memory,
+        high_memory,
         image: image(&child(node, &path, "image")?, &format!("{path}/image"), memory)?,
         name,
     })
@@ -251,24 +284,34 @@ fn vcpus(node: &FdtNode, path: &str) -> Result<Vcpus, Refusal> {
     })
 }
 
-fn memory(space: &FdtNode, path: &str) -> Result<u64, Refusal> {
-    only(space, path, &[], &["ram@0"])?;
-    let node = child(space, path, "ram@0")?;
-    let path = &format!("{path}/ram@0");
-    only(&node, path, &["type", "kind", "guest-address", "size"], &[])?;
+/// Bytes of RAM from address 0, and from 4 GiB on.
+fn memory(space: &FdtNode, path: &str) -> Result<(u64, u64), Refusal> {
+    only(space, path, &[], &["ram@0", HIGH_RAM])?;
+    let low = ram(&child(space, path, "ram@0")?, &format!("{path}/ram@0"), 0, MEMORY)?;
+    let high = space.child(HIGH_RAM);
+    let high = high.map(|node| ram(&node, &format!("{path}/{HIGH_RAM}"), 1 << 32, HIGH_MEMORY));
+    Ok((low, high.transpose()?.unwrap_or(0)))
+}
+
+/// Bytes of a region of RAM at an address, within limits: least, most, each also in words.
+fn ram(node: &FdtNode, path: &str, address: u64, limits: Limits) -> Result<u64, Refusal> {
+    only(node, path, &["type", "kind", "guest-address", "size"], &[])?;
     for (name, wanted) in [("type", "real"), ("kind", "ram")] {
-        if text(&node, path, name)?.as_deref() != Some(wanted) {
+        if text(node, path, name)?.as_deref() != Some(wanted) {
             return Err(Refusal::new(path, name, format!("{name} is not \"{wanted}\"")));
         }
     }
-    if number(&node, path, "guest-address", 2)? != Some(0) {
-        return Err(Refusal::new(path, "guest-address", "guest-address is not 0"));
+    if number(node, path, "guest-address", 2)? != Some(address) {
+        let why = match address {
+            0 => "guest-address is not 0".into(),
+            _ => format!("guest-address is not {address:#x}"),
+        };
+        return Err(Refusal::new(path, "guest-address", why));
     }
-    let size = number(&node, path, "size", 2)?;
+    let size = number(node, path, "size", 2)?;
     let size = size.ok_or_else(|| Refusal::new(path, "", "size is missing"))?;
-    let (least, most, step) = MEMORY;
-    if !(least..=most).contains(&size) || !size.is_multiple_of(step) {
-        let why = format!("size {size:#x} is not a multiple of 2 MiB, 16 MiB to 3 GiB");
+    if !limits.bytes.contains(&size) || !size.is_multiple_of(2 << 20) {
+        let why = format!("size {size:#x} is not a multiple of 2 MiB, {}", limits.words);
         return Err(Refusal::new(path, "size", why));
     }
     Ok(size)
@@ -282,15 +325,19 @@ fn image(node: &FdtNode, path: &str, memory: u64) -> Result<Image, Refusal> {
     match kind.as_str() {
         "linux" => {
             only(node, path, &["type", "kernel", "initrd", "cmdline"], &[])?;
-            let command_line = text(node, path, "cmdline")?.unwrap_or_default();
-            if command_line.len() > 2047 {
-                let why = "cmdline has more than 2047 characters";
-                return Err(Refusal::new(path, "cmdline", why));
-            }
+            let command_line = command_line(node, path)?;
             Ok(Image::Linux {
                 kernel: kernel()?,
                 initrd: module(node, path, "initrd")?,
                 command_line,
+            })
+        }
+        "multiboot" => {
+            only(node, path, &["type", "kernel", "modules", "cmdline"], &[])?;
+            Ok(Image::Multiboot {
+                kernel: kernel()?,
+                modules: module_list(node, path)?,
+                command_line: command_line(node, path)?,
             })
         }
         "flat" => {
@@ -303,20 +350,42 @@ fn image(node: &FdtNode, path: &str, memory: u64) -> Result<Image, Refusal> {
             Ok(Image::Flat { kernel: kernel()?, address })
         }
         other => {
-            let why = format!("type is \"{other}\", not linux or flat");
+            let why = format!("type is \"{other}\", not linux, multiboot or flat");
             Err(Refusal::new(path, "type", why))
         }
     }
 }
 
+fn command_line(node: &FdtNode, path: &str) -> Result<String, Refusal> {
+    let line = text(node, path, "cmdline")?.unwrap_or_default();
+    if line.len() > 2047 {
+        return Err(Refusal::new(path, "cmdline", "cmdline has more than 2047 characters"));
+    }
+    Ok(line)
+}
+
 /// The name of a boot module, if the property is there.
 fn module(node: &FdtNode, path: &str, name: &str) -> Result<Option<String>, Refusal> {
-    let Some(module) = text(node, path, name)? else { return Ok(None) };
+    text(node, path, name)?.map(|module| named(path, name, module)).transpose()
+}
+
+/// The names of some.
+fn module_list(node: &FdtNode, path: &str) -> Result<Vec<String>, Refusal> {
+    let names = texts(node, path, "modules")?;
+    if names.len() > MODULES {
+        let why = format!("modules has {} names; at most {MODULES}", names.len());
+        return Err(Refusal::new(path, "modules", why));
+    }
+    names.into_iter().map(|module| named(path, "modules", module)).collect()
+}
+
+/// A name that a boot module can have.
+fn named(path: &str, property: &str, module: String) -> Result<String, Refusal> {
     let known = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     if module.is_empty() || module.len() > 31 || !module.bytes().all(known) {
         let why =
-            format!("{name} is \"{module}\"; a module's name is 1 to 31 of a-z A-Z 0-9 . _ -");
-        return Err(Refusal::new(path, name, why));
+            format!("{property} is \"{module}\"; a module's name is 1 to 31 of a-z A-Z 0-9 . _ -");
+        return Err(Refusal::new(path, property, why));
     }
-    Ok(Some(module))
+    Ok(module)
 }

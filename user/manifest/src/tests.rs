@@ -98,6 +98,7 @@ fn the_example_is_understood() {
     let manifest = parse(&example("linux", 256 << 20, "")).unwrap();
     let guest = &manifest.guests[0];
     assert_eq!((guest.name.as_str(), guest.vcpus.count, guest.memory), ("linux", 2, 256 << 20));
+    assert_eq!((guest.high_memory, guest.all_memory()), (0, 256 << 20));
     assert!(guest.autostart && !guest.stop_on_unclaimed);
     let Image::Linux { kernel, initrd, command_line } = &guest.image else { panic!() };
     assert_eq!(

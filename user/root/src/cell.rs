@@ -293,7 +293,24 @@ impl Cell {
 
     /// Bytes that the monitor has for itself: program and heap.
     pub fn monitor_memory(&self) -> u64 {
-        self.taken.bytes().saturating_sub(self.guest.memory)
+        self.taken.bytes().saturating_sub(self.guest.all_memory())
+    }
+
+    /// Lets the monitor's threads come to rest, so that nothing of it faults while it is taken apart. One that does not
+    /// answer, or has crashed, is not waited for any longer.
+    fn quieten(&self) {
+        if matches!(self.state, State::Unknown | State::Reset) || self.seat.crashed() {
+            return;
+        }
+        self.seat.order(Order::End);
+        for _ in 0..OBEY_US / POLL_US {
+            let obeyed = self.seat.obeyed(Order::End);
+            // Once more after the answer: who gave it is still on its way to sleep.
+            rt::sync::sleep_us(POLL_US);
+            if obeyed {
+                return;
+            }
+        }
     }
 
     /// Takes the domain apart and gives its memory back, clean.
@@ -301,6 +318,7 @@ impl Cell {
         if !core::mem::take(&mut self.alive) {
             return;
         }
+        self.quieten();
         self.seat.close();
         // First the memory, with a shoot-down, then the domain: no thread of it can touch a page
         // that is somebody else's by then.
@@ -321,7 +339,7 @@ impl Cell {
 fn quota(guest: &Guest) -> u64 {
     const MONITOR: u64 = 4 << 20;
     const PROCESSOR: u64 = 512 << 10;
-    MONITOR + u64::from(guest.vcpus.count) * PROCESSOR + 2 * guest.memory / (PAGE_SIZE / 8)
+    MONITOR + u64::from(guest.vcpus.count) * PROCESSOR + 2 * guest.all_memory() / (PAGE_SIZE / 8)
 }
 
 impl Maker<'_> {
@@ -341,7 +359,7 @@ impl Maker<'_> {
         let entry = entry.map_err(|why| format!("vmm: {why}"));
         file.close().map_err(refused)?;
         let entry = entry?;
-        self.memory(pd, guest.memory, taken)?;
+        self.memory(pd, guest, taken)?;
         self.heap(pd, guest.vcpus.count, taken)?;
         seat.furnish(entry, &order)?;
         give_object(pd, pd, control::SEL_PD, PD_CREATE)
@@ -361,23 +379,31 @@ impl Maker<'_> {
     /// The order for the monitor.
     fn control(&self, guest: &Guest) -> Result<Control, String> {
         let size = |name: &str| self.module(name).map(|module| module.size);
-        let (line, boot, kernel, initrd) = match &guest.image {
-            Image::Linux { kernel, initrd, command_line } => {
-                (command_line.as_str(), control::Boot::Linux, kernel, initrd.as_ref())
+        let (line, boot) = match &guest.image {
+            Image::Linux { command_line, .. } => (command_line.as_str(), control::Boot::Linux),
+            Image::Flat { address, .. } => ("", control::Boot::Flat(*address)),
+            Image::Multiboot { command_line, .. } => {
+                (command_line.as_str(), control::Boot::Multiboot)
             }
-            Image::Flat { kernel, address } => ("", control::Boot::Flat(*address), kernel, None),
         };
         let mut order = Control::new(&guest.name, line).ok_or("name or command line too long")?;
         order.boot = boot;
-        order.kernel_size = size(kernel)?;
-        order.initrd_size = initrd.map_or(Ok(0), |name| size(name))?;
+        let mut slots = order.modules.iter_mut();
+        for (property, name) in guest.image.modules() {
+            if property == "kernel" {
+                order.kernel_size = size(name)?;
+            } else if let Some(slot) = slots.next() {
+                let module = control::Module::new(name, size(name)?);
+                *slot = module.ok_or("the name of a module is too long")?;
+            }
+        }
         order.vcpus = guest.vcpus.count;
         order.affinity = guest.vcpus.cpus;
         order.priority = guest.vcpus.priority;
         order.slice_us = guest.vcpus.slice_us;
         order.cpus = self.boot.hip.cpus().count().max(1) as u32;
         order.home_cpu = u32::from(self.boot.cpu);
-        order.memory = guest.memory;
+        (order.memory, order.high_memory) = (guest.memory, guest.high_memory);
         if guest.stop_on_unclaimed {
             order.unclaimed = Unclaimed::Stop;
         }
@@ -391,32 +417,40 @@ impl Maker<'_> {
 
     /// The boot modules, read only, where they lie.
     fn images(&self, guest: &Guest, pd: Selector) -> Result<(), String> {
+        let mut next = control::INITRD;
         for (property, name) in guest.image.modules() {
-            let address = if property == "initrd" { control::INITRD } else { control::KERNEL };
+            let address = if property == "kernel" { control::KERNEL } else { next };
             let module = self.module(name)?;
             if !module.address.is_multiple_of(PAGE_SIZE) {
                 return Err(format!("boot module {name} does not start on a page"));
             }
             loader::give(pd, module.address, module.size, address, MEM_R, Space::Host)?;
+            if property != "kernel" {
+                next += module.size.next_multiple_of(PAGE_SIZE);
+            }
         }
         Ok(())
     }
 
     /// Guest RAM: readable and writable for the monitor, everything for the guest, in pieces as
     /// large as the machine has them.
-    fn memory(&mut self, pd: Selector, bytes: u64, taken: &mut Taken) -> Result<(), String> {
+    fn memory(&mut self, pd: Selector, guest: &Guest, taken: &mut Taken) -> Result<(), String> {
+        let bytes = guest.all_memory();
         let mut done = 0;
         while done < bytes {
+            // No piece lies on both sides of the PCI hole.
+            let border = if done < guest.memory { guest.memory } else { bytes };
+            let at = if done < guest.memory { done } else { layout::HIGH + done - guest.memory };
             let (physical, size) = self
                 .pool
-                .take_some(bytes - done, LARGE)
+                .take_some(border - done, LARGE)
                 .ok_or(format!("the machine has no {bytes} bytes for the guest"))?;
             taken.add(physical, size);
             loader::scrub(physical, size)?;
             loader::give(pd, physical, size, control::RAM + done, MEM_RW, Space::Host)?;
-            for (start, end) in around_hole(done, done + size) {
-                let from = physical + (start - done);
-                loader::give(pd, from, end - start, start, MEM_RWX, Space::Guest)?;
+            for (start, end, rights) in layout::pieces(at, at + size) {
+                let from = physical + (start - at);
+                loader::give(pd, from, end - start, start, rights, Space::Guest)?;
             }
             done += size;
         }
@@ -465,11 +499,4 @@ impl Maker<'_> {
             self.module(name).map(|module| sum.saturating_add(module.size))
         })
     }
-}
-
-/// A range of guest-physical addresses without the legacy hole.
-fn around_hole(start: u64, end: u64) -> impl Iterator<Item = (u64, u64)> {
-    let hole = layout::LEGACY_HOLE;
-    let pieces = [(start, end.min(hole.start)), (start.max(hole.end), end)];
-    pieces.into_iter().filter(|(start, end)| start < end)
 }

@@ -232,7 +232,7 @@ impl Terminal<'_> {
         let index = self.index(name)?;
         let Some(guest) = self.guests.get(index) else { return Ok(()) };
         say(out, &line(guest));
-        let memory = guest.guest.memory >> 10;
+        let memory = guest.guest.all_memory() >> 10;
         say(out, &format!("  {} vCPUs, {memory} KiB of memory", guest.guest.vcpus.count));
         if let Some((used, limit)) = guest.kernel_memory() {
             say(out, &format!("  {} of {} KiB of kernel memory", used >> 10, limit >> 10));
@@ -284,7 +284,7 @@ impl Terminal<'_> {
     fn memory(&self, out: &mut Vec<u8>) {
         for guest in &self.guests {
             let Some((kernel, _)) = guest.kernel_memory() else { continue };
-            let (memory, monitor) = (guest.guest.memory >> 10, guest.monitor_memory() >> 10);
+            let (memory, monitor) = (guest.guest.all_memory() >> 10, guest.monitor_memory() >> 10);
             let (name, kernel) = (&guest.guest.name, kernel >> 10);
             say(
                 out,

@@ -22,7 +22,7 @@ use vmm::linux::{self, Image};
 use vmm::machine::{Mailbox, Vm};
 use vmm::memory::GuestMemory;
 use vmm::status::Kind;
-use vmm::{acpi, layout};
+use vmm::{acpi, layout, mptable, multiboot};
 
 /// Priority of the thread that hands over keys; above the guest's.
 const STREAMS_PRIORITY: u8 = 10;
@@ -49,7 +49,8 @@ pub fn start(_boot: rt::Boot) {
 
 /// Builds the machine, starts the threads, serves the streams. Returns only with a refusal.
 fn run(control: &Control) -> Result<(), String> {
-    let memory = GuestMemory::new(words(control::RAM, control.memory));
+    let all = words(control::RAM, control.memory + control.high_memory);
+    let memory = GuestMemory::with_high(all, control.memory);
     let entry = load(control, &memory)?;
     let clock = Clock { zero: rdtsc(), khz: control.tsc_khz };
     let vcpus = control.vcpus as usize;
@@ -97,12 +98,11 @@ fn spawn(
 fn load(control: &Control, memory: &GuestMemory) -> Result<Entry, String> {
     let kernel =
         Image::new(words(control::KERNEL, padded(control.kernel_size)), control.kernel_size);
-    let initrd = (control.initrd_size > 0).then(|| {
-        Image::new(words(control::INITRD, padded(control.initrd_size)), control.initrd_size)
-    });
+    let modules = modules(control);
+    let line = control.command_line().as_bytes();
     let entry = match control.boot {
         Boot::Linux => {
-            let line = control.command_line().as_bytes();
+            let initrd = modules.first().map(|module| module.image);
             linux::load(memory, kernel, initrd, line)
                 .map(Entry::Linux)
                 .map_err(|refusal| refusal.to_string())?
@@ -110,13 +110,31 @@ fn load(control: &Control, memory: &GuestMemory) -> Result<Entry, String> {
         Boot::Flat(address) => linux::copy(memory, address, kernel, 0, kernel.size())
             .map(|()| Entry::Flat(address))
             .ok_or("the image does not fit the guest's memory")?,
+        Boot::Multiboot => multiboot::load(memory, kernel, &modules, line)
+            .map(Entry::Multiboot)
+            .map_err(|refusal| refusal.to_string())?,
     };
     let tables = acpi::tables(control.vcpus as u8);
+    let one = host_cpuid(1, 0);
+    let mp = mptable::table(control.vcpus as u8, one.eax, one.edx);
     let roms = layout::ROMS.step_by(8).try_for_each(|at| memory.write_number(at, 8, u64::MAX));
     roms.and_then(|()| memory.write(layout::ACPI, &tables.body))
         .and_then(|()| memory.write(layout::RSDP, &tables.root))
+        .and_then(|()| memory.write(layout::MP, &mp))
         .map_err(|_| "the guest has no memory for its tables")?;
     Ok(entry)
+}
+
+/// What comes with the kernel, each on a page of its own behind the one before.
+fn modules(control: &Control) -> Vec<multiboot::Module<'_>> {
+    let mut at = control::INITRD;
+    let mut modules = Vec::new();
+    for module in control.modules.iter().filter(|module| module.size > 0) {
+        let image = Image::new(words(at, padded(module.size)), module.size);
+        modules.push(multiboot::Module { name: module.name(), image });
+        at += padded(module.size);
+    }
+    modules
 }
 
 /// Bytes up to the end of the last page, which is mapped whole.
@@ -129,7 +147,7 @@ fn board(control: &Control) -> Board {
         vcpus: control.vcpus as usize,
         tsc_hz: u64::from(control.tsc_khz) * 1000,
         epoch: control.wall_clock,
-        memory: Memory { below_4g: control.memory, above_4g: 0 },
+        memory: Memory { below_4g: control.memory, above_4g: control.high_memory },
         x2apic: true,
     })
 }

@@ -42,6 +42,10 @@ pub const SEL_FREE: u64 = 64;
 
 /// Longest command line, with room for the page's other fields.
 pub const COMMAND_LINE: usize = 2047;
+/// Longest name of a boot module.
+pub const MODULE_NAME: usize = 31;
+/// Most modules besides the kernel, all behind each other from [`INITRD`] on, each on a page of its own.
+pub const MODULES: usize = 8;
 /// Longest guest name.
 pub const NAME: usize = 15;
 /// Most virtual processors.
@@ -101,6 +105,9 @@ pub enum Order {
     Run,
     /// Hold it.
     Hold,
+    /// Hold it for good: after its answer no thread of the monitor runs any more, so that its memory can be taken away
+    /// without a fault.
+    End,
 }
 
 impl Order {
@@ -109,12 +116,17 @@ impl Order {
         match self {
             Order::Run => 0,
             Order::Hold => 1,
+            Order::End => 2,
         }
     }
 
     /// From the word; unknown ones hold the guest.
     pub fn from_word(word: u64) -> Self {
-        if word == 0 { Order::Run } else { Order::Hold }
+        match word {
+            0 => Order::Run,
+            2 => Order::End,
+            _ => Order::Hold,
+        }
     }
 }
 
@@ -125,6 +137,8 @@ pub enum Boot {
     Linux,
     /// Raw bytes at this guest-physical address, entered there in 32-bit mode.
     Flat(u64),
+    /// By the multiboot protocol, version 1.
+    Multiboot,
 }
 
 /// What happens at memory and ports nobody claims.
@@ -134,6 +148,31 @@ pub enum Unclaimed {
     Ones,
     /// The guest is stopped.
     Stop,
+}
+
+/// A module besides the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Module {
+    name: [u8; MODULE_NAME + 1],
+    /// Bytes; 0 for none.
+    pub size: u64,
+}
+
+impl Module {
+    /// A module; nothing if the name is too long.
+    pub fn new(name: &str, size: u64) -> Option<Self> {
+        let mut module = Self { name: [0; MODULE_NAME + 1], size };
+        if name.len() > MODULE_NAME {
+            return None;
+        }
+        module.name.get_mut(..name.len())?.copy_from_slice(name.as_bytes());
+        Some(module)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        text(&self.name)
+    }
 }
 
 /// The order for one guest.
@@ -153,16 +192,18 @@ pub struct Control {
     pub slice_us: u32,
     /// Processor of the monitor's first thread.
     pub home_cpu: u32,
-    /// Bytes of guest RAM.
+    /// Bytes of guest RAM from address 0, at [`RAM`].
     pub memory: u64,
+    /// Bytes of guest RAM above the PCI hole, behind the others.
+    pub high_memory: u64,
     /// How to start.
     pub boot: Boot,
     /// Policy for holes.
     pub unclaimed: Unclaimed,
     /// Bytes of the kernel image.
     pub kernel_size: u64,
-    /// Bytes of the initrd, 0 for none.
-    pub initrd_size: u64,
+    /// What comes with the kernel, an initrd first.
+    pub modules: [Module; MODULES],
     /// TSC frequency in kHz.
     pub tsc_khz: u32,
     /// HIP flags, to know the vendor of the virtualization.
@@ -186,10 +227,11 @@ impl Control {
             slice_us: 10_000,
             home_cpu: 0,
             memory: 0,
+            high_memory: 0,
             boot: Boot::Linux,
             unclaimed: Unclaimed::Ones,
             kernel_size: 0,
-            initrd_size: 0,
+            modules: [Module::default(); MODULES],
             tsc_khz: 0,
             hip_flags: 0,
             secondary_controls: 0,
@@ -225,6 +267,7 @@ impl Control {
         let (kind, address) = match self.boot {
             Boot::Linux => (0, 0),
             Boot::Flat(address) => (1, address),
+            Boot::Multiboot => (2, 0),
         };
         let head = [
             MAGIC,
@@ -232,11 +275,11 @@ impl Control {
             u64::from(self.cpus),
             u64::from(self.home_cpu),
             self.memory,
+            self.high_memory,
             kind,
             address,
             u64::from(self.unclaimed == Unclaimed::Stop),
             self.kernel_size,
-            self.initrd_size,
             u64::from(self.tsc_khz),
             u64::from(self.hip_flags),
             self.secondary_controls,
@@ -245,15 +288,19 @@ impl Control {
             u64::from(self.priority),
             u64::from(self.slice_us),
         ];
-        let text = self.name.chunks(8).chain(self.command_line.chunks(8)).map(|chunk| {
+        let word = |chunk: &[u8]| {
             let mut word = [0u8; 8];
             for (to, from) in word.iter_mut().zip(chunk) {
                 *to = *from;
             }
             u64::from_le_bytes(word)
+        };
+        let text = self.name.chunks(8).chain(self.command_line.chunks(8)).map(word);
+        let modules = self.modules.iter().flat_map(|module| {
+            module.name.chunks(8).map(word).chain(core::iter::once(module.size))
         });
         let mut page = [0u64; 512];
-        for (to, from) in page.iter_mut().zip(head.into_iter().chain(text)) {
+        for (to, from) in page.iter_mut().zip(head.into_iter().chain(text).chain(modules)) {
             *to = from;
         }
         page
@@ -271,12 +318,17 @@ impl Control {
         control.cpus = u32::try_from(next()).ok().filter(|n| *n > 0)?;
         control.home_cpu = u32::try_from(next()).ok()?;
         control.memory = next();
+        control.high_memory = next();
         let kind = next();
         let address = next();
-        control.boot = if kind == 0 { Boot::Linux } else { Boot::Flat(address) };
+        control.boot = match kind {
+            0 => Boot::Linux,
+            1 => Boot::Flat(address),
+            2 => Boot::Multiboot,
+            _ => return None,
+        };
         control.unclaimed = if next() == 0 { Unclaimed::Ones } else { Unclaimed::Stop };
         control.kernel_size = next();
-        control.initrd_size = next();
         control.tsc_khz = u32::try_from(next()).ok()?;
         control.hip_flags = u32::try_from(next()).ok()?;
         control.secondary_controls = next();
@@ -288,6 +340,14 @@ impl Control {
             for (to, from) in chunk.iter_mut().zip(next().to_le_bytes()) {
                 *to = from;
             }
+        }
+        for module in &mut control.modules {
+            for chunk in module.name.chunks_mut(8) {
+                for (to, from) in chunk.iter_mut().zip(next().to_le_bytes()) {
+                    *to = from;
+                }
+            }
+            module.size = next();
         }
         Some(control)
     }
@@ -321,11 +381,14 @@ mod tests {
         let mut control = Control::new("linux", "console=ttyS0 mitigations=off").unwrap();
         control.vcpus = 3;
         control.cpus = 2;
-        control.memory = 256 << 20;
+        (control.memory, control.high_memory) = (256 << 20, 512 << 20);
         (control.affinity, control.priority, control.slice_us) = (5, 7, 1_000);
         control.boot = Boot::Flat(0x10_0000);
         control.unclaimed = Unclaimed::Stop;
         control.tsc_khz = 2_000_000;
+        control.modules[0] = Module::new("initrd", 7).unwrap();
+        control.modules[MODULES - 1] = Module::new(&"m".repeat(MODULE_NAME), u64::MAX).unwrap();
+        assert!(Module::new(&"m".repeat(MODULE_NAME + 1), 1).is_none());
         let back = Control::decode(&control.encode()).unwrap();
         assert_eq!(back, control);
         assert_eq!((back.name(), back.command_line()), ("linux", "console=ttyS0 mitigations=off"));
@@ -333,14 +396,12 @@ mod tests {
 
     #[test]
     fn orders_have_a_word_outside_the_description() {
-        for order in [Order::Run, Order::Hold] {
+        for order in [Order::Run, Order::Hold, Order::End] {
             assert_eq!(Order::from_word(order.word()), order);
         }
-        let long = "x".repeat(COMMAND_LINE);
-        assert_eq!(
-            Control::new("a-name-of-15-ch", &long).unwrap().encode()[QUESTION_WORD..],
-            [0; 2]
-        );
+        let mut long = Control::new("a-name-of-15-ch", &"x".repeat(COMMAND_LINE)).unwrap();
+        long.modules = [Module::new(&"m".repeat(MODULE_NAME), u64::MAX).unwrap(); MODULES];
+        assert_eq!(long.encode()[QUESTION_WORD..], [0; 2]);
         assert_eq!(Order::from_word(7), Order::Hold);
     }
 

@@ -34,17 +34,20 @@ pub struct Entry {
     pub kind: Kind,
 }
 
-/// The map of a guest with `memory` bytes of RAM, in rising order, without overlap.
-pub fn map(memory: u64) -> [Entry; 5] {
+/// The map of a guest with `memory` bytes of RAM from address 0 and `high` above the PCI hole, in rising order, without
+/// overlap.
+pub fn map(memory: u64, high: u64) -> impl Iterator<Item = Entry> {
     let entry = |start: u64, end: u64, kind| Entry { start, size: end - start, kind };
     let top = memory.clamp(layout::KERNEL_LOWEST, layout::RAM_LIMIT);
-    [
+    let entries = [
         entry(0, 0x9_fc00, Kind::Ram),
         entry(0x9_fc00, 0xa_0000, Kind::Reserved),
         entry(layout::ACPI, layout::ACPI_END, Kind::Acpi),
         entry(layout::ACPI_END, layout::KERNEL_LOWEST, Kind::Reserved),
         entry(layout::KERNEL_LOWEST, top, Kind::Ram),
-    ]
+        entry(layout::HIGH, layout::HIGH + high, Kind::Ram),
+    ];
+    entries.into_iter().filter(|entry| entry.size > 0)
 }
 
 #[cfg(test)]
@@ -54,11 +57,15 @@ mod tests {
     #[test]
     fn rising_and_apart() {
         for memory in [16 << 20, 256 << 20, 3 << 30, 8u64 << 30] {
-            let map = map(memory);
+            let map: Vec<_> = super::map(memory, 0).collect();
             for pair in map.windows(2) {
                 assert!(pair[0].start + pair[0].size <= pair[1].start);
             }
             assert!(map.iter().all(|entry| entry.start + entry.size <= layout::RAM_LIMIT));
+            let more: Vec<_> = super::map(memory, 2 << 20).collect();
+            assert_eq!(more[..map.len()], map);
+            let high = Entry { start: layout::HIGH, size: 2 << 20, kind: Kind::Ram };
+            assert_eq!(more[map.len()..], [high]);
         }
     }
 }

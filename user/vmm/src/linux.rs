@@ -131,10 +131,12 @@ impl Kernel {
             sectors => sectors,
         };
         let payload = (sectors + 1) * 512;
-        let payload_size = long(0x1f4)? * 16;
-        if payload + payload_size > length {
-            return Err(Refusal::ImageCut { wanted: payload + payload_size, length });
+        // The header counts paragraphs of 16 bytes, of which the file may have only a part of the last.
+        let promised = long(0x1f4)? * 16;
+        if payload + promised >= length + 16 {
+            return Err(Refusal::ImageCut { wanted: payload + promised, length });
         }
+        let payload_size = promised.min(length - payload);
         let header_size = (0x202 + number(head, 0x201, 1).ok_or(cut)? as usize) - HEADER;
         if HEADER + header_size > head.len() {
             return Err(cut);
@@ -179,7 +181,12 @@ impl Kernel {
     }
 
     /// Fills the zero page: setup header, memory map, initrd, command line, ACPI root.
-    pub fn zero_page(&self, head: &[u8], placement: &Placement, memory: u64) -> [u8; 4096] {
+    pub fn zero_page(
+        &self,
+        head: &[u8],
+        placement: &Placement,
+        memory: &GuestMemory,
+    ) -> [u8; 4096] {
         let mut page = [0u8; 4096];
         let header = head.get(HEADER..HEADER + self.header_size).unwrap_or_default();
         put(&mut page, HEADER, header);
@@ -189,7 +196,7 @@ impl Kernel {
         put(&mut page, 0x21c, &(placement.initrd_size as u32).to_le_bytes());
         put(&mut page, 0x228, &(layout::COMMAND_LINE as u32).to_le_bytes());
         let mut count = 0u8;
-        for entry in e820::map(memory) {
+        for entry in e820::map(memory.size(), memory.high()) {
             let at = 0x2d0 + usize::from(count) * 20;
             put(&mut page, at, &entry.start.to_le_bytes());
             put(&mut page, at + 8, &entry.size.to_le_bytes());
@@ -230,7 +237,7 @@ pub fn load(
     if let Some(initrd) = initrd {
         copy(memory, placement.initrd, initrd, 0, initrd.size).ok_or(short)?;
     }
-    let page = image.zero_page(head, &placement, memory.size());
+    let page = image.zero_page(head, &placement, memory);
     memory.write(layout::ZERO_PAGE, &page).ok().ok_or(short)?;
     memory.write(layout::COMMAND_LINE, command_line).ok().ok_or(short)?;
     memory.write(layout::COMMAND_LINE + command_line.len() as u64, &[0]).ok().ok_or(short)?;
@@ -253,6 +260,11 @@ impl<'a> Image<'a> {
     /// Bytes.
     pub fn size(&self) -> u64 {
         self.size
+    }
+
+    /// Reads bytes from an offset; nothing if they are not all there.
+    pub fn read(&self, offset: u64, out: &mut [u8]) -> Option<()> {
+        GuestMemory::new(self.words).read(offset, out).ok()
     }
 }
 
@@ -350,9 +362,13 @@ mod tests {
             Err(Refusal::HeaderCut { length: 0x230 })
         ));
         assert_eq!(
-            Kernel::parse(&file, full - 1),
-            Err(Refusal::ImageCut { wanted: full, length: full - 1 })
+            Kernel::parse(&file, full - 16),
+            Err(Refusal::ImageCut { wanted: full, length: full - 16 })
         );
+        // A part of the last paragraph is enough: so is Debian's memtest86+.
+        let short = Kernel::parse(&file, full - 15).unwrap();
+        assert_eq!(short.payload + short.payload_size, full - 15);
+        assert!(Kernel::parse(&file[..0x400], 0x400).is_err());
         let mut old = file.clone();
         old[0x206] = 0x0b;
         assert_eq!(Kernel::parse(&old, full), Err(Refusal::TooOld { version: 0x20b }));

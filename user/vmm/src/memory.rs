@@ -3,40 +3,60 @@
 //! The guest may change its memory at any moment, so nobody here ever holds a reference into it.
 //! Storage is a slice of atomic words, which makes every race with the guest defined behaviour.
 //! It does not know about devices, holes or page tables.
+use crate::layout;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// The access would have left the guest's memory; nothing was transferred.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutOfMemory;
 
-/// The RAM of one guest, from guest-physical address 0.
+/// The RAM of one guest: from guest-physical address 0, and what there is of it above the PCI hole.
 #[derive(Clone, Copy)]
 pub struct GuestMemory<'a> {
     words: &'a [AtomicU64],
+    /// Bytes from address 0; the rest lies from [`layout::HIGH`] on.
+    low: u64,
 }
 
 impl<'a> GuestMemory<'a> {
     /// Wraps the words that hold guest-physical memory from address 0.
     pub fn new(words: &'a [AtomicU64]) -> Self {
-        Self { words }
+        Self { words, low: words.len() as u64 * 8 }
     }
 
-    /// Size in bytes.
+    /// Wraps words of which those after the first `low` bytes lie above the PCI hole.
+    pub fn with_high(words: &'a [AtomicU64], low: u64) -> Self {
+        Self { words, low: low.min(words.len() as u64 * 8) }
+    }
+
+    /// Bytes from address 0.
     pub fn size(&self) -> u64 {
-        (self.words.len() as u64) * 8
+        self.low
+    }
+
+    /// Bytes above the PCI hole, from [`layout::HIGH`] on.
+    pub fn high(&self) -> u64 {
+        self.words.len() as u64 * 8 - self.low
     }
 
     /// True if `length` bytes from `address` are all RAM.
     pub fn holds(&self, address: u64, length: u64) -> bool {
-        address.checked_add(length).is_some_and(|end| end <= self.size())
+        self.place(address, length).is_some()
+    }
+
+    /// Where in the words these bytes lie, if all of them are RAM.
+    fn place(&self, address: u64, length: u64) -> Option<u64> {
+        let end = address.checked_add(length)?;
+        if end <= self.low {
+            return Some(address);
+        }
+        let above = address.checked_sub(layout::HIGH)?;
+        (end - layout::HIGH <= self.high()).then_some(self.low + above)
     }
 
     /// Copies `out.len()` bytes from guest-physical `address`.
     pub fn read(&self, address: u64, out: &mut [u8]) -> Result<(), OutOfMemory> {
-        if !self.holds(address, out.len() as u64) {
-            return Err(OutOfMemory);
-        }
-        let mut at = address;
+        let mut at = self.place(address, out.len() as u64).ok_or(OutOfMemory)?;
         let mut rest = out;
         while !rest.is_empty() {
             let inside = (at % 8) as usize;
@@ -54,10 +74,7 @@ impl<'a> GuestMemory<'a> {
 
     /// Copies `bytes` to guest-physical `address`.
     pub fn write(&self, address: u64, bytes: &[u8]) -> Result<(), OutOfMemory> {
-        if !self.holds(address, bytes.len() as u64) {
-            return Err(OutOfMemory);
-        }
-        let mut at = address;
+        let mut at = self.place(address, bytes.len() as u64).ok_or(OutOfMemory)?;
         let mut rest = bytes;
         while !rest.is_empty() {
             let inside = (at % 8) as usize;
@@ -111,6 +128,20 @@ mod tests {
         memory.read(4, &mut out).unwrap();
         assert_eq!(out, [255, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 255]);
         assert_eq!(memory.read_number(5, 4), Ok(0x0403_0201));
+    }
+
+    #[test]
+    fn what_lies_above_the_hole_is_reached_there_alone() {
+        let words: Vec<AtomicU64> = (0..4).map(|_| AtomicU64::new(0)).collect();
+        let memory = GuestMemory::with_high(&words, 16);
+        assert_eq!((memory.size(), memory.high()), (16, 16));
+        memory.write_number(layout::HIGH, 8, 7).unwrap();
+        memory.write_number(layout::HIGH + 8, 8, 8).unwrap();
+        assert_eq!(words[2].load(Relaxed) + words[3].load(Relaxed), 15);
+        assert_eq!(memory.read_number(layout::HIGH, 8), Ok(7));
+        for (address, size) in [(16, 1), (12, 8), (layout::HIGH - 1, 2), (layout::HIGH + 9, 8)] {
+            assert_eq!(memory.read_number(address, size), Err(OutOfMemory), "{address:#x}");
+        }
     }
 
     #[test]

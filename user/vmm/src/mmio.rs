@@ -95,7 +95,7 @@ impl Device<'_, '_> {
     }
 
     fn store_at(&mut self, address: u64, size: u8, value: u64) {
-        if is_ram(self.vm, address, size) {
+        if is_ram(self.vm, address, size) && !layout::ROMS.contains(&address) {
             let _ = self.vm.memory.write_number(address, usize::from(size), value);
             return;
         }

@@ -27,6 +27,8 @@ pub enum Entry {
     Linux(u64),
     /// At flat 32-bit code.
     Flat(u64),
+    /// At a multiboot kernel's entry.
+    Multiboot(u32),
     /// Not before a start-up message.
     Wait,
 }
@@ -37,6 +39,7 @@ enum Step {
     /// Sleep until this TSC value, or until somebody kicks.
     Sleep(Option<u64>),
     End,
+    Rest,
 }
 
 /// The body of the thread.
@@ -53,7 +56,15 @@ pub fn run(shared: &'static Shared, id: usize, host_cpu: u16, entry: Entry) {
             return give_up(shared, id, what, status);
         }
         shared.with(Who::Other, |inside| inside.parked += 1);
-        while shared.with(Who::Other, |inside| inside.generation) == generation {
+        loop {
+            let (now, rests) =
+                shared.with(Who::Other, |inside| (inside.generation, inside.rests(id)));
+            if rests {
+                streams::rest();
+            }
+            if now != generation {
+                break;
+            }
             let _ = line.sleep.down_all();
         }
     }
@@ -79,7 +90,7 @@ fn live(
         let step = shared.with(me, |inside| {
             let now = shared.clock.now();
             let step = prepare(inside, shared, &mut cpu, vcpu.state(), &mut changed, now);
-            inside.note(id, matches!(step, Step::Sleep(_) | Step::End));
+            inside.note(id, !matches!(step, Step::Run(_)));
             if let Some((reason, since)) = handling.take() {
                 status::spent(told::page(), reason, rdtsc().wrapping_sub(since));
             }
@@ -100,6 +111,7 @@ fn live(
                 let _ = rt::calls::sm_down_all(sleep, deadline.unwrap_or(0));
             }
             Step::End => return Ok(()),
+            Step::Rest => streams::rest(),
         }
     }
 }
@@ -117,6 +129,10 @@ fn begin(shared: &Shared, page: &mut StatePage, entry: Entry) -> Option<Mtd> {
             start::flat32(page, address);
             Some(start::ALL)
         }
+        Entry::Multiboot(address) => {
+            start::multiboot(page, address);
+            Some(start::ALL)
+        }
         Entry::Wait => Some(Mtd::NONE),
     }
 }
@@ -132,6 +148,9 @@ fn prepare(
 ) -> Step {
     if inside.machine.ended.is_some() {
         return Step::End;
+    }
+    if inside.rests(cpu.id) {
+        return Step::Rest;
     }
     if inside.held_back {
         return Step::Sleep(None);
@@ -200,7 +219,13 @@ fn after(inside: &mut Inside, cpu: &mut Cpu, page: &mut StatePage, now: Now) -> 
 
 fn give_up(shared: &Shared, id: usize, what: &str, status: Status) {
     rt::println!("vCPU {id} {what}: {status}");
-    shared.with(Who::Other, |inside| inside.machine.end(Ended::Stopped));
+    shared.with(Who::Other, |inside| {
+        inside.machine.end(Ended::Stopped);
+        // There is nothing left of it that could be woken.
+        if let Some(rests) = inside.resting.get_mut(id) {
+            *rests = true;
+        }
+    });
 }
 
 /// Waits for the guest's end. A reset guest begins again with what `load` makes: its image and
@@ -210,7 +235,7 @@ pub fn watch(shared: &'static Shared, name: &str, load: impl Fn() -> Option<Boar
         let _ = shared.ended.down();
         let mut ended = None;
         while ended.is_none() {
-            ended = shared.with(Who::Other, |inside| {
+            ended = look(shared, |inside| {
                 inside.flush();
                 inside.machine.ended.filter(|_| !inside.output_waits())
             });
@@ -223,14 +248,28 @@ pub fn watch(shared: &'static Shared, name: &str, load: impl Fn() -> Option<Boar
         };
         rt::println!("{name} {words}");
         if end != End::Reset || !begin_again(shared, &load) {
-            return streams::report_end(end);
+            streams::report_end(end);
+            return shared.with(Who::Other, |inside| inside.watching = false);
         }
+        shared.with(Who::Other, |inside| inside.watching = false);
     }
+}
+
+/// A look of the watcher, which comes to rest if the monitor is to.
+fn look<T>(shared: &Shared, body: impl FnOnce(&mut Inside) -> T) -> T {
+    let (over, answer) = shared.with(Who::Other, |inside| {
+        inside.watching = !inside.over;
+        (inside.over, body(inside))
+    });
+    if over {
+        streams::rest();
+    }
+    answer
 }
 
 /// Starts a reset guest again once all its processors have stopped.
 fn begin_again(shared: &'static Shared, load: &impl Fn() -> Option<Board>) -> bool {
-    while shared.with(Who::Other, |inside| inside.parked) < shared.lines.len() {
+    while look(shared, |inside| inside.parked) < shared.lines.len() {
         rt::sync::sleep_us(1000);
     }
     let Some(board) = load() else { return false };

@@ -61,6 +61,12 @@ pub struct Inside {
     pub asleep: Vec<bool>,
     /// The user holds the guest: nobody enters it.
     pub held_back: bool,
+    /// The monitor is to come to rest; which processors' threads have.
+    pub over: bool,
+    /// See [`Inside::over`].
+    pub resting: Vec<bool>,
+    /// The watcher is awake, because the guest has ended.
+    pub watching: bool,
     /// How often the guest was reset.
     pub generation: u64,
     /// Processors' threads that have seen the end of this generation.
@@ -116,6 +122,22 @@ impl Inside {
         !hold || self.asleep.iter().all(|asleep| *asleep)
     }
 
+    /// Lets all threads come to rest; whether they have.
+    pub fn finish(&mut self) -> bool {
+        if !core::mem::replace(&mut self.over, true) {
+            self.machine.kicks = (0..self.asleep.len()).collect();
+        }
+        !self.watching && self.resting.iter().all(|rests| *rests)
+    }
+
+    /// Whether this processor's thread is to rest now; it has to, then.
+    pub fn rests(&mut self, cpu: usize) -> bool {
+        if let Some(rests) = self.resting.get_mut(cpu) {
+            *rests = self.over;
+        }
+        self.over
+    }
+
     /// Whether output waits for room.
     pub fn output_waits(&self) -> bool {
         !self.held.is_empty()
@@ -154,6 +176,9 @@ impl Shared {
             // None has begun.
             asleep: lines.iter().map(|_| true).collect(),
             held_back: false,
+            over: false,
+            resting: lines.iter().map(|_| false).collect(),
+            watching: false,
             generation: 0,
             parked: 0,
         };

@@ -2,8 +2,8 @@
 //!
 //! Sources: Linux `Documentation/arch/x86/boot.rst`, "64-bit boot protocol"; Intel SDM vol. 3,
 //! 10.1.1 (reset) and 9.4.4 (start-up IPI).
-use crate::layout;
 use crate::memory::{GuestMemory, OutOfMemory};
+use crate::{layout, multiboot};
 use abi::Mtd;
 use abi::utcb::{Segment, StatePage};
 
@@ -106,6 +106,14 @@ pub fn flat32(page: &mut StatePage, entry: u64) {
     page.cs = flat(0x08, 0xc9b);
     data_segments(page, flat(0x10, 0xc93));
     page.rip = entry;
+}
+
+/// A multiboot kernel's entry: flat 32-bit code that is told of its loader and where its information lies (Multiboot
+/// 0.6.96, 3.2).
+pub fn multiboot(page: &mut StatePage, entry: u32) {
+    flat32(page, u64::from(entry));
+    page.rax = u64::from(multiboot::LOADER);
+    page.rbx = layout::MULTIBOOT;
 }
 
 /// Real mode at the page of a start-up IPI; `signature` is CPUID leaf 1 EAX, which EDX holds.

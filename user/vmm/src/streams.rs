@@ -51,11 +51,31 @@ pub fn report_crash() {
     report_end(End::Crashed);
 }
 
-/// Does what the root task orders; true if some virtual processor has yet to follow.
+/// Ends a thread: it sleeps on what nobody ever counts up.
+pub fn rest() -> ! {
+    loop {
+        match Semaphore::new(0) {
+            Ok(never) => {
+                let _ = never.down();
+            }
+            // Without memory for it, the next best.
+            Err(_) => rt::sync::sleep_us(u64::from(u32::MAX)),
+        }
+    }
+}
+
+/// Does what the root task orders; true if some thread has yet to follow.
 fn obey(shared: &Shared, keys: Channel<'_>) -> bool {
     let word = words(control::CONTROL, abi::PAGE_SIZE).get(control::ORDER_WORD);
     let order = Order::from_word(word.map_or(0, |word| word.load(Ordering::Acquire)));
-    let done = shared.with(Who::Other, |inside| inside.obey(order == Order::Hold));
+    let done = shared.with(Who::Other, |inside| match order {
+        Order::Run | Order::Hold => inside.obey(order == Order::Hold),
+        Order::End => inside.finish(),
+    });
+    if done && order == Order::End {
+        keys.set_status(order.word());
+        rest();
+    }
     if done && keys.status() != order.word() {
         if order == Order::Run {
             shared.wake_all();

@@ -1,0 +1,151 @@
+//! A guest of some eighty instructions that a multiboot loader starts: what a 32-bit kernel of one's own begins with.
+//!
+//! It says to COM1 what it was told (command line, memory, modules), looks for the MP table as kernels without ACPI do, and
+//! switches the machine off. Sources: Multiboot specification 0.6.96; Intel MultiProcessor Specification 1.4, chapter 4.
+//! All of it is 32-bit assembly, because no compiler here makes 32-bit code.
+#![cfg_attr(target_os = "none", no_std, no_main)]
+
+#[cfg(target_os = "none")]
+core::arch::global_asm!(
+    ".pushsection .multiboot, \"a\"",
+    ".balign 4",
+    // Magic; modules on pages, memory information; the sum of the three is 0.
+    ".long 0x1badb002, 3, 0xe4524ffb",
+    ".popsection",
+    ".pushsection .text.entry, \"ax\"",
+    ".code32",
+    ".globl multiboot_start",
+    "multiboot_start:",
+    "mov esp, offset stack_top",
+    "mov esi, offset no_loader",
+    "cmp eax, 0x2badb002",
+    "jne 9f",
+    "mov esi, offset hello",
+    "call print",
+    // The command line.
+    "mov esi, [ebx + 16]",
+    "call print",
+    "mov esi, offset memory",
+    "call print",
+    "mov eax, [ebx + 8]",
+    "call print_number",
+    // Each module: its string, then its text.
+    "mov ecx, [ebx + 20]",
+    "mov edi, [ebx + 24]",
+    "2:",
+    "jecxz 3f",
+    "mov esi, offset module",
+    "call print",
+    "mov esi, [edi + 8]",
+    "call print",
+    "mov esi, offset says",
+    "call print",
+    "mov esi, [edi]",
+    "4:",
+    "cmp esi, [edi + 4]",
+    "jae 5f",
+    "lodsb",
+    "call put",
+    "jmp 4b",
+    "5:",
+    "add edi, 16",
+    "dec ecx",
+    "jmp 2b",
+    // The MP floating pointer stands on a paragraph between 0xf0000 and 1 MiB.
+    "3:",
+    "mov edi, 0xf0000",
+    "6:",
+    "cmp dword ptr [edi], 0x5f504d5f",
+    "je 7f",
+    "add edi, 16",
+    "cmp edi, 0x100000",
+    "jb 6b",
+    "mov esi, offset no_table",
+    "jmp 9f",
+    "7:",
+    "mov esi, offset table",
+    "call print",
+    "mov edi, [edi + 4]",
+    "movzx eax, word ptr [edi + 34]",
+    "call print_number",
+    "mov esi, offset end",
+    "9:",
+    "call print",
+    // ACPI PM1a control: S5.
+    "mov dx, 0x604",
+    "mov ax, 0x3400",
+    "out dx, ax",
+    "8:",
+    "hlt",
+    "jmp 8b",
+    // The text at ESI up to its NUL.
+    "print:",
+    "lodsb",
+    "test al, al",
+    "jz 2f",
+    "call put",
+    "jmp print",
+    "2:",
+    "ret",
+    // EAX in decimal.
+    "print_number:",
+    "push ecx",
+    "mov ecx, 10",
+    "push 0",
+    "2:",
+    "xor edx, edx",
+    "div ecx",
+    "add edx, 48",
+    "push edx",
+    "test eax, eax",
+    "jnz 2b",
+    "3:",
+    "pop eax",
+    "test eax, eax",
+    "jz 4f",
+    "call put",
+    "jmp 3b",
+    "4:",
+    "pop ecx",
+    "ret",
+    // The byte in AL, once the line takes it.
+    "put:",
+    "mov ah, al",
+    "mov dx, 0x3fd",
+    "2:",
+    "in al, dx",
+    "test al, 0x20",
+    "jz 2b",
+    "mov dx, 0x3f8",
+    "mov al, ah",
+    "out dx, al",
+    "movzx eax, al",
+    "ret",
+    ".popsection",
+    ".pushsection .rodata.text, \"a\"",
+    "hello: .asciz \"multiboot: hello, my command line is \"",
+    "memory: .asciz \"\\nmultiboot: KiB above 1 MiB: \"",
+    "module: .asciz \"\\nmultiboot: module \"",
+    "says: .asciz \" says \"",
+    "table: .asciz \"\\nmultiboot: entries of the MP table: \"",
+    "no_table: .asciz \"\\nmultiboot: FAIL no MP table\\n\"",
+    "no_loader: .asciz \"multiboot: FAIL no multiboot loader\\n\"",
+    "end: .asciz \"\\nmultiboot: end\\n\"",
+    ".popsection",
+    ".pushsection .bss.stack, \"aw\", @nobits",
+    ".balign 16",
+    ".skip 4096",
+    "stack_top:",
+    ".popsection",
+);
+
+#[cfg(target_os = "none")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo) -> ! {
+    // No Rust code runs here.
+    loop {}
+}
+
+/// On a host there is nothing to greet.
+#[cfg(not(target_os = "none"))]
+fn main() {}
