@@ -64,7 +64,10 @@ $b mount -t devtmpfs devtmpfs /dev
 for m in irqbypass kvm kvm-amd kvm-intel; do $b insmod /drivers/$m.ko 2>/dev/null; done
 $b mount -t tracefs tracefs /sys/kernel/tracing
 echo 1 >/sys/kernel/tracing/events/kvm/kvm_nested_vmenter_failed/enable
-$b echo nested virtualization: $($b cat /sys/module/kvm_amd/parameters/nested /sys/module/kvm_intel/parameters/nested 2>/dev/null)
+case $($b cat /sys/module/kvm_amd/parameters/nested /sys/module/kvm_intel/parameters/nested 2>/dev/null) in
+1 | Y) echo nested virtualization: on ;;
+*) echo nested virtualization: off ;;
+esac
 export PATH=/bin PS1='floor1# '
 while :; do $b setsid $b sh -c 'exec /bin/busybox sh -i </dev/ttyS0 >/dev/ttyS0 2>&1'; done
 ";
@@ -104,7 +107,8 @@ pub fn nested(args: &NestedArgs) -> Result<()> {
     let step = Step::new(format!("Linux with KVM in {}", engine.word()));
     let floor = [
         Line::Refuse("Kernel panic".to_string()),
-        Line::Expect("nested virtualization: 1".to_string()),
+        Line::Refuse("nested virtualization: off".to_string()),
+        Line::Expect("nested virtualization: on".to_string()),
         Line::Expect(PROMPT.to_string()),
     ];
     if let Err(failure) = serial.play(&floor, Some(FLOOR_PATIENCE), &interrupted)? {
