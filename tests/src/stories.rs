@@ -387,6 +387,8 @@ pub const STORIES: &[Story] = &[
     Story { name: "console_words_bochs", engine: Engine::Bochs, timeout_s: 600, ..cells::WORDS },
     Story { name: "console_reboot_qemu", ..cells::REBOOT },
     Story { name: "cell_shares_qemu", ..cells::SHARES },
+    Story { name: "cell_dedicated_qemu", ..cells::DEDICATED },
+    Story { name: "cell_silent_qemu", ..cells::SILENT },
     Story { name: "cell_pause_qemu", ..cells::PAUSE },
     Story { name: "cell_thousand_qemu", ..cells::THOUSAND_LIVES },
     Story { name: "boot_bochs_2", cpus: 2, timeout_s: 300, ..BOCHS },

@@ -364,3 +364,74 @@ pub(crate) const SHARES: Story = Story {
     timeout_s: 900,
     ..BOOT
 };
+
+/// A processor for one guest alone: refused while another is there, kept from others, given back. A guest that computes there
+/// does not leave for its monitor.
+pub(crate) const DEDICATED: Story = Story {
+    load: Load::Smalls { monitor: "vmm", manifest: "tests/manifests/dedicated.dts" },
+    cpus: 2,
+    lines: &[
+        Line::Never(DIED),
+        Line::Never(REFUSED),
+        Line::Says("hematite> "),
+        leads!("start" "there" to "READY"),
+        Line::Type("guest create own"),
+        Line::Says("own: CPU 1 has virtual processors of another guest"),
+        Line::Type("guest create home"),
+        Line::Says("home: CPU 0 is the console's and cannot be dedicated"),
+        Line::Type("guest show own"),
+        Line::Says("own             UNKNOWN"),
+        leads!("stop" "there" to "RESET"),
+        leads!("destroy" "there" to "UNKNOWN"),
+        leads!("start" "own" to "READY"),
+        begun!("own"),
+        Line::Type("guest create there"),
+        Line::Says("there: CPU 1 is dedicated to another guest"),
+        // Who names no processor gets the others.
+        leads!("start" "any" to "READY"),
+        Line::Type("cpu"),
+        Line::Says("LAPIC id 0; any"),
+        Line::Says("LAPIC id 1; own"),
+        Line::Type("exits own"),
+        Line::Says("all  "),
+        Line::Type("guest console any"),
+        Line::Times(4, &[Line::Says("small: tick")]),
+        Line::Type("\x1d"),
+        Line::Says("hematite> "),
+        Line::Type("exits own"),
+        Line::Says("  0/s"),
+        Line::Says("all  "),
+        leads!("stop" "own" to "RESET"),
+        leads!("destroy" "own" to "UNKNOWN"),
+        leads!("start" "there" to "READY"),
+        Line::Type("cpu"),
+        Line::Says("LAPIC id 1; there"),
+    ],
+    ..BOOT
+};
+
+/// A guest that says nothing is reported, where it computes and where it sleeps; one that speaks is not.
+pub(crate) const SILENT: Story = Story {
+    load: Load::Smalls { monitor: "vmm", manifest: "tests/manifests/silent.dts" },
+    cpus: 2,
+    lines: &[
+        Line::Never(DIED),
+        Line::Never(REFUSED),
+        Line::Never("vmm ticks: silent"),
+        Line::Says("hematite> "),
+        leads!("start" "ticks" to "READY"),
+        leads!("start" "count" to "READY"),
+        Line::Says("vmm count: silent for 2 s:"),
+        Line::Says("vmm count:   vCPU 0 runs at RIP 0x2"),
+        Line::Says("pending: no interrupt"),
+        leads!("start" "doze" to "READY"),
+        Line::Says("vmm doze: silent for 2 s:"),
+        Line::Says("vmm doze:   vCPU 0 sleeps at RIP 0x2"),
+        Line::Says("Hlt 0x2"),
+        // Once for each silence, and anew after a pause.
+        leads!("pause" "doze" to "PAUSED"),
+        leads!("resume" "doze" to "READY"),
+        Line::Says("vmm doze: silent for 2 s:"),
+    ],
+    ..BOOT
+};

@@ -371,6 +371,8 @@ mod tests {
                 "FILE:8: /guests/one: unclaimed is \"zeros\", not ones or stop",
             ),
             ("\"ones\"", "\"ones\", \"stop\"", "FILE:8: /guests/one: unclaimed is not one string"),
+            ("autostart;", "silent-s = <60>;", "fine"),
+            ("autostart;", "silent-s = <0>;", "FILE:7: /guests/one: silent-s is 0, not 1 to 86400"),
             ("vcpus {", "vpcus {", "FILE:9: /guests/one/vpcus: unknown node"),
             ("count = <2>;", "", "FILE:9: /guests/one/vcpus: count is missing"),
             ("count = <2>", many, "FILE:10: /guests/one/vcpus: count is 65, not 1 to 64"),
@@ -390,6 +392,22 @@ mod tests {
                 "cpus = <0 1>",
                 "cpus = <0 2>",
                 "FILE:11: /guests/one/vcpus: cpus names CPU 2; the machine has 2",
+            ),
+            ("cpus = <0 1>;", "cpus = <0 1>; dedicated;", "fine"),
+            (
+                "cpus = <0 1>;",
+                "cpus = <1>; dedicated;",
+                "FILE:11: /guests/one/vcpus: dedicated: 2 virtual processors on 1 in cpus",
+            ),
+            (
+                "cpus = <0 1>;",
+                "dedicated;",
+                "FILE:11: /guests/one/vcpus: dedicated: 2 virtual processors on 0 in cpus",
+            ),
+            (
+                "cpus = <0 1>;",
+                "dedicated = <1>;",
+                "FILE:11: /guests/one/vcpus: dedicated takes no value",
             ),
             (
                 "priority = <5>",

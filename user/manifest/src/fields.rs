@@ -22,6 +22,21 @@ pub fn number(
     Ok(Some(value.iter().fold(0, |sum, byte| (sum << 8) | u64::from(*byte))))
 }
 
+/// A number of one cell within limits, if the property is there.
+pub fn within(
+    node: &FdtNode,
+    path: &str,
+    name: &str,
+    range: core::ops::RangeInclusive<u64>,
+) -> Result<Option<u64>, Refusal> {
+    let Some(value) = number(node, path, name, 1)? else { return Ok(None) };
+    if range.contains(&value) {
+        return Ok(Some(value));
+    }
+    let (first, last) = (range.start(), range.end());
+    Err(Refusal::new(path, name, format!("{name} is {value}, not {first} to {last}")))
+}
+
 /// One cell or more, if the property is there.
 pub fn numbers(node: &FdtNode, path: &str, name: &str) -> Result<Option<Vec<u32>>, Refusal> {
     let Some(property) = node.property(name) else { return Ok(None) };

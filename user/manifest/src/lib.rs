@@ -18,7 +18,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use dtoolkit::Node;
 use dtoolkit::fdt::{Fdt, FdtNode};
-use fields::{flag, number, numbers, only, text, texts};
+use fields::{flag, number, numbers, only, text, texts, within};
 
 /// What `compatible` of the root node says.
 pub const VERSION: &str = "hematite,manifest-v1";
@@ -30,6 +30,9 @@ pub const VCPUS: u64 = 64;
 pub const PRIORITIES: core::ops::RangeInclusive<u64> = 1..=9;
 /// Time slices that virtual processors may have, in microseconds.
 pub const SLICES_US: core::ops::RangeInclusive<u64> = 1_000..=1_000_000;
+/// How long a guest may be silent before it is reported, in seconds.
+pub const SILENT_S: core::ops::RangeInclusive<u64> = 1..=86_400;
+
 /// How large a region of RAM may be, in bytes and in words.
 struct Limits {
     bytes: core::ops::RangeInclusive<u64>,
@@ -59,6 +62,8 @@ pub struct Guest {
     pub autostart: bool,
     /// Stopped when it touches what nobody claims.
     pub stop_on_unclaimed: bool,
+    /// After so many seconds without a byte on its serial line it is reported, in [`SILENT_S`]; 0 for never.
+    pub silent_s: u32,
     /// Its processors.
     pub vcpus: Vcpus,
     /// Bytes of RAM from address 0.
@@ -83,6 +88,8 @@ pub struct Vcpus {
     pub count: u32,
     /// Processors of the machine they run on, bit by bit, in turn; 0 for all.
     pub cpus: u64,
+    /// Those processors are for this guest alone, one for each virtual processor.
+    pub dedicated: bool,
     /// Their threads' priority, in [`PRIORITIES`].
     pub priority: u8,
     /// Their threads' time slice in microseconds, in [`SLICES_US`].
@@ -234,7 +241,7 @@ fn guest(node: &FdtNode) -> Result<Guest, Refusal> {
     if name.is_empty() || name.len() > 15 || !name.bytes().all(known) {
         return Err(Refusal::new(&path, "", "a name is 1 to 15 of 0-9 A-Z a-z _ -"));
     }
-    only(node, &path, &["autostart", "unclaimed"], &["vcpus", "aspace", "image"])?;
+    only(node, &path, &["autostart", "silent-s", "unclaimed"], &["vcpus", "aspace", "image"])?;
     let stop_on_unclaimed = match text(node, &path, "unclaimed")?.as_deref() {
         None | Some("ones") => false,
         Some("stop") => true,
@@ -247,6 +254,7 @@ fn guest(node: &FdtNode) -> Result<Guest, Refusal> {
     Ok(Guest {
         autostart: flag(node, &path, "autostart")?,
         stop_on_unclaimed,
+        silent_s: within(node, &path, "silent-s", SILENT_S)?.unwrap_or(0) as u32,
         vcpus: vcpus(&child(node, &path, "vcpus")?, &format!("{path}/vcpus"))?,
         memory,
         high_memory,
@@ -256,15 +264,7 @@ fn guest(node: &FdtNode) -> Result<Guest, Refusal> {
 }
 
 fn vcpus(node: &FdtNode, path: &str) -> Result<Vcpus, Refusal> {
-    only(node, path, &["count", "cpus", "priority", "slice-us"], &[])?;
-    let within = |name: &str, range: core::ops::RangeInclusive<u64>, default: u64| {
-        let value = number(node, path, name, 1)?.unwrap_or(default);
-        if range.contains(&value) {
-            return Ok(value);
-        }
-        let (first, last) = (range.start(), range.end());
-        Err(Refusal::new(path, name, format!("{name} is {value}, not {first} to {last}")))
-    };
+    only(node, path, &["count", "cpus", "dedicated", "priority", "slice-us"], &[])?;
     if node.property("count").is_none() {
         return Err(Refusal::new(path, "", "count is missing"));
     }
@@ -276,11 +276,20 @@ fn vcpus(node: &FdtNode, path: &str) -> Result<Vcpus, Refusal> {
         })?;
         cpus |= bit;
     }
+    let count = within(node, path, "count", 1..=VCPUS)?.unwrap_or(1);
+    let dedicated = flag(node, path, "dedicated")?;
+    if dedicated && u64::from(cpus.count_ones()) != count {
+        let why = format!("dedicated: {count} virtual processors on {} in cpus", cpus.count_ones());
+        return Err(Refusal::new(path, "dedicated", why));
+    }
+    // Nobody else is there whose turn it could be.
+    let slice = if dedicated { *SLICES_US.end() } else { 10_000 };
     Ok(Vcpus {
-        count: within("count", 1..=VCPUS, 1)? as u32,
+        count: count as u32,
         cpus,
-        priority: within("priority", PRIORITIES, 5)? as u8,
-        slice_us: within("slice-us", SLICES_US, 10_000)? as u32,
+        dedicated,
+        priority: within(node, path, "priority", PRIORITIES)?.unwrap_or(5) as u8,
+        slice_us: within(node, path, "slice-us", SLICES_US)?.unwrap_or(slice) as u32,
     })
 }
 

@@ -14,6 +14,7 @@ use core::sync::atomic::Ordering;
 use lifecycle::State;
 use manifest::{Guest, Machine};
 use root::console::Console;
+use root::cpus::Cpus;
 use root::level::Level;
 use root::modules::{self, Module};
 use root::pool::Pool;
@@ -58,7 +59,9 @@ fn console(boot: Boot) {
         return;
     };
     let wanted = wanted(&boot, &modules, pool.bytes());
-    let mut maker = Maker { boot, pool: &mut pool, modules: &modules, wall_clock: wall_clock() };
+    let cpus = Cpus::new(boot.hip.cpus().count() as u32, u32::from(boot.cpu));
+    let wall_clock = wall_clock();
+    let mut maker = Maker { boot, pool: &mut pool, modules: &modules, wall_clock, cpus };
     let guests = match wanted {
         Ok(wanted) => start_all(&mut maker, wanted, wake.selector()),
         Err(why) => {

@@ -9,6 +9,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use lifecycle::{Operation, State};
 use manifest::{Guest, Image};
+use root::cpus::{Cpus, Place};
 use root::level;
 use root::listing;
 use root::modules::{self, Module};
@@ -38,6 +39,8 @@ pub struct Maker<'a> {
     pub modules: &'a [Module],
     /// Seconds since 1970, 0 if unknown.
     pub wall_clock: u64,
+    /// Who lives where.
+    pub cpus: Cpus,
 }
 
 /// A guest of the manifest, alive or not.
@@ -54,8 +57,8 @@ pub struct Cell {
     loaded: bool,
     /// A domain stands behind the seat.
     alive: bool,
-    /// Where its virtual processors live, one bit for each of the machine's processors.
-    places: u64,
+    /// Where its virtual processors live.
+    place: Place,
     /// Physical ranges of this life, for the pool.
     taken: Taken,
     /// The latest of its serial line, for `guest log`.
@@ -88,7 +91,7 @@ impl Cell {
             seat,
             loaded: false,
             alive: false,
-            places: 0,
+            place: Place::default(),
             taken: Taken::default(),
             log: Vec::new(),
             unseen: 0,
@@ -171,7 +174,7 @@ impl Cell {
 
     /// Whether a virtual processor of it lives on this processor of the machine.
     pub fn sits_on(&self, cpu: u16) -> bool {
-        self.alive && self.places.checked_shr(cpu.into()).unwrap_or(0) & 1 != 0
+        self.alive && self.place.cpus.checked_shr(cpu.into()).unwrap_or(0) & 1 != 0
     }
 
     /// Whether a virtual processor of it is running, as far as its monitor says.
@@ -274,8 +277,9 @@ impl Cell {
 
     fn build(&mut self, maker: &mut Maker<'_>) -> Result<(), String> {
         self.loaded = false;
-        self.places = maker.places(&self.guest);
-        let built = maker.build(&self.guest, &self.seat, &mut self.taken);
+        let vcpus = &self.guest.vcpus;
+        self.place = maker.cpus.settle(vcpus.count, vcpus.cpus, vcpus.dedicated)?;
+        let built = maker.build(&self.guest, &self.seat, self.place.affinity, &mut self.taken);
         self.alive = true;
         if built.is_err() {
             self.tear_down(maker);
@@ -319,6 +323,7 @@ impl Cell {
             return;
         }
         self.quieten();
+        maker.cpus.leave(core::mem::take(&mut self.place));
         self.seat.close();
         // First the memory, with a shoot-down, then the domain: no thread of it can touch a page
         // that is somebody else's by then.
@@ -344,11 +349,18 @@ fn quota(guest: &Guest) -> u64 {
 
 impl Maker<'_> {
     /// A domain with memory, monitor and seat, in which nothing runs yet.
-    fn build(&mut self, guest: &Guest, seat: &Seat, taken: &mut Taken) -> Result<(), String> {
+    fn build(
+        &mut self,
+        guest: &Guest,
+        seat: &Seat,
+        affinity: u64,
+        taken: &mut Taken,
+    ) -> Result<(), String> {
         let program = self.module("vmm")?;
         let file = Window::physical(program.address, program.size, MEM_R).map_err(refused)?;
         let bytes = file.bytes().ok_or("the monitor cannot be read")?;
-        let order = self.control(guest)?;
+        let mut order = self.control(guest)?;
+        order.affinity = affinity;
         let pd = seat.pd;
         rt::calls::create_pd(pd, own_pd(), Crd::null()).map_err(refused)?;
         // Kernels without our block know no quota; there the domain draws on ours.
@@ -363,13 +375,6 @@ impl Maker<'_> {
         self.heap(pd, guest.vcpus.count, taken)?;
         seat.furnish(entry, &order)?;
         give_object(pd, pd, control::SEL_PD, PD_CREATE)
-    }
-
-    /// Where a guest's virtual processors live, bit by bit.
-    fn places(&self, guest: &Guest) -> u64 {
-        let cpus = self.boot.hip.cpus().count().max(1) as u32;
-        let order = control::turns(cpus, u32::from(self.boot.cpu), guest.vcpus.cpus);
-        order.take(guest.vcpus.count as usize).fold(0, |places, cpu| places | 1 << cpu)
     }
 
     fn module(&self, name: &str) -> Result<&Module, String> {
@@ -398,7 +403,6 @@ impl Maker<'_> {
             }
         }
         order.vcpus = guest.vcpus.count;
-        order.affinity = guest.vcpus.cpus;
         order.priority = guest.vcpus.priority;
         order.slice_us = guest.vcpus.slice_us;
         order.cpus = self.boot.hip.cpus().count().max(1) as u32;
@@ -407,6 +411,7 @@ impl Maker<'_> {
         if guest.stop_on_unclaimed {
             order.unclaimed = Unclaimed::Stop;
         }
+        order.silent_s = guest.silent_s;
         order.tsc_khz = self.boot.hip.tsc_khz();
         order.hip_flags = self.boot.hip.flags();
         let (forced, allowed) = self.boot.hip.vmx_secondary();

@@ -10,6 +10,7 @@ extern crate alloc;
 pub mod acpi;
 pub mod command;
 pub mod console;
+pub mod cpus;
 pub mod kernel_log;
 pub mod level;
 pub mod listing;

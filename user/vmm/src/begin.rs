@@ -61,7 +61,8 @@ fn run(control: &Control) -> Result<(), String> {
     }
     let ended = Semaphore::new(0).map_err(|status| format!("no semaphore: {status}"))?;
     let machine = machine(control, memory, clock);
-    let shared: &'static Shared = Box::leak(Box::new(Shared::new(machine, clock, lines, ended)));
+    let shared: &'static Shared =
+        Box::leak(Box::new(Shared::new(machine, clock, lines, control.silent_s, ended)));
     let name = control.name().to_string();
     let home = control.home_cpu as u16;
     let slice = rt::thread::QUANTUM_US;

@@ -210,6 +210,8 @@ pub struct Control {
     pub hip_flags: u32,
     /// The HIP's secondary execution controls: low forced, high allowed.
     pub secondary_controls: u64,
+    /// After so many seconds without output the guest is reported; 0 for never.
+    pub silent_s: u32,
     /// Seconds since 1970 at start, 0 if unknown.
     pub wall_clock: u64,
 }
@@ -235,6 +237,7 @@ impl Control {
             tsc_khz: 0,
             hip_flags: 0,
             secondary_controls: 0,
+            silent_s: 0,
             wall_clock: 0,
         };
         if name.len() > NAME || command_line.len() > COMMAND_LINE {
@@ -283,6 +286,7 @@ impl Control {
             u64::from(self.tsc_khz),
             u64::from(self.hip_flags),
             self.secondary_controls,
+            u64::from(self.silent_s),
             self.wall_clock,
             self.affinity,
             u64::from(self.priority),
@@ -332,6 +336,7 @@ impl Control {
         control.tsc_khz = u32::try_from(next()).ok()?;
         control.hip_flags = u32::try_from(next()).ok()?;
         control.secondary_controls = next();
+        control.silent_s = u32::try_from(next()).ok()?;
         control.wall_clock = next();
         control.affinity = next();
         control.priority = u8::try_from(next()).ok()?;
@@ -385,7 +390,7 @@ mod tests {
         (control.affinity, control.priority, control.slice_us) = (5, 7, 1_000);
         control.boot = Boot::Flat(0x10_0000);
         control.unclaimed = Unclaimed::Stop;
-        control.tsc_khz = 2_000_000;
+        (control.tsc_khz, control.silent_s) = (2_000_000, 60);
         control.modules[0] = Module::new("initrd", 7).unwrap();
         control.modules[MODULES - 1] = Module::new(&"m".repeat(MODULE_NAME), u64::MAX).unwrap();
         assert!(Module::new(&"m".repeat(MODULE_NAME + 1), 1).is_none());

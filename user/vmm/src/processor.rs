@@ -155,6 +155,12 @@ fn prepare(
     if inside.held_back {
         return Step::Sleep(None);
     }
+    if inside.asked.get_mut(cpu.id).is_some_and(core::mem::take) {
+        let interrupt = inside.machine.board.interrupt_for(cpu.id);
+        let nmi = inside.machine.mailboxes.get(cpu.id).is_some_and(|mail| mail.nmi);
+        let pending = (interrupt.map(|interrupt| format!("{interrupt:?}")), nmi);
+        inside.machine.messages.extend(report::present(cpu, page, pending));
+    }
     inside.machine.board.advance(now.ns);
     inside.machine.drain();
     read_mail(inside, cpu, page, changed);

@@ -1,9 +1,11 @@
 //! The story of a stopped guest: where it was, why it stopped, its last exits.
+use crate::machine::{Activity, Cpu};
 use crate::registers;
 use abi::exit::ExitReason;
 use abi::utcb::StatePage;
 use alloc::format;
 use alloc::string::String;
+use alloc::vec;
 use alloc::vec::Vec;
 
 /// Exits that are remembered.
@@ -121,6 +123,34 @@ pub fn report(
     lines
 }
 
+/// Exits that [`present`] tells of.
+const RECENT: usize = 8;
+
+/// What a virtual processor does now: the interrupt that waits, if any, and whether an NMI does.
+pub fn present(cpu: &Cpu, page: &StatePage, pending: (Option<String>, bool)) -> Vec<String> {
+    let id = cpu.id;
+    if cpu.activity == Activity::WaitForStartUp {
+        return vec![format!("  vCPU {id} waits for its start")];
+    }
+    let does = if cpu.activity == Activity::Halted { "sleeps" } else { "runs" };
+    let interrupt = pending.0.unwrap_or_else(|| "no interrupt".into());
+    let nmi = if pending.1 { ", an NMI" } else { "" };
+    let mut lines = Vec::new();
+    lines.push(format!(
+        "  vCPU {id} {does} at RIP {:#x}, RFLAGS {:#x}; pending: {interrupt}{nmi}",
+        page.rip, page.rflags
+    ));
+    let count = cpu.history.exits().count();
+    for exit in cpu.history.exits().skip(count.saturating_sub(RECENT)) {
+        let reason = ExitReason::from_word(exit.reason);
+        lines.push(format!(
+            "    {reason:?} {:#x} {:#x} {}",
+            exit.rip, exit.qualification, exit.count
+        ));
+    }
+    lines
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,5 +171,22 @@ mod tests {
         let lines = report("triple fault", 1, &page, &[0x0f, 0x0b], &history);
         assert!(lines[0].contains("triple fault") && lines[0].contains("0x63"));
         assert!(lines.iter().any(|line| line.contains("0f 0b")));
+    }
+
+    #[test]
+    fn a_processor_tells_where_it_is_and_what_waits() {
+        let mut cpu = Cpu::new(0);
+        let mut page = Box::new(StatePage::ZERO);
+        for rip in 0..20 {
+            (page.exit_reason, page.rip) = (12, rip);
+            cpu.history.note(&page);
+        }
+        page.rflags = 2;
+        let lines = present(&cpu, &page, (Some("Vector(48)".into()), true));
+        assert_eq!(lines[0], "  vCPU 0 runs at RIP 0x13, RFLAGS 0x2; pending: Vector(48), an NMI");
+        assert_eq!((lines.len(), lines[8].as_str()), (9, "    Hlt 0x13 0x0 1"));
+        cpu.activity = Activity::Halted;
+        assert!(present(&cpu, &page, (None, false))[0].ends_with("pending: no interrupt"));
+        assert_eq!(present(&Cpu::new(1), &page, (None, false)), ["  vCPU 1 waits for its start"]);
     }
 }

@@ -1,5 +1,6 @@
 //! What the monitor's threads share, under one lock.
 use crate::streams;
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -67,6 +68,12 @@ pub struct Inside {
     pub resting: Vec<bool>,
     /// The watcher is awake, because the guest has ended.
     pub watching: bool,
+    /// TSC when the guest last said something, or began, or was let go.
+    spoke: u64,
+    /// Its silence since then was reported.
+    reported: bool,
+    /// Processors that are to tell what they do.
+    pub asked: Vec<bool>,
     /// How often the guest was reset.
     pub generation: u64,
     /// Processors' threads that have seen the end of this generation.
@@ -84,6 +91,7 @@ impl Inside {
         if self.held.is_empty() {
             return;
         }
+        (self.spoke, self.reported) = (rdtsc(), false);
         let (count, was_empty) = out.write(&self.held);
         self.held.drain(..count);
         self.wake_root |= was_empty && count > 0;
@@ -116,10 +124,31 @@ impl Inside {
     pub fn obey(&mut self, hold: bool) -> bool {
         let changed = self.held_back != hold;
         self.held_back = hold;
+        if changed {
+            (self.spoke, self.reported) = (rdtsc(), false);
+        }
         if changed && hold {
             self.machine.kicks = (0..self.asleep.len()).collect();
         }
         !hold || self.asleep.iter().all(|asleep| *asleep)
+    }
+
+    /// Reports a guest that has said nothing for `limit` ticks, once for each silence: all its processors tell what they do.
+    /// The TSC at which to look again.
+    pub fn listen(&mut self, limit: u64, seconds: u32) -> u64 {
+        let now = rdtsc();
+        let due = self.spoke.saturating_add(limit);
+        if self.held_back || self.reported || self.machine.ended.is_some() {
+            return now.saturating_add(limit);
+        }
+        if now < due {
+            return due;
+        }
+        self.reported = true;
+        self.machine.messages.push(format!("silent for {seconds} s:"));
+        self.asked.iter_mut().for_each(|asked| *asked = true);
+        self.machine.kicks = (0..self.asked.len()).collect();
+        now.saturating_add(limit)
     }
 
     /// Lets all threads come to rest; whether they have.
@@ -151,6 +180,8 @@ pub struct Shared {
     pub clock: Clock,
     /// One line per processor.
     pub lines: Vec<Line>,
+    /// How many seconds of silence are reported; 0 for none.
+    pub silent_s: u32,
     /// Up when the guest has ended.
     pub ended: Semaphore,
 }
@@ -166,7 +197,13 @@ pub enum Who {
 
 impl Shared {
     /// A monitor around a machine.
-    pub fn new(machine: Vm<'static>, clock: Clock, lines: Vec<Line>, ended: Semaphore) -> Self {
+    pub fn new(
+        machine: Vm<'static>,
+        clock: Clock,
+        lines: Vec<Line>,
+        silent_s: u32,
+        ended: Semaphore,
+    ) -> Self {
         let inside = Inside {
             machine,
             held: Vec::new(),
@@ -179,10 +216,13 @@ impl Shared {
             over: false,
             resting: lines.iter().map(|_| false).collect(),
             watching: false,
+            spoke: rdtsc(),
+            reported: false,
+            asked: lines.iter().map(|_| false).collect(),
             generation: 0,
             parked: 0,
         };
-        Self { inside: Mutex::new(inside), clock, lines, ended }
+        Self { inside: Mutex::new(inside), clock, lines, silent_s, ended }
     }
 
     /// Does something under the lock, then what follows from it outside: wakes and messages.

@@ -86,6 +86,16 @@ fn obey(shared: &Shared, keys: Channel<'_>) -> bool {
     !done
 }
 
+/// Looks whether the guest is silent for too long; the TSC at which to look again, 0 for never.
+fn listen(shared: &Shared) -> u64 {
+    let seconds = shared.silent_s;
+    if seconds == 0 {
+        return 0;
+    }
+    let limit = shared.clock.ticks_from_ms(u64::from(seconds) * 1000);
+    shared.with(Who::Other, |inside| inside.listen(limit, seconds))
+}
+
 /// Hands keys to the guest for ever, and output that found the stream full; holds it and lets it go.
 pub fn serve(shared: &'static Shared) {
     let Some(keys) = channel(control::GUEST_IN) else { return };
@@ -112,7 +122,7 @@ pub fn serve(shared: &'static Shared) {
             let pause = shared.clock.ticks_from_ms(RETRY_MS);
             let _ = wake.down_until(rdtsc().saturating_add(pause));
         } else {
-            let _ = wake.down_all();
+            let _ = rt::calls::sm_down_all(wake.selector(), listen(shared));
         }
     }
 }
