@@ -70,6 +70,7 @@ fn nobody(cpu: &mut Cpu, token: &mut Token) {
     // Nobody is ready: this CPU is away until an interrupt, and no grace period waits for it.
     if let Some(vector) = cpu.kernel.rcu.away(token, arch::idle) {
         on_interrupt(cpu, vector);
+        cpu.answer_bell();
     }
 }
 

@@ -6,7 +6,7 @@
 use crate::elf::{self, EXECUTE, Elf, Segment, WRITE};
 use crate::symbols::Symbol;
 use anyhow::{Context, Result};
-use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, OpKind, Register};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// A function or a stretch of assembly.
@@ -20,6 +20,8 @@ pub struct Node {
     pub indirect: bool,
     /// Its address stands somewhere as a value, so an indirect call may go there.
     pub taken: bool,
+    /// Bytes of stack it uses, at most: what it pushes and sets aside, and the return address.
+    pub frame: u64,
 }
 
 /// All nodes, in the order of their addresses.
@@ -146,11 +148,14 @@ impl<'a> Reader<'a> {
     fn node(&mut self, place: usize, begin: u64, end: u64) -> Result<()> {
         let code = self.bytes(begin, end).context("code out of range")?;
         let mut falls_through = true;
+        let mut frame = RETURN;
         for instruction in Decoder::with_ip(64, code, begin, DecoderOptions::NONE) {
             for value in values(&instruction) {
                 self.take(value);
             }
-            falls_through = true;
+            frame += set_aside(&instruction);
+            // What fills the space behind the last instruction is never reached.
+            falls_through |= !matches!(instruction.mnemonic(), Mnemonic::Nop | Mnemonic::Int3);
             match instruction.flow_control() {
                 FlowControl::Call
                 | FlowControl::ConditionalBranch
@@ -169,6 +174,9 @@ impl<'a> Reader<'a> {
                 FlowControl::Return | FlowControl::Exception => falls_through = false,
                 FlowControl::Next | FlowControl::Interrupt => {}
             }
+        }
+        if let Some(node) = self.graph.nodes.get_mut(place) {
+            node.frame = frame;
         }
         // A compiler's function ends where it ends; assembly may run into the next label.
         if falls_through && self.compiled.get(place) == Some(&false) {
@@ -240,6 +248,25 @@ fn holds(segment: &Segment, address: u64) -> bool {
 /// The executable segment at an address.
 fn code_at(elf: &Elf, address: u64) -> Option<&Segment> {
     elf.segments.iter().find(|s| s.flags & EXECUTE != 0 && holds(s, address))
+}
+
+/// Bytes of a return address.
+const RETURN: u64 = 8;
+
+/// Bytes of stack that an instruction takes. The sum over a function is more than it ever has at once, where
+/// it has several ways through it.
+fn set_aside(code: &Instruction) -> u64 {
+    let on_stack = code.op0_kind() == OpKind::Register && code.op0_register() == Register::RSP;
+    let number = || code.try_immediate(1).unwrap_or_default();
+    match code.mnemonic() {
+        Mnemonic::Push | Mnemonic::Pushfq => 8,
+        Mnemonic::Sub if on_stack => number(),
+        // Adding a negative number, which is shorter for 128.
+        Mnemonic::Add if on_stack && (number() as i64) < 0 => number().wrapping_neg(),
+        // It makes the stack pointer a multiple of a power of two.
+        Mnemonic::And if on_stack => number().wrapping_neg(),
+        _ => 0,
+    }
 }
 
 /// The addresses that an instruction names as values: immediates and places in memory.
@@ -315,6 +342,20 @@ mod tests {
         let jump: &[u8] = &[0xff, 0x24, 0xc5, 0x00, 0x10, 0x00, 0x80, 0xc3];
         assert!(!graph(&[jump, RET], &[CODE + 7], true).nodes[0].indirect);
         assert!(graph(&[jump, RET], &[CODE + 16], true).nodes[0].indirect);
+    }
+
+    #[test]
+    fn a_frame_is_what_is_pushed_and_set_aside() {
+        // push rbp; sub rsp, 0x30; and rsp, -16; pop rbp; ret.
+        let body: &[u8] = &[0x55, 0x48, 0x83, 0xec, 0x30, 0x48, 0x83, 0xe4, 0xf0, 0x5d, 0xc3, 0x90];
+        assert_eq!(graph(&[body, RET], &[0], true).nodes[0].frame, 8 + 8 + 0x30 + 16);
+        // sub rsp, 0x1000: the long form. add rsp, -128: the short form of setting 128 aside.
+        let long: &[u8] = &[0x48, 0x81, 0xec, 0, 0x10, 0, 0, 0x48, 0x83, 0xc4, 0x80, 0xc3];
+        assert_eq!(graph(&[long, RET], &[0], true).nodes[0].frame, 8 + 0x1000 + 128);
+        // add rsp, 8 gives back; what the linker fills in behind a return leads nowhere.
+        let back: &[u8] = &[0x48, 0x83, 0xc4, 8, 0xc3, 0x90, 0x90];
+        let found = graph(&[back, RET], &[0], false);
+        assert_eq!((found.nodes[0].frame, found.nodes[0].calls.len()), (8, 0));
     }
 
     #[test]

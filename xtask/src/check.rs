@@ -9,6 +9,7 @@ use crate::layers;
 use crate::no_panic;
 use crate::progress::Step;
 use crate::sources::{self, Source};
+use crate::stack_depth;
 use crate::toolchain::Toolchain;
 use crate::tools;
 use anyhow::{Context, Result, bail};
@@ -99,6 +100,10 @@ pub fn all(wanted: impl Fn(&str) -> bool) -> Result<Tally> {
     run("no_panic", &|| {
         build::build(&["kernel"])?;
         no_panic::findings()
+    });
+    run("stack_depth", &|| {
+        build::build(&["kernel"])?;
+        stack_depth::findings()
     });
     Ok(tally)
 }

@@ -34,6 +34,7 @@ mod run;
 mod setup;
 mod size;
 mod sources;
+mod stack_depth;
 mod symbols;
 mod terminal;
 mod test;

@@ -16,18 +16,29 @@ use std::fs;
 const ENTRIES: &str = "kernel/arch/src/metal";
 
 /// The loop that every CPU ends up in: the entries come back to it by the stack, which no edge shows.
-const LOOP: &str = "kernel::run::run_loop";
+pub const LOOP: &str = "kernel::run::run_loop";
 
 /// Ways shown; one panic in a busy function is many.
 const SHOWN: usize = 12;
 
 /// The ways from an entry to a panic in the built kernel.
 pub fn findings() -> Result<Vec<String>> {
+    let mut all = entries()?;
+    all.push(LOOP.to_string());
+    panics(&kernel_graph()?, &all)
+}
+
+/// The call graph of the built kernel.
+pub fn kernel_graph() -> Result<Graph> {
     let kernel = PROGRAMS.first().context("no kernel")?;
     let path = kernel.path()?;
     let file = fs::read(&path).with_context(|| path.display().to_string())?;
-    let graph = Graph::read(&file, &symbols::read(&file)?)?;
-    let mut entries = vec![LOOP.to_string()];
+    Graph::read(&file, &symbols::read(&file)?)
+}
+
+/// Where the processor enters the kernel: the names that the assembly files give to the linker.
+pub fn entries() -> Result<Vec<String>> {
+    let mut entries = Vec::new();
     let folder = desk::root().join(ENTRIES);
     for entry in fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
         let path = entry?.path();
@@ -35,7 +46,7 @@ pub fn findings() -> Result<Vec<String>> {
             entries.extend(globals(&fs::read_to_string(path)?));
         }
     }
-    panics(&graph, &entries)
+    Ok(entries)
 }
 
 /// The names that an assembly file gives to the linker.
@@ -88,7 +99,7 @@ fn is_panic(node: &Node) -> bool {
         .any(|name| name.starts_with("core::panicking::") || name.ends_with("rust_begin_unwind"))
 }
 
-fn name(node: &Node) -> &str {
+pub fn name(node: &Node) -> &str {
     node.names.first().map_or("?", |name| name)
 }
 
@@ -103,6 +114,7 @@ mod tests {
             calls: calls.iter().copied().collect(),
             indirect: *indirect,
             taken: *taken,
+            ..Node::default()
         };
         Graph { nodes: nodes.iter().map(node).collect() }
     }

@@ -46,27 +46,49 @@ impl Account {
         self.draw(bytes)
     }
 
+    #[inline]
     fn draw(&self, bytes: u64) -> Result<(), Oom> {
-        let used = self.used.fetch_add(bytes, Relaxed).wrapping_add(bytes);
-        let granted = match &self.parent {
-            _ if used > self.limit.load(Relaxed) => Err(Oom),
-            Some(parent) => parent.draw(bytes),
-            None => Ok(()),
-        };
-        granted.inspect_err(|_| {
-            self.used.fetch_sub(bytes, Relaxed);
-        })
+        let mut account = self;
+        loop {
+            let used = account.used.fetch_add(bytes, Relaxed).wrapping_add(bytes);
+            if used > account.limit.load(Relaxed) {
+                self.give_up_to(account, bytes);
+                return Err(Oom);
+            }
+            match &account.parent {
+                Some(parent) => account = parent,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Gives back what was drawn from here to `last`, which refused.
+    #[cold]
+    fn give_up_to(&self, last: &Account, bytes: u64) {
+        let mut account = self;
+        loop {
+            account.used.fetch_sub(bytes, Relaxed);
+            match &account.parent {
+                Some(parent) if !core::ptr::eq(account, last) => account = parent,
+                _ => return,
+            }
+        }
     }
 
     /// Gives back what `take` took. Whether there is a limit, now or then, makes no difference.
     pub fn give(&self, bytes: u64) {
-        self.used.fetch_sub(bytes, Relaxed);
-        if let Some(parent) = &self.parent {
-            parent.give(bytes);
+        let mut account = self;
+        loop {
+            account.used.fetch_sub(bytes, Relaxed);
+            match &account.parent {
+                Some(parent) => account = parent,
+                None => return,
+            }
         }
     }
 
     /// Charges `bytes` for as long as the result lives.
+    #[inline]
     pub fn charge(account: &Counted<Account>, bytes: u64) -> Result<Charge, Oom> {
         account.take(bytes)?;
         Ok(Charge { account: account.clone(), bytes })

@@ -14,7 +14,7 @@ use logic::addr::Frame;
 use sync::{Counted, CpuKey, List, Rcu, Token};
 
 use crate::{
-    Deadlines, Ec, EcState, Frees, Kernel, Memory, Pd, Progress, Remote, RunQueue, Sc, Sm, Work,
+    Deadlines, Ec, EcState, Frees, Kernel, Memory, Pd, Progress, Remote, RunQueue, Sc, Sm,
 };
 
 /// One processor's own state; nobody else can reach it.
@@ -54,10 +54,6 @@ pub struct Cpu {
     pub(crate) dying_cursor: u64,
     /// Dead semaphores whose waiters are not all woken (link 0).
     pub(crate) dying_sms: List<Sm, 0>,
-    /// Work that others left and that was too much for one pass.
-    pub(crate) inbox: Work,
-    /// Whether there is any.
-    pub(crate) inbox_has_more: bool,
     limbo: Limbo,
     /// Not 0 if there is anything in `limbo`.
     tables: u8,
@@ -150,8 +146,6 @@ impl Cpu {
             dying: List::new(),
             dying_cursor: 0,
             dying_sms: List::new(),
-            inbox: Work::default(),
-            inbox_has_more: false,
             limbo: Limbo::default(),
             tables: 0,
             hurried: 0,
@@ -185,14 +179,6 @@ impl Cpu {
         }
     }
 
-    /// Does what may ask for a decision, where the caller makes the decision itself.
-    #[inline(always)]
-    pub(crate) fn defer_choice(&mut self, work: impl FnOnce(&mut Cpu)) {
-        let caring = core::mem::replace(&mut self.caring, true);
-        work(self);
-        self.caring = caring;
-    }
-
     /// This CPU looks after everything now, until it is [`Cpu::settled`].
     pub fn begin_care(&mut self) {
         self.caring = true;
@@ -208,9 +194,17 @@ impl Cpu {
     #[inline(always)]
     pub fn settled(&mut self) {
         self.caring = false;
-        if self.reschedule | self.has_dying() | self.inbox_has_more {
+        if self.reschedule | self.has_dying() {
             self.mine.note_work();
         }
+    }
+
+    /// The short form of that for a CPU that idled: it was mostly rung to wake one thread. What else is due stays due.
+    #[inline(always)]
+    pub fn answer_bell(&mut self) {
+        self.begin_care();
+        let _ = self.take_inbox();
+        self.settled();
     }
 
     /// A dead domain joined the list of those to be buried.
@@ -226,6 +220,7 @@ impl Cpu {
     }
 
     /// Puts a thread's registers and space in place; it is `current` now.
+    #[inline(always)]
     pub(crate) fn arrive(&mut self) {
         let Some(current) = &self.current else { return };
         // A page the thread cannot reach: its own FPU area, always valid.
@@ -234,6 +229,26 @@ impl Cpu {
         if current.has_attention() {
             self.mine.note_work();
         }
+    }
+
+    /// Turns from the running thread, which is returned, to `next`: what [`Cpu::depart`] and [`Cpu::arrive`] do.
+    #[inline(always)]
+    pub(crate) fn turn_to(&mut self, next: Counted<Ec>) -> Option<Counted<Ec>> {
+        let from: &Ec = self.current.as_ref()?;
+        match from.cell.open_both(&next.cell, &mut self.key) {
+            Some((old, new)) => {
+                arch::exchange(&mut old.thread, from.fpu(), &mut new.thread, next.fpu());
+            }
+            None => {
+                self.depart();
+                let _ = arch::fpu_restore(next.fpu());
+            }
+        }
+        enter_space(&mut self.space, &mut self.trust_group, self.mine, &next.pd);
+        if next.has_attention() {
+            self.mine.note_work();
+        }
+        self.current.replace(next)
     }
 
     /// Leaves the space of whoever ran last, if nobody runs now: its domain may end.

@@ -2,6 +2,7 @@
 
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
+use abi::Status;
 use arch::{ExitKind, Thread};
 use sync::{Counted, CpuCell, List, SharedPage};
 
@@ -172,6 +173,14 @@ impl EcState {
         self.thread.registers.rip = pt.entry;
         self.thread.registers.rdi = pt.id();
         self.thread.exit = ExitKind::Syscall;
+    }
+
+    /// Its wait is over, with this status; a thread that repeats its call still needs its own RDI.
+    #[inline(always)]
+    pub(crate) fn woken(&mut self, status: Status) {
+        if !matches!(self.resume, Resume::Restart) {
+            self.thread.registers.rdi = status as u64;
+        }
     }
 
     /// From now on it returns to user mode with all its registers as they stand here, not as from a system call.

@@ -204,6 +204,7 @@ impl Memory {
     }
 
     /// One step of a delegation into `target`; `from` is the source space, or `None` for physical memory itself.
+    #[inline]
     pub fn delegate(
         &self,
         kernel: &Kernel,

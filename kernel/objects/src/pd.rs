@@ -88,6 +88,7 @@ impl Pd {
     }
 
     /// Makes the port bitmaps that a grant needs; the root entry for the host's if that is new.
+    #[inline]
     pub fn prepare_ports(
         &self,
         pool: &'static Pool,

@@ -63,6 +63,7 @@ impl PortNode {
     }
 
     /// Allows or forbids it in its domain's bitmaps.
+    #[inline]
     fn apply(&self, allow: bool) {
         if let Some(pd) = &self.pd {
             let granted =
@@ -151,11 +152,22 @@ impl PortTree {
     }
 
     /// The part of each node of `from` inside the range that can be given away, one after the other: call again
-    /// with the last answer's end as `after` until `None`.
-    pub fn next_source(&self, from: u64, base: u32, count: u32, after: u32) -> Option<Source> {
+    /// with the last answer's end as `after` until `None`. With it, whether `to` may hold some of the range already
+    /// ([`PortTree::is_taken`] knows).
+    #[inline]
+    pub fn next_source(
+        &self,
+        from: u64,
+        to: u64,
+        base: u32,
+        count: u32,
+        after: u32,
+    ) -> Option<(Source, bool)> {
         let end = base.saturating_add(count);
         let mut best: Option<Source> = None;
+        let mut holds_some = false;
         self.nodes.each(|n| {
+            holds_some |= n.space == to;
             if n.space != from {
                 return;
             }
@@ -165,10 +177,11 @@ impl PortTree {
                 best = Some(Source { first, count: to_port - first, depth, permissions });
             }
         });
-        best
+        best.map(|best| (best, holds_some))
     }
 
     /// Whether a space already holds one of the ports.
+    #[inline]
     pub fn is_taken(&self, space: u64, base: u32, count: u32) -> bool {
         let mut taken = false;
         self.nodes.each(|n| taken |= n.is_of(space, base, count));
@@ -176,6 +189,7 @@ impl PortTree {
     }
 
     /// Puts a child behind the node of `space` at its base port.
+    #[inline]
     pub fn insert(&mut self, space: u64, child: Counted<PortNode>) {
         child.apply(child.permissions.load(Relaxed) & ACCESS != 0);
         let (base, mut behind) = (child.base, false);
@@ -285,6 +299,7 @@ impl PortMaps {
     }
 
     /// Allows or forbids a range.
+    #[inline]
     fn set(&self, granted: &Granted, allow: bool) {
         let Granted { base, count, host, guest } = *granted;
         let change = |bits: &OwnedFrames| {

@@ -27,6 +27,49 @@ pub struct Work {
     pub sleep: bool,
 }
 
+/// One piece of it.
+pub(crate) enum Errand {
+    Adopt(Counted<Ec>),
+    Wake(Counted<Sc>),
+    TakeOff(Counted<Sc>),
+    Bury(Counted<Ec>),
+    Retire(Counted<Vcpu>),
+    Microcode(NonZeroU64),
+    Sleep,
+}
+
+impl Work {
+    /// The next piece: a context is adopted before the time that runs it is made ready.
+    #[inline(always)]
+    fn next(&mut self) -> Option<Errand> {
+        if let Some(ec) = self.new_ecs.pop_front() {
+            Some(Errand::Adopt(ec))
+        } else if let Some(sc) = self.ready.pop_front() {
+            Some(Errand::Wake(sc))
+        } else if let Some(sc) = self.dead_scs.pop_front() {
+            Some(Errand::TakeOff(sc))
+        } else if let Some(ec) = self.dead_ecs.pop_front() {
+            Some(Errand::Bury(ec))
+        } else if let Some(vcpu) = self.dead_vcpus.pop_front() {
+            Some(Errand::Retire(vcpu))
+        } else if let Some(address) = self.microcode.take() {
+            Some(Errand::Microcode(address))
+        } else {
+            core::mem::take(&mut self.sleep).then_some(Errand::Sleep)
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.ready.is_empty()
+            & self.new_ecs.is_empty()
+            & self.dead_ecs.is_empty()
+            & self.dead_scs.is_empty()
+            & self.dead_vcpus.is_empty()
+            & self.microcode.is_none()
+            & !self.sleep
+    }
+}
+
 /// The part of a CPU that all others see.
 #[repr(align(64))]
 pub struct Remote {
@@ -73,7 +116,8 @@ impl Remote {
         }
     }
 
-    /// Leaves work; the caller then tells the CPU (`Cpu::tell`).
+    /// Leaves work; the caller then interrupts the CPU (`Cpu::ring`).
+    #[inline]
     pub fn leave(&self, add: impl FnOnce(&mut Work)) {
         add(&mut self.work.lock());
         self.bell.leave();
@@ -85,7 +129,8 @@ impl Remote {
         self.bell.note();
     }
 
-    /// Leaves a scheduling context to be made ready with a status.
+    /// Leaves a scheduling context to be made ready with a status; the caller then interrupts the CPU.
+    #[inline]
     pub fn leave_ready(&self, sc: Counted<Sc>, status: Status) {
         // The lock around the work orders it.
         sc.wake_status.store(status as u8, Relaxed);
@@ -106,10 +151,23 @@ impl Remote {
         self.bell.begin_care();
     }
 
-    /// Takes all work that others left, if there is any; after [`Remote::begin_care`].
-    #[inline]
-    pub fn take_work(&self) -> Option<Work> {
-        self.bell.take_left().then(|| core::mem::take(&mut *self.work.lock()))
+    /// Whether others left work, all of which is done now or left anew ([`Remote::leave_rest`]); after
+    /// [`Remote::begin_care`].
+    #[inline(always)]
+    pub(crate) fn take_left(&self) -> bool {
+        self.bell.take_left()
+    }
+
+    /// Takes one piece of work, and tells whether there is more: it stays where it is, so that nothing is moved.
+    #[inline(always)]
+    pub(crate) fn take_errand(&self) -> (Option<Errand>, bool) {
+        let mut work = self.work.lock();
+        (work.next(), !work.is_empty())
+    }
+
+    /// The rest of the work is for the next time.
+    pub(crate) fn leave_rest(&self) {
+        self.bell.leave();
     }
 
     /// The interrupt table of the CPU.

@@ -1,7 +1,8 @@
 //! Scheduling contexts: time, at a priority, for a thread.
 
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 
+use abi::Status;
 use sync::{Counted, CpuCell};
 
 use crate::{Charge, Due, Ec, HasDue, Sm};
@@ -49,5 +50,10 @@ impl Sc {
     #[inline(always)]
     pub fn cpu(&self) -> usize {
         self.cell.cpu()
+    }
+
+    /// What another CPU left for its thread's wake-up.
+    pub(crate) fn left_status(&self) -> Status {
+        Status::from_u8(self.wake_status.load(Relaxed)).unwrap_or(Status::Abort)
     }
 }

@@ -9,7 +9,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use abi::Status;
 use sync::{Counted, List};
 
-use crate::{Cpu, Ec, Resume, Sc, Sm, Work, sm::Down};
+use crate::{Cpu, Ec, Sc, Sm, remote::Errand, sm::Down};
 
 /// Ready scheduling contexts by priority.
 pub struct RunQueue {
@@ -86,6 +86,12 @@ impl RunQueue {
         wrong
     }
 
+    /// Whether nobody is ready.
+    #[inline(always)]
+    fn is_empty(&self) -> bool {
+        self.ready == [0; 2]
+    }
+
     /// The highest priority that somebody is ready at.
     #[inline]
     pub fn highest(&self) -> Option<u8> {
@@ -110,8 +116,8 @@ impl Cpu {
             let cpu = sc.cpu();
             if let Some(remote) = self.kernel.remotes.get(cpu) {
                 remote.leave_ready(sc, Status::Success);
+                arch::send_ipi(cpu, arch::vector::RESCHEDULE);
             }
-            self.tell(cpu);
         }
     }
 
@@ -127,14 +133,20 @@ impl Cpu {
 
     /// Wakes a scheduling context that waited on a semaphore; its thread gets `status`.
     pub fn wake(&mut self, sc: Counted<Sc>, status: Status) {
-        let cpu = sc.cpu();
-        if cpu == self.id {
+        if sc.cpu() == self.id {
             self.make_ready(sc, status);
         } else {
-            if let Some(remote) = self.kernel.remotes.get(cpu) {
-                remote.leave_ready(sc, status);
-            }
-            self.tell(cpu);
+            self.wake_there(sc, status);
+        }
+    }
+
+    /// [`Cpu::wake`] of one that another CPU runs.
+    #[inline]
+    fn wake_there(&mut self, sc: Counted<Sc>, status: Status) {
+        let cpu = sc.cpu();
+        if let Some(remote) = self.kernel.remotes.get(cpu) {
+            remote.leave_ready(sc, status);
+            arch::send_ipi(cpu, arch::vector::RESCHEDULE);
         }
     }
 
@@ -143,33 +155,83 @@ impl Cpu {
     #[inline]
     pub fn wake_and_choose(&mut self, sc: Counted<Sc>) -> bool {
         if sc.cpu() != self.id {
-            self.wake(sc, Status::Success);
+            self.wake_there(sc, Status::Success);
             return true;
         }
-        self.defer_choice(|cpu| cpu.make_ready(sc, Status::Success));
-        let due = self.must_choose();
-        if due {
-            self.choose();
+        let end = self.end_its_wait(&sc, Status::Success);
+        if sc.dead.load(Relaxed) {
+            return true;
         }
-        !due
+        if self.sc.as_ref().is_none_or(|running| running.priority >= sc.priority) {
+            self.enqueue(sc, end);
+            // Somebody who helped may be more important.
+            let due = self.must_choose();
+            if due {
+                self.choose();
+            }
+            return !due;
+        }
+        self.displace(sc, end);
+        false
+    }
+
+    /// Runs on `sc`, which is more important than the running one; that waits for its turn.
+    ///
+    /// The timer stays as it is: nobody is ready at this priority, and no deadline is new.
+    #[inline(always)]
+    fn displace(&mut self, sc: Counted<Sc>, end: End) {
+        let due = self.must_choose();
+        let top = match sc.ec.cell.open(&mut self.key) {
+            Some(state) if !due && state.blocked.is_none() => state.top.take(),
+            _ => None,
+        };
+        let Some(top) = top else { return self.displace_slowly(sc, end) };
+        self.helped = 0;
+        let end = if self.stop_clock() { End::Tail } else { End::Head };
+        let displaced = self.turn_to(top);
+        let Some(old) = self.sc.replace(sc) else { return };
+        let chain = self.chain.take();
+        if let Some(state) = chain.as_ref().unwrap_or(&old.ec).cell.open(&mut self.key) {
+            state.top = displaced;
+        }
+        if !old.dead.load(Relaxed) {
+            self.queue.push(old, end);
+        }
+    }
+
+    /// Somebody else may be more important still, or `sc` cannot run now.
+    #[cold]
+    #[inline(never)]
+    fn displace_slowly(&mut self, sc: Counted<Sc>, end: End) {
+        self.enqueue(sc, end);
+        self.choose();
     }
 
     #[inline(always)]
     fn make_ready(&mut self, sc: Counted<Sc>, status: Status) {
-        let mut fresh = true;
+        let end = self.end_its_wait(&sc, status);
+        if sc.dead.load(Relaxed) {
+            return;
+        }
+        if self.sc.is_some() || !self.queue.is_empty() {
+            self.enqueue(sc, end);
+        } else if !self.begin(sc) {
+            // (The timer stays as it is: while this CPU idled, it was set to the next deadline.)
+            self.ask_choice();
+        }
+    }
+
+    /// The chain of `sc`, if it waited, goes on with `status`. Where `sc` joins its queue: who waited, at the head.
+    #[inline(always)]
+    fn end_its_wait(&mut self, sc: &Counted<Sc>, status: Status) -> End {
         // Only this CPU writes deadlines.
         if sc.due.at.load(Relaxed) != 0 {
-            self.deadlines.remove(&sc);
+            self.deadlines.remove(sc);
         }
         let waited = sc.cell.open(&mut self.key).and_then(|state| state.waiting.take());
-        if let Some((_sm, chain)) = waited {
-            fresh = false;
-            self.end_wait(chain.as_ref().unwrap_or(&sc.ec), status);
-        }
-        let end = if fresh { End::Tail } else { End::Head };
-        if !sc.dead.load(Relaxed) {
-            self.enqueue(sc, end);
-        }
+        let Some((_sm, chain)) = waited else { return End::Tail };
+        self.end_wait(chain.as_ref().unwrap_or(&sc.ec), status);
+        End::Head
     }
 
     /// The chain of `root` no longer waits: its last thread gets `status`, and everybody behind it is ready.
@@ -177,14 +239,12 @@ impl Cpu {
     pub(crate) fn end_wait(&mut self, root: &Counted<Ec>, status: Status) {
         let Some(state) = root.cell.open(&mut self.key) else { return };
         state.blocked = None;
-        let top = state.top.take();
         let helpers = (!state.helpers.is_empty()).then(|| core::mem::take(&mut state.helpers));
-        if let Some(top) = top {
-            // A thread that repeats its call still needs its own RDI.
-            if let Some(state) = top.cell.open(&mut self.key)
-                && !matches!(state.resume, Resume::Restart)
-            {
-                state.thread.registers.rdi = status as u64;
+        if state.top.as_ref().is_some_and(|top| top.same(root)) {
+            state.woken(status);
+        } else if let Some(top) = state.top.take() {
+            if let Some(state) = top.cell.open(&mut self.key) {
+                state.woken(status);
             }
             if let Some(state) = root.cell.open(&mut self.key) {
                 state.top = Some(top);
@@ -305,13 +365,14 @@ impl Cpu {
                 continue;
             }
             if self.begin(sc) {
-                return;
+                break;
             }
         }
         self.arm_timer();
     }
 
-    /// Starts running on a scheduling context; `false` if its chain cannot run now.
+    /// Starts running on a scheduling context, where nobody runs; `false` if its chain cannot run now.
+    #[inline(always)]
     fn begin(&mut self, sc: Counted<Sc>) -> bool {
         let Some(state) = sc.ec.cell.open(&mut self.key) else { return false };
         if state.blocked.is_some() {
@@ -319,11 +380,11 @@ impl Cpu {
             return false;
         }
         let Some(top) = state.top.take() else { return false };
+        self.helped = 0;
         self.current = Some(top);
         self.sc = Some(sc);
         self.started = arch::now();
         self.arrive();
-        self.arm_timer();
         true
     }
 
@@ -363,6 +424,7 @@ impl Cpu {
     }
 
     /// The next moment at which this CPU has something to do by itself.
+    #[inline(always)]
     pub fn next_deadline(&mut self) -> Option<u64> {
         let timeout = self.deadlines.next();
         let slice = match &self.sc {
@@ -380,19 +442,20 @@ impl Cpu {
 
     /// Sees to it that the timer fires at `next_deadline`. One that fires before that stays as it is, as long as
     /// somebody runs: then it costs one interrupt, where setting it at every switch would cost a slow write each time.
+    #[inline(always)]
     pub(crate) fn arm_timer(&mut self) {
         let next = self.next_deadline().unwrap_or(u64::MAX);
-        if self.current.is_some() && self.armed <= next {
-            return;
+        let stays = if self.current.is_some() { self.armed <= next } else { self.armed == next };
+        if !stays {
+            self.set_timer(next);
         }
-        self.set_timer(next);
     }
 
+    #[cold]
+    #[inline(never)]
     fn set_timer(&mut self, next: u64) {
-        if next != self.armed {
-            self.armed = next;
-            arch::set_deadline((next != u64::MAX).then_some(next));
-        }
+        self.armed = next;
+        arch::set_deadline((next != u64::MAX).then_some(next));
     }
 
     /// The timer fired.
@@ -402,48 +465,61 @@ impl Cpu {
         self.ask_choice();
     }
 
-    /// Takes some of what others left: ready contexts, dead ones; whether there was any. The rest waits for the next pass.
+    /// Does some of what others left; whether that may have taken long. The rest waits for the next pass.
     #[inline(always)]
     pub fn take_inbox(&mut self) -> bool {
-        if self.inbox_has_more {
-            self.inbox_has_more = false;
-            // There may be still more with the others.
-            self.mine.note_work();
-            let work = core::mem::take(&mut self.inbox);
-            self.take(work);
-        } else if let Some(work) = self.mine.take_work() {
-            self.take(work);
-        } else {
-            return false;
-        }
-        true
+        self.mine.take_left() && self.run_errands()
     }
 
     #[inline(never)]
-    fn take(&mut self, mut work: Work) {
-        for _ in 0..INBOX {
-            if let Some(ec) = work.new_ecs.pop_front() {
-                self.adopt(&ec);
-            } else if let Some(sc) = work.ready.pop_front() {
-                let status = Status::from_u8(sc.wake_status.load(Relaxed)).unwrap_or(Status::Abort);
+    fn run_errands(&mut self) -> bool {
+        match self.mine.take_errand() {
+            (Some(Errand::Wake(sc)), false) => {
+                let status = sc.left_status();
                 self.make_ready(sc, status);
-            } else if let Some(sc) = work.dead_scs.pop_front() {
-                self.take_off(&sc);
-            } else if let Some(ec) = work.dead_ecs.pop_front() {
-                self.bury(&ec);
-            } else if let Some(vcpu) = work.dead_vcpus.pop_front() {
-                self.retire(&vcpu);
-            } else if let Some(address) = work.microcode.take() {
-                self.trigger_microcode(address);
-            } else if core::mem::take(&mut work.sleep) {
-                self.sleep();
-            } else {
-                return;
+                false
+            }
+            (first, more) => {
+                self.run_many(first, more);
+                true
             }
         }
-        self.inbox = work;
-        self.inbox_has_more = true;
-        self.mine.note_work();
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn run_many(&mut self, first: Option<Errand>, mut more: bool) {
+        let mut errand = first;
+        for _ in 1..INBOX {
+            if let Some(errand) = errand {
+                self.run_errand(errand);
+            }
+            if !more {
+                return;
+            }
+            (errand, more) = self.mine.take_errand();
+        }
+        if let Some(errand) = errand {
+            self.run_errand(errand);
+        }
+        if more {
+            self.mine.leave_rest();
+        }
+    }
+
+    fn run_errand(&mut self, errand: Errand) {
+        match errand {
+            Errand::Adopt(ec) => self.adopt(&ec),
+            Errand::Wake(sc) => {
+                let status = sc.left_status();
+                self.make_ready(sc, status);
+            }
+            Errand::TakeOff(sc) => self.take_off(&sc),
+            Errand::Bury(ec) => self.bury(&ec),
+            Errand::Retire(vcpu) => self.retire(&vcpu),
+            Errand::Microcode(address) => self.trigger_microcode(address),
+            Errand::Sleep => self.sleep(),
+        }
     }
 }
 

@@ -94,6 +94,7 @@ impl<T: 'static, const N: usize> List<T, N> {
     }
 
     /// Puts an element before the first one for which `after` holds, else at the tail.
+    #[inline]
     pub fn insert_before(
         &mut self,
         element: Counted<T>,
@@ -153,6 +154,7 @@ impl<T: 'static, const N: usize> List<T, N> {
     }
 
     /// Shows every element, first to last.
+    #[inline(always)]
     pub fn each(&self, mut see: impl FnMut(&T)) {
         let mut at = self.head;
         while let Some(node) = NonNull::new(at) {

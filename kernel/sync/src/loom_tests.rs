@@ -271,7 +271,7 @@ fn loom_what_is_buried_is_never_forgotten() {
     });
 }
 
-/// A CPU's bell and what others left: `Remote::leave`, `Remote::take_work`.
+/// A CPU's bell and what others left: `Remote::leave`, `Remote::take_left`.
 struct Door {
     bell: Bell,
     lock: RawLock,

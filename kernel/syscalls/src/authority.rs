@@ -50,27 +50,21 @@ pub fn caller_ref<'t>(cpu: &Cpu, token: &'t Token) -> Result<Ref<'t, Pd>, Status
     cpu.current.as_ref().map(|current| current.pd.under(token)).ok_or(Status::BadCap)
 }
 
-/// As [`domain`], for as long as this kernel entry lasts.
+/// The domain behind a selector with the right to act for it, for as long as this kernel entry lasts.
 #[inline(always)]
 pub fn domain_ref<'t>(
     cpu: &Cpu,
     token: &'t Token,
     selector: Selector,
-) -> Result<(Ref<'t, Pd>, u8), Status> {
-    let current = cpu.current.as_ref().ok_or(Status::BadCap)?;
-    let cap = current.pd.objects.lookup(selector, token).ok_or(Status::BadCap)?;
-    let pd = cap.object.downcast::<Pd>().ok_or(Status::BadCap)?;
-    if cap.permissions & abi::cap::PD_CREATE == 0 || pd.is_dead() {
-        return Err(Status::BadCap);
-    }
-    Ok((pd, cap.permissions))
+) -> Result<Ref<'t, Pd>, Status> {
+    let pd = object::<Pd>(cpu, token, selector, abi::cap::PD_CREATE)?;
+    if pd.is_dead() { Err(Status::BadCap) } else { Ok(pd) }
 }
 
-/// The domain behind a selector with the right to act for it, and the permissions of the capability used.
+/// As [`domain_ref`], as a reference that persists.
 #[inline]
-pub fn domain(cpu: &Cpu, token: &Token, selector: Selector) -> Result<(Counted<Pd>, u8), Status> {
-    let (pd, permissions) = domain_ref(cpu, token, selector)?;
-    Ok((pd.hold().ok_or(Status::BadCap)?, permissions))
+pub fn domain(cpu: &Cpu, token: &Token, selector: Selector) -> Result<Counted<Pd>, Status> {
+    domain_ref(cpu, token, selector)?.hold().ok_or(Status::BadCap)
 }
 
 /// Refuses a selector that is in use or does not exist, for a new capability.

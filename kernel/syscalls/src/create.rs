@@ -28,8 +28,9 @@ fn place(slot: NewSlot<'_>, object: AnyCounted, permissions: u8) -> Outcome {
 #[inline]
 pub fn create_pd(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let CreatePd { sel, passthrough, parent, crd } = CreatePd::decode(words);
-    let (parent, permissions) = domain_ref(cpu, token, parent)?;
     let own = caller_ref(cpu, token)?;
+    let permissions = own.objects.lookup(parent, token).map_or(0, |cap| cap.permissions);
+    let parent = domain_ref(cpu, token, parent)?;
     free_selector(&own, sel)?;
     let slot = new_slot(&own, sel)?;
     let passthrough = passthrough && parent.trust.passthrough;
@@ -68,7 +69,7 @@ pub fn create_ec(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     if !cpu.kernel.is_online(args.cpu.into()) {
         return Err(Status::BadCpu);
     }
-    let (pd, _) = domain(cpu, token, args.pd)?;
+    let pd = domain(cpu, token, args.pd)?;
     if args.utcb >= USER_TOP || args.reserved != 0 {
         return Err(Status::BadPar);
     }
@@ -92,7 +93,7 @@ pub fn create_ec(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
 #[inline]
 pub fn create_sc(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let CreateSc { sel, owner, ec, priority, quantum_us } = CreateSc::decode(words);
-    let (owner, _) = domain_ref(cpu, token, owner)?;
+    let owner = domain_ref(cpu, token, owner)?;
     let ec = held::<Ec>(cpu, token, ec, EC_SC)?;
     if ec.kind != Kind::Global {
         return Err(Status::BadCap);
@@ -113,7 +114,7 @@ pub fn create_sc(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
 #[inline]
 pub fn create_pt(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let CreatePt { sel, owner, ec, mtd, entry } = CreatePt::decode(words);
-    let (owner, _) = domain_ref(cpu, token, owner)?;
+    let owner = domain_ref(cpu, token, owner)?;
     let ec = held::<Ec>(cpu, token, ec, EC_PT)?;
     if ec.kind != Kind::Local {
         return Err(Status::BadCap);
@@ -129,7 +130,7 @@ pub fn create_pt(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
 #[inline]
 pub fn create_sm(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let CreateSm { sel, owner, count } = CreateSm::decode(words);
-    let (owner, _) = domain_ref(cpu, token, owner)?;
+    let owner = domain_ref(cpu, token, owner)?;
     let own = caller_ref(cpu, token)?;
     free_selector(&own, sel)?;
     let slot = new_slot(&own, sel)?;
@@ -141,7 +142,7 @@ pub fn create_sm(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
 #[inline]
 pub fn create_kp(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let CreateKp { sel, owner } = CreateKp::decode(words);
-    let (owner, _) = domain_ref(cpu, token, owner)?;
+    let owner = domain_ref(cpu, token, owner)?;
     let own = caller_ref(cpu, token)?;
     free_selector(&own, sel)?;
     let slot = new_slot(&own, sel)?;
@@ -156,7 +157,7 @@ pub fn create_vcpu(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     if !cpu.kernel.is_online(args.cpu.into()) {
         return Err(Status::BadCpu);
     }
-    let (pd, _) = domain(cpu, token, args.parent)?;
+    let pd = domain(cpu, token, args.parent)?;
     let state = held::<Kp>(cpu, token, args.state, KP_CT)?;
     let vlapic = held::<Kp>(cpu, token, args.vlapic, KP_CT)?;
     let fpu = held::<Kp>(cpu, token, args.fpu, KP_CT)?;

@@ -18,8 +18,8 @@ pub fn pd_ctrl(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
         PdCtrl::Lookup { crd } => lookup(cpu, token, crd),
         PdCtrl::MapAccessPage { crd } => map_access_page(cpu, token, crd),
         PdCtrl::Delegate { source, destination, crd, meta, window } => {
-            let from = domain_ref(cpu, token, source)?.0.get();
-            let (to, _) = domain_ref(cpu, token, destination)?;
+            let from = domain_ref(cpu, token, source)?.get();
+            let to = domain_ref(cpu, token, destination)?;
             let giver = Giver { pd: from, privileged: from.trust.privileged };
             let mut cursor = cpu.state().map_or(0, |state| state.cursor);
             let step = item(cpu, token, &giver, to, crd, meta, (window, window), &mut cursor);
@@ -28,11 +28,12 @@ pub fn pd_ctrl(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
                 Ok(Step::Done { crd, flags }) => (crd, flags),
                 Err(refused) => return Err(refused),
             };
-            if let Some(state) = cpu.state() {
-                state.thread.registers.rdx = crd.0;
-                state.thread.registers.rax = flags;
-            }
-            revoke::again(cpu, None)
+            let Some(state) = cpu.state() else { return Ok(Verdict::Done) };
+            state.cursor = 0;
+            state.thread.registers.rdi = Status::Success as u64;
+            state.thread.registers.rdx = crd.0;
+            state.thread.registers.rax = flags;
+            Ok(Verdict::Done)
         }
         PdCtrl::MsrAccess { write, msr, value } => msr_access(cpu, token, write, msr, value),
     }

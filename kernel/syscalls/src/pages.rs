@@ -17,7 +17,7 @@ pub fn kp_ctrl(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     match KpCtrl::decode(words) {
         KpCtrl::Map { kp, pd, address } => {
             let kp = held::<Kp>(cpu, token, kp, KP_CT)?;
-            let (pd, _) = domain(cpu, token, pd)?;
+            let pd = domain(cpu, token, pd)?;
             if address % PAGE_SIZE != 0 || address >= USER_TOP {
                 return Err(Status::BadPar);
             }

@@ -11,7 +11,7 @@ use crate::{Outcome, Words};
 #[inline]
 pub fn quota_give(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let [first, bytes, ..] = words;
-    let (pd, _) = domain(cpu, token, call::value(first))?;
+    let pd = domain(cpu, token, call::value(first))?;
     if pd.trust.privileged {
         return Err(Status::BadPar);
     }
@@ -23,7 +23,7 @@ pub fn quota_give(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
 /// memory that are free, for a holder of the first domain; else as it was.
 #[inline]
 pub fn quota_read(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
-    let (pd, _) = domain(cpu, token, call::value(words[0]))?;
+    let pd = domain(cpu, token, call::value(words[0]))?;
     let (used, limit) = pd.account.state();
     let free = pd.trust.privileged.then(|| cpu.kernel.pool.free_frames() as u64);
     if let Some(state) = cpu.state() {

@@ -25,8 +25,7 @@ const GUEST_PART: u64 = 1 << 40;
 #[inline]
 pub fn revoke(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     let Revoke { own, remote, crd, pd } = Revoke::decode(words);
-    let pd =
-        if remote { domain_ref(cpu, token, pd)?.0.get() } else { caller_ref(cpu, token)?.get() };
+    let pd = if remote { domain_ref(cpu, token, pd)?.get() } else { caller_ref(cpu, token)?.get() };
     let cursor = cpu.state().map_or(0, |state| state.cursor);
     if cpu.has_dying() {
         // The loop takes the dead apart; what they hold may be part of what is revoked here.
@@ -104,7 +103,7 @@ fn memory(
 }
 
 #[allow(clippy::too_many_arguments, reason = "the arguments of revoke")]
-#[inline]
+#[inline(always)]
 fn objects(
     cpu: &mut Cpu,
     token: &Token,

@@ -46,6 +46,7 @@ pub enum Step {
 
 /// One step of moving `send` (with `meta`) from `giver` to `to` through the receiver's two windows.
 #[allow(clippy::too_many_arguments, reason = "an item, its two ends and the cursor")]
+#[inline(always)]
 pub fn item(
     cpu: &mut Cpu,
     token: &Token,
@@ -105,6 +106,7 @@ pub fn item(
     Ok(Step::Done { crd, flags })
 }
 
+#[inline(always)]
 fn memory(
     cpu: &mut Cpu,
     from: &Pd,
@@ -228,7 +230,8 @@ fn ports(
     let count = units(what.order).min(u64::from((1u32 << 16) - base)) as u32;
     let after = (*cursor as u32).max(base);
     let mut tree = cpu.kernel.ports.lock();
-    let Some(source) = tree.next_source(giver, base, count, after) else {
+    let found = tree.next_source(giver, to.identity(), base, count, after);
+    let Some((source, holds_some)) = found else {
         return Ok(Some(if *cursor & GIVEN != 0 { what.result() } else { Crd::NULL }));
     };
     let end = source.first + source.count;
@@ -236,6 +239,8 @@ fn ports(
     if let Some(entry) = fresh {
         drop(tree);
         cpu.hang_ports(&to, entry);
+    } else if holds_some && tree.is_taken(to.identity(), source.first, source.count) {
+        *cursor = *cursor & GIVEN | u64::from(end);
     } else if grant(cpu.kernel, &mut tree, to, (giver, source), what.perms, (host, guest))? {
         *cursor = GIVEN | u64::from(end);
     } else {
@@ -249,7 +254,8 @@ fn ports(
     Ok(None)
 }
 
-/// Gives a part of one node of `giver`; whether there was anything to give.
+/// Gives a part of one node of `giver`, which the receiver does not hold; whether there was anything to give.
+#[inline(always)]
 fn grant(
     kernel: &'static objects::Kernel,
     tree: &mut PortTree,
@@ -260,7 +266,7 @@ fn grant(
 ) -> Result<bool, Status> {
     let Source { first, count, depth, permissions } = source;
     let permissions = permissions & most;
-    if permissions == 0 || tree.is_taken(to.identity(), first, count) {
+    if permissions == 0 {
         return Ok(false);
     }
     let bytes = kernel.port_nodes.object_bytes() as u64;

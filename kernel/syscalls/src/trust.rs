@@ -13,7 +13,7 @@ pub fn trust_group(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
     if !caller_ref(cpu, token)?.trust.privileged {
         return Err(Status::BadCap);
     }
-    let (pd, _) = domain_ref(cpu, token, call::value(first))?;
+    let pd = domain_ref(cpu, token, call::value(first))?;
     pd.set_trust_group(group);
     Ok(Status::Success.into())
 }

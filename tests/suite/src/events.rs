@@ -1,13 +1,13 @@
 //! Exceptions, start-up and recall as messages.
 
 use crate::world::{Answer, EC, Event, NOTHING, PD, World, all_but_fpu, thread_args};
-use abi::args::{CreateEc, CreateSc};
+use abi::args::{CreateEc, CreateSc, PtCtrl, SmCtrl};
 use abi::cap::{MEM_RW, RECALL, STARTUP};
 use abi::utcb::offset;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use rt::portal::Servant;
-use rt::probe::{self, Fault};
+use rt::probe::{self, Fault, Registers, syscall_with};
 use rt::sync::{Mutex, sleep_us};
 use rt::{Crd, Mtd, calls, selectors, thread};
 
@@ -18,6 +18,7 @@ static STARTED: Mutex<Vec<[u64; 4]>> = Mutex::new(Vec::new());
 pub fn run(world: &mut World) {
     vectors(world);
     messages(world);
+    quick_after_an_event(world);
     page_faults(world);
     recall(world);
     startup(world);
@@ -70,6 +71,38 @@ fn messages(world: &mut World) {
     tally.equal("other fields stay", event.map(|event| event.rbx), Some(0x1111));
     tally.equal("and are written back", rbx, 0x1111);
     let _ = world.event_portal(6, all_but_fpu());
+}
+
+/// The kernel left the thread with all its registers (IRET), and the next call is one that it settles at once: the
+/// thread finds RFLAGS, RCX and R11 as after every system call, and the others as they were.
+fn quick_after_an_event(world: &mut World) {
+    let (sm, pt) = (selectors::allocate(), selectors::allocate());
+    let portal = world.handler().is_some_and(|handler| handler.portal(pt, Mtd::NONE, 1).is_ok());
+    let made = portal && calls::create_sm(sm, PD, 1).is_ok();
+    world.tally.holds("something for a quick call", made);
+    let (down, up) = (SmCtrl::Down { sm, zero: false, deadline: 0 }, SmCtrl::Up { sm });
+    let name = PtCtrl { pt, id: 7 };
+    for (call, [first, second, third, ..]) in
+        [("sm_down", down.encode()), ("sm_up", up.encode()), ("pt_ctrl", name.encode())]
+    {
+        let mut registers = Registers {
+            words: [first, second, third, 0x5a5a_1000, 0x5a5a_2000],
+            kept: core::array::from_fn(|i| 0x5a5a_0000 + i as u64),
+            flags: 0x202 | 0x4_0cd5,
+            ..Registers::default()
+        };
+        let before = registers;
+        let (_, event) = one(world, Answer::Recover, Fault::Undefined);
+        syscall_with(&mut registers);
+        let tally = &mut world.tally;
+        tally.equal("left by an event's reply", event.map(|event| event.id), Some(6));
+        tally.equal(call, registers.words[0], 0);
+        tally.equal("other words are kept", &registers.words[1..], &before.words[1..]);
+        tally.equal("other registers are kept", registers.kept, before.kept);
+        tally.equal("rsp and rcx", (registers.rsp_distance, registers.rcx_distance), (0, 0));
+        tally.equal("rflags is 0x202", registers.flags, 0x202);
+        tally.ours("r11 is rflags", registers.r11, 0x202);
+    }
 }
 
 fn page_faults(world: &mut World) {

@@ -40,6 +40,7 @@ pub struct Step {
 /// `Oom` when there was no memory for a table; `cursor` says how far it came, and the caller must
 /// flush as if [`Flush::Needed`] had been returned.
 #[allow(clippy::too_many_arguments, reason = "two places, what, how, and the cursor")]
+#[inline(always)]
 pub fn copy<D: Format>(
     mem: &impl TableMemory,
     source: Frame,
