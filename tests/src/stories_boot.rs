@@ -307,6 +307,7 @@ pub const SLEEPS: &[Story] = &[
     Story { name: "sleep_linux_qemu", ..SLEEP_LINUX },
     Story { name: "sleep_guest_qemu", ..SLEEP_GUEST },
     Story { name: "sleep_guest_bochs", tier: Tier::Long, ..SLEEP_BOCHS },
+    Story { name: "sleep_both_bochs", tier: Tier::Long, cpus: 2, timeout_s: 900, ..SLEEP_BOCHS },
     Story { name: "sleep_hundred_qemu", ..SLEEP_HUNDRED },
     Story { name: "sleep_qemu_1", cpus: 1, tier: Tier::Long, ..SLEEP },
     Story { name: "sleep_qemu_4", ..SLEEP },
