@@ -5,6 +5,7 @@
 use crate::emulator::Engine;
 use crate::stories::{BOOT, DIED, Line, Load, Loader, REFUSED, Story, Tier};
 use crate::stories_small as small;
+use crate::warnings;
 
 /// The lines of a boot whose log says `text` on the way.
 macro_rules! seen {
@@ -210,8 +211,104 @@ const SLEEP: Story = Story {
     ..BOOT
 };
 
+/// A cycle while the guest that prints a line every second runs: it goes on afterwards.
+const GUEST_CYCLE: &[Line] = &[
+    Line::Type("\x1d"),
+    Line::Says("hematite> "),
+    Line::Times(1, CYCLE),
+    Line::Type("guest console linux"),
+    Line::Says("small: tick"),
+    Line::Says("small: tick"),
+];
+
+/// The same with a guest.
+const SLEEP_GUEST: Story = Story {
+    load: Load::Small("tick"),
+    lines: &[
+        Line::Never(DIED),
+        Line::Never(REFUSED),
+        Line::Says("small: tick"),
+        Line::Times(3, GUEST_CYCLE),
+        Line::Type("\x1d"),
+        Line::Says("hematite> "),
+        Line::Tables(4),
+    ],
+    ..SLEEP
+};
+
+/// In Bochs the machine wakes at once. A VMX guest runs across each suspension.
+const SLEEP_BOCHS: Story = Story {
+    engine: Engine::Bochs,
+    cpus: 1,
+    load: Load::Small("tick"),
+    lines: &[
+        Line::Never(DIED),
+        Line::Never(REFUSED),
+        Line::Says("small: tick"),
+        Line::Times(
+            2,
+            &[
+                Line::Type("\x1d"),
+                Line::Says("hematite> "),
+                Line::Type("suspend"),
+                Line::Says("(resumed)"),
+                Line::Says("the machine is awake again"),
+                Line::Type("guest console linux"),
+                Line::Says("small: tick"),
+                Line::Says("small: tick"),
+            ],
+        ),
+    ],
+    timeout_s: 420,
+    ..SLEEP
+};
+
+/// A hundred cycles.
+const SLEEP_HUNDRED: Story = Story {
+    tier: Tier::Long,
+    lines: &[
+        Line::Never(DIED),
+        Line::Never(REFUSED),
+        Line::Says("hematite> "),
+        Line::Times(100, CYCLE),
+        Line::Tables(4),
+    ],
+    timeout_s: 1200,
+    ..SLEEP
+};
+
+/// A Linux guest goes on, and its clock does not run backwards.
+const SLEEP_LINUX: Story = Story {
+    tier: Tier::Long,
+    cpus: 2,
+    load: Load::Linux,
+    lines: &[
+        Line::Never(DIED),
+        Line::Never(REFUSED),
+        Line::Says("~ #"),
+        Line::Type("read a b </proc/uptime; echo $a"),
+        Line::Says("~ #"),
+        Line::Type("\x1d"),
+        Line::Says("hematite> "),
+        Line::Times(1, CYCLE),
+        Line::Type("guest console linux"),
+        Line::Type("read c b </proc/uptime; [ ${c%.*} -ge ${a%.*} ] && echo clock goes $((1)) way"),
+        Line::Says("clock goes 1 way"),
+        Line::Says("~ #"),
+        Line::Type(warnings::LIST),
+        Line::Says(warnings::LISTED),
+    ],
+    timeout_s: 300,
+    ..SLEEP
+};
+
 /// Suspensions.
 pub const SLEEPS: &[Story] = &[
+    Story { name: "sleep_linux_qemu", ..SLEEP_LINUX },
+    Story { name: "sleep_guest_qemu", ..SLEEP_GUEST },
+    Story { name: "sleep_guest_bochs", tier: Tier::Long, ..SLEEP_BOCHS },
+    Story { name: "sleep_both_bochs", tier: Tier::Long, cpus: 2, timeout_s: 900, ..SLEEP_BOCHS },
+    Story { name: "sleep_hundred_qemu", ..SLEEP_HUNDRED },
     Story { name: "sleep_qemu_1", cpus: 1, tier: Tier::Long, ..SLEEP },
     Story { name: "sleep_qemu_4", ..SLEEP },
 ];

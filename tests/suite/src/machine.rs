@@ -22,6 +22,12 @@ pub fn run(world: &mut World) {
         let got = calls::machine_ctrl(MachineCtrl::Suspend { slp_typ_a: a, slp_typ_b: b });
         tally.equal("no such sleep state", got, Err(Status::BadPar));
     }
+    let [rdi, vector, ..] = syscall(MachineCtrl::Suspend { slp_typ_a: 8, slp_typ_b: 0 }.encode());
+    tally.equal("no such sleep state", rdi, Status::BadPar as u64);
+    tally.holds(
+        "the waking vector is told all the same",
+        vector != 0 && vector < 0xa_0000 && vector.is_multiple_of(4096),
+    );
     for msr in DENIED {
         tally.equal("register that is not read", calls::read_msr(msr), Err(Status::BadPar));
         tally.equal("register that is not written", calls::write_msr(msr, 0), Err(Status::BadPar));

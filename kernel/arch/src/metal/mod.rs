@@ -6,7 +6,7 @@
 //!   cpu msr fpu descriptors percpu bases         the CPU's own state
 //!   apic ioapic pic clock serial screen          what lies around it
 //!   space physical layout                        addresses
-//!   guest guest_switch vmx vmx_enable vmx_host svm   guests
+//!   guest guest_switch vmx vmx_active vmx_enable vmx_host svm   guests
 //! ```
 
 mod apic;
@@ -40,6 +40,7 @@ mod tables;
 mod traps;
 mod user;
 mod vmx;
+mod vmx_active;
 mod vmx_enable;
 mod vmx_host;
 

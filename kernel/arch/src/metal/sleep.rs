@@ -16,8 +16,11 @@ use x86_64::instructions::port::Port;
 use x86_64::registers::control::{Cr0, Cr0Flags};
 
 use super::smp::{self, StartBlock};
-use super::{apic, bring_up, clock, fpu, ioapic, percpu, pic, read_msr, serial, write_msr};
-use crate::MAX_CPUS;
+use super::{
+    apic, bring_up, clock, fpu, guest_vendor, ioapic, percpu, pic, read_msr, serial, vmx_active,
+    vmx_host, write_msr,
+};
+use crate::{GuestVendor, MAX_CPUS};
 
 global_asm!(include_str!("sleep.S"));
 
@@ -69,6 +72,9 @@ pub fn sleep(types: [u8; 2]) -> bool {
     let cpu = percpu::cpu_number();
     let mut kept = Kept::EMPTY;
     kept.fill();
+    if guest_vendor() == GuestVendor::Vmx {
+        vmx_active::clear_all();
+    }
     let is_boot_cpu = cpu == smp::boot_cpu();
     let block = if is_boot_cpu { prepare(types) } else { None };
     if !is_boot_cpu || block.is_some() {
@@ -102,6 +108,9 @@ extern "C" fn halt() -> ! {
     flush_caches();
     let cpu = percpu::cpu_number();
     if cpu != smp::boot_cpu() {
+        if guest_vendor() == GuestVendor::Vmx {
+            vmx_host::vmxoff();
+        }
         HALTED.fetch_add(1, Ordering::AcqRel);
         super::stop();
     }
@@ -208,7 +217,7 @@ impl Kept {
 
     /// Keeps what the calling CPU has.
     fn fill(&mut self) {
-        self.space = super::vmx_host::read_cr3();
+        self.space = vmx_host::read_cr3();
         self.msrs = MSRS.map(|msr| read_msr(msr).unwrap_or(0));
         self.thermal = apic::thermal();
         for (msr, value) in memory_type_registers().zip(&mut self.memory_types) {

@@ -16,7 +16,7 @@ use sync::{Pool, SharedPage, Site};
 use super::guest::TIMED_OUT;
 use super::guest_switch::{self, Duties, Switch};
 use super::vmx_enable::{capabilities, msr_bitmap, revision};
-use super::{now, percpu, vmx_host};
+use super::{now, percpu, vmx_active, vmx_host};
 use crate::x86::event::{self, VALID};
 use crate::x86::guest_software::Software;
 use crate::x86::image::Image;
@@ -115,6 +115,8 @@ pub struct Vmx {
     /// The VMCS is initialised; before that its host part is unknown.
     ready: bool,
     launched: bool,
+    /// The CPU's epoch when it last held it, 0 before (`vmx_active`).
+    epoch: u64,
     event_written: bool,
     host_rsp: u64,
     /// What `write_place` last wrote: first port page, CR3.
@@ -148,6 +150,7 @@ impl Vmx {
             state: VmxState::default(),
             ready: false,
             launched: false,
+            epoch: 0,
             event_written: false,
             host_rsp: 0,
             place: [u64::MAX; 2],
@@ -166,6 +169,8 @@ impl Vmx {
             return;
         }
         vmx_host::vmclear(self.frame.address());
+        vmx_active::forget(self.frame.0);
+        self.epoch = 0;
         self.ready = false;
         let current = &percpu::local().vmcs;
         if current.load(Relaxed) == self.frame.0 {
@@ -193,6 +198,12 @@ impl Vmx {
     fn switch_to(&mut self, software: &mut Software) {
         if !self.ready {
             vmx_host::vmclear(self.frame.address());
+        }
+        if self.epoch != vmx_active::epoch() {
+            // The CPU does not hold it: never did, or it was cleared with all others.
+            vmx_active::hold(self.frame.0);
+            self.epoch = vmx_active::epoch();
+            self.launched = false;
         }
         vmx_host::vmptrld(self.frame.address());
         percpu::local().vmcs.store(self.frame.0, Relaxed);

@@ -45,6 +45,12 @@ pub fn vmxon(address: u64) -> bool {
     )
 }
 
+/// VMXOFF: the CPU hears INIT again (Intel SDM vol. 3, 24.8). It holds no VMCS.
+pub fn vmxoff() {
+    // SAFETY: only for a CPU in VMX operation, which its callers know; no guest is entered before the next VMXON.
+    unsafe { asm!("vmxoff", options(nostack)) };
+}
+
 /// VMCLEAR: the VMCS is in memory and clear.
 pub fn vmclear(address: u64) {
     by_address(
