@@ -95,6 +95,7 @@ impl Inside {
         self.machine.board = board;
         self.machine.mailboxes.iter_mut().for_each(|mail| *mail = Mailbox::default());
         self.machine.kicks.clear();
+        self.machine.virtio.reset();
         self.machine.ended = None;
         self.told = false;
         self.parked = 0;
@@ -193,6 +194,7 @@ impl Shared {
         let kicks = core::mem::take(&mut inside.machine.kicks);
         let messages: Vec<String> = core::mem::take(&mut inside.machine.messages);
         let wake = core::mem::take(&mut inside.wake_root);
+        let peers = inside.machine.virtio.take_wakes();
         let tell = inside.machine.ended.is_some() && !inside.told;
         inside.told |= tell;
         let kicks: Vec<(usize, bool)> = kicks
@@ -203,6 +205,9 @@ impl Shared {
         drop(inside);
         if wake {
             streams::wake_root();
+        }
+        for peer in peers {
+            let _ = rt::calls::sm_up(peer);
         }
         for message in messages {
             rt::println!("{message}");

@@ -105,6 +105,12 @@ pub fn serve(shared: &'static Shared) {
         });
         let waits = obey(shared, keys);
         told::answer(shared);
+        shared.with(Who::Other, |inside| {
+            inside.machine.virtio.arrived();
+            if inside.machine.virtio.due() && !inside.held_back {
+                inside.machine.kicks.push(0);
+            }
+        });
         if !keys.is_empty() && held == 0 {
             continue;
         }

@@ -4,6 +4,7 @@ use crate::claims::Seen;
 use crate::cpuid::Leaf;
 use crate::machine::Mailbox;
 use crate::memory::GuestMemory;
+use crate::virtio::Bus;
 use core::sync::atomic::AtomicU64;
 use devices::board::{Board, Config};
 use devices::rtc::Memory;
@@ -24,6 +25,7 @@ fn vm(words: &[AtomicU64]) -> Vm<'_> {
     let config = Config { vcpus: 2, tsc_hz: 1_000_000_000, epoch: 0, memory, x2apic: true };
     Vm {
         board: Board::new(&config),
+        virtio: Bus::default(),
         memory: GuestMemory::new(words),
         vmx: true,
         host_cpuid: host,
