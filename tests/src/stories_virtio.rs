@@ -1,6 +1,37 @@
 //! Stories about guests with virtual devices.
 
 use crate::stories::{BOOT, DIED, Line, Load, REFUSED, Story, Tier};
+use crate::stories_cells as cells;
+
+/// A shell on a virtio console: what is typed comes there, a page of text and more goes out whole, and what the guest
+/// takes slowly is not lost.
+pub(crate) const CONSOLE: Story = Story {
+    load: Load::Manifest("tests/manifests/console.dts"),
+    lines: &[
+        Line::Never(DIED),
+        Line::Never(REFUSED),
+        Line::Never("needs a reset"),
+        Line::Says("~ #"),
+        Line::Type("tty"),
+        Line::Says("/dev/hvc0"),
+        Line::Type("seq 5000 | tail -n 4000; echo end-$?"),
+        Line::Says("\n1001\r\n1002\r\n"),
+        Line::Says("\n4999\r\n5000\r\nend-0"),
+        Line::Type("read line; echo \"got $line\""),
+        Line::Type("some words that the guest reads"),
+        Line::Says("got some words that the guest reads"),
+        Line::Type("poweroff -f"),
+        Line::Says("powered off"),
+    ],
+    timeout_s: 300,
+    ..BOOT
+};
+
+/// A few lives of a guest with devices; what is free is the same after each.
+pub(crate) const LIVES: Story = Story {
+    load: Load::Smalls { monitor: "vmm", manifest: "tests/manifests/devices.dts" },
+    ..cells::FEW_LIVES
+};
 
 /// To this guest's console, and to its shell.
 macro_rules! look {

@@ -100,6 +100,7 @@ const DRIVERS: &[(&str, &str)] = &[
     ("failover.ko", "net/core"),
     ("net_failover.ko", "drivers/net"),
     ("virtio_net.ko", "drivers/net"),
+    ("virtio_console.ko", "drivers/char"),
 ];
 /// Bytes of the default disk.
 const DISK: u64 = 8 << 20;

@@ -38,6 +38,8 @@ pub enum Model {
         /// How many bytes of it may differ from the module at most; everything if not given.
         changes: Option<u64>,
     },
+    /// A console beside the serial port.
+    Console,
     /// A network device in a switch.
     Net {
         /// The switch's name.
@@ -77,6 +79,9 @@ pub fn devices(space: &FdtNode, path: &str) -> Result<Vec<Device>, Refusal> {
                 return Err(Refusal::new(&path, property, why));
             }
         }
+        if device.model == Model::Console && all.iter().any(|other| other.model == Model::Console) {
+            return Err(Refusal::new(&path, "model", "a second virtio-console"));
+        }
         all.push(device);
     }
     Ok(all)
@@ -93,8 +98,10 @@ fn device(node: &FdtNode, path: &str) -> Result<Device, Refusal> {
     let own: &[&str] = match model.as_str() {
         "virtio-block" => &["module", "changes"],
         "virtio-net" => &["switch", "mac"],
+        "virtio-console" => &[],
         other => {
-            let why = format!("model is \"{other}\", not virtio-block or virtio-net");
+            let why =
+                format!("model is \"{other}\", not virtio-block, virtio-net or virtio-console");
             return Err(Refusal::new(path, "model", why));
         }
     };
@@ -119,13 +126,13 @@ fn device(node: &FdtNode, path: &str) -> Result<Device, Refusal> {
         let why = format!("interrupt is {interrupt}, not {first} to {last}");
         return Err(Refusal::new(path, "interrupt", why));
     }
-    let model = if model == "virtio-net" {
-        net(node, path)?
-    } else {
-        Model::Block {
+    let model = match model.as_str() {
+        "virtio-net" => net(node, path)?,
+        "virtio-console" => Model::Console,
+        _ => Model::Block {
             module: module(node, path, "module")?.ok_or_else(|| missing("module"))?,
             changes: number(node, path, "changes", 2)?,
-        }
+        },
     };
     Ok(Device { node: name.to_string(), address, interrupt: interrupt as u8, model })
 }

@@ -128,7 +128,7 @@ impl Guest {
     pub fn disks(&self) -> impl Iterator<Item = (&str, &str)> {
         self.devices.iter().filter_map(|device| match &device.model {
             Model::Block { module, .. } => Some((device.node.as_str(), module.as_str())),
-            Model::Net { .. } => None,
+            Model::Net { .. } | Model::Console => None,
         })
     }
 }

@@ -36,7 +36,7 @@ impl Maker<'_> {
                 let store = store_size(image, changes.unwrap_or(u64::MAX))?;
                 Some(image.saturating_add(store))
             }
-            Model::Net { .. } => None,
+            Model::Net { .. } | Model::Console => None,
         });
         sizes.fold(0, u64::saturating_add)
     }
@@ -58,6 +58,7 @@ impl Maker<'_> {
                 Model::Block { module, changes } => {
                     self.disk(module, *changes, pd, &mut room, taken)?
                 }
+                Model::Console => What::Console,
                 Model::Net { mac, .. } => {
                     let peers: Vec<_> = self.switches.peers(&guest.name, index).collect();
                     let rings = room.take(2 * RING * peers.len() as u64)?;

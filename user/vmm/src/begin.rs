@@ -14,6 +14,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use devices::board::{Board, Config};
 use devices::rtc::Memory;
 use devices::virtio::block::Block;
+use devices::virtio::console::Console;
 use devices::virtio::mmio;
 use devices::virtio::net::Net;
 use devices::virtio::overlay::Overlay;
@@ -199,6 +200,7 @@ fn place(order: &Order) -> Option<Place<'static>> {
             let disk = Overlay::new(memory(image, size), size, memory(store, store_size));
             Device::Disk(mmio::Device::new(Block::new(disk, order.name())))
         }
+        What::Console => Device::Console(mmio::Device::new(Console::default())),
         What::Net { mac, rings, wakes, peers } => {
             let ring = |number: u64| Ring::new(words(rings + number * RING, RING));
             let peers = (0..).zip(peers.macs()).map(|(number, mac)| {

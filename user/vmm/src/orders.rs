@@ -43,6 +43,8 @@ pub enum What {
         /// Bytes of that.
         store_size: u64,
     },
+    /// A console.
+    Console,
     /// A network device in a switch.
     Net {
         /// Its address, in the low six bytes.
@@ -92,6 +94,7 @@ impl Order {
             What::Disk { image, size, store, store_size } => {
                 (1, [image, size, store, store_size, 0, 0, 0, 0, 0, 0, 0])
             }
+            What::Console => (3, [0; 11]),
             What::Net { mac, rings, wakes, peers } => {
                 let [a, b, c, d, e, f, g] = peers.macs;
                 (2, [mac, rings, wakes, peers.count as u64, a, b, c, d, e, f, g])
@@ -113,6 +116,7 @@ impl Order {
                 let peers = Peers::new(macs.into_iter().take(count));
                 What::Net { mac: w0, rings: w1, wakes: w2, peers }
             }
+            3 => What::Console,
             _ => return None,
         };
         let name = (u128::from(high) << 64 | u128::from(low)).to_le_bytes();
@@ -152,6 +156,7 @@ mod tests {
         let orders = [
             Order { address: 0xfed0_0000, line: 16, name, what: disk },
             Order { address: 0xfed0_1000, line: 17, name, what: net },
+            Order { address: 0xfed0_2000, line: 18, name, what: What::Console },
         ];
         let back = decode(&encode(&orders));
         assert_eq!(back, orders);

@@ -39,6 +39,9 @@ impl Clock {
     }
 }
 
+/// How often guest output is looked for in one turn.
+const FLUSHES: usize = 8;
+
 /// How to reach a virtual processor's thread.
 pub struct Line {
     /// Waits here when there is nothing to run.
@@ -78,15 +81,20 @@ impl Inside {
     pub fn flush(&mut self) {
         self.machine.drain();
         let Some(out) = self.out else { return };
-        if self.held.is_empty() {
-            self.held = self.machine.board.take_output();
+        for _ in 0..FLUSHES {
+            if self.held.is_empty() {
+                self.held = self.machine.take_output();
+            }
+            if self.held.is_empty() {
+                break;
+            }
+            let (count, was_empty) = out.write(&self.held);
+            self.held.drain(..count);
+            self.wake_root |= was_empty && count > 0;
+            if !self.held.is_empty() {
+                break;
+            }
         }
-        if self.held.is_empty() {
-            return;
-        }
-        let (count, was_empty) = out.write(&self.held);
-        self.held.drain(..count);
-        self.wake_root |= was_empty && count > 0;
         self.machine.drain();
     }
 
@@ -141,7 +149,7 @@ impl Inside {
 
     /// Whether output waits for room.
     pub fn output_waits(&self) -> bool {
-        !self.held.is_empty()
+        !self.held.is_empty() || self.machine.virtio.has_output()
     }
 }
 

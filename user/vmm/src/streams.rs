@@ -97,7 +97,7 @@ pub fn serve(shared: &'static Shared) {
             held = keys.read(&mut buffer);
         }
         let more = shared.with(Who::Other, |vm| {
-            let taken = vm.machine.board.receive(buffer.get(..held).unwrap_or_default());
+            let taken = vm.machine.receive(buffer.get(..held).unwrap_or_default());
             buffer.copy_within(taken.min(held)..held, 0);
             held -= taken.min(held);
             vm.flush();

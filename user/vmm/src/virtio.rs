@@ -9,6 +9,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use devices::virtio::block::Block;
+use devices::virtio::console::Console;
 use devices::virtio::mmio::{Device, SIZE};
 use devices::virtio::net::{FRAME, Net, Wire};
 use devices::virtio::overlay::Overlay;
@@ -105,6 +106,8 @@ pub enum Kind<'a> {
     Disk(Device<Block<Overlay<GuestMemory<'a>>>>),
     /// A network device.
     Net(Device<Net<Port<'a>>>),
+    /// A console.
+    Console(Device<Console>),
 }
 
 /// The same call on any kind.
@@ -113,6 +116,7 @@ macro_rules! each {
         match $kind {
             Kind::Disk($device) => $call,
             Kind::Net($device) => $call,
+            Kind::Console($device) => $call,
         }
     };
 }
@@ -127,6 +131,8 @@ pub struct Place<'a> {
     pub line: u8,
     /// What it is.
     pub kind: Kind<'a>,
+    /// The level of its wire as last driven.
+    level: bool,
     /// The log has been told that it is broken, and that its store is full.
     said: (bool, bool),
 }
@@ -134,7 +140,7 @@ pub struct Place<'a> {
 impl<'a> Place<'a> {
     /// A device after reset.
     pub fn new(name: &str, address: u64, line: u8, kind: Kind<'a>) -> Self {
-        Self { name: name.into(), address, line, kind, said: (false, false) }
+        Self { name: name.into(), address, line, kind, level: false, said: (false, false) }
     }
 
     /// What the log should hear, each once in the guest's life.
@@ -185,7 +191,7 @@ impl<'a> Bus<'a> {
     pub fn arrived(&mut self) {
         let has_frame = |place: &mut Place| match &mut place.kind {
             Kind::Net(net) => net.model().wire().has_frame(),
-            Kind::Disk(_) => false,
+            Kind::Disk(_) | Kind::Console(_) => false,
         };
         self.due |= self.places.iter_mut().any(has_frame);
     }
@@ -200,12 +206,18 @@ impl<'a> Bus<'a> {
         core::mem::take(&mut self.wakes)
     }
 
-    /// As after power-on, but disks keep what was written.
+    /// Whether a console has bytes for the user.
+    pub fn has_output(&self) -> bool {
+        let sent = |place: &Place| matches!(&place.kind, Kind::Console(console) if console.peek().has_output());
+        self.places.iter().any(sent)
+    }
+
+    /// As after power-on, on a new board, but disks keep what was written.
     pub fn reset(&mut self) {
         self.due = false;
         for place in &mut self.places {
             each!(&mut place.kind, device => device.reset());
-            place.said = (false, false);
+            (place.level, place.said) = (false, (false, false));
         }
     }
 }
@@ -226,6 +238,37 @@ impl Vm<'_> {
         let kicked = each!(&mut place.kind, device => device.write(offset, size, value));
         self.settle_virtio(index, kicked);
         true
+    }
+
+    /// Bytes are typed for the guest: its console gets them once its driver is ready, else its serial
+    /// port. Returns how many were taken; offer the rest again later.
+    pub fn receive(&mut self, bytes: &[u8]) -> usize {
+        let ready = |place: &Place| matches!(&place.kind, Kind::Console(console) if console.runs());
+        let Some(index) = self.virtio.places.iter().position(ready) else {
+            return self.board.receive(bytes);
+        };
+        let Some(place) = self.virtio.places.get_mut(index) else { return 0 };
+        let Kind::Console(console) = &mut place.kind else { return 0 };
+        let taken = console.model().receive(bytes);
+        if taken > 0 {
+            self.settle_virtio(index, true);
+        }
+        taken
+    }
+
+    /// What the guest has sent over its serial port, or else over its consoles.
+    pub fn take_output(&mut self) -> Vec<u8> {
+        let mut output = self.board.take_output();
+        for index in 0..self.virtio.places.len() {
+            let place = self.virtio.places.get_mut(index).filter(|_| output.is_empty());
+            let Some(Kind::Console(console)) = place.map(|place| &mut place.kind) else { continue };
+            output = console.model().take_output();
+            if !output.is_empty() {
+                // There is room again for what waited in its ring.
+                self.settle_virtio(index, true);
+            }
+        }
+        output
     }
 
     /// Goes on with what kicks left over, and with frames that have come.
@@ -251,7 +294,9 @@ impl Vm<'_> {
             self.messages.extend(place.news(broken));
         }
         let level = each!(&place.kind, device => device.irq());
-        self.board.drive(place.line, level);
+        if core::mem::replace(&mut place.level, level) != level {
+            self.board.drive(place.line, level);
+        }
     }
 }
 
@@ -289,6 +334,76 @@ mod tests {
 
     fn words() -> Vec<AtomicU64> {
         (0..9 * RING / 8).map(|_| AtomicU64::new(0)).collect()
+    }
+
+    const DISK: u64 = 0xfed0_0000;
+
+    /// A guest with a disk of one block, over a store in which none may change.
+    fn with_disk<'a>(ram: &'a [AtomicU64], disk: &'a [AtomicU64]) -> Vm<'a> {
+        let (image, store) = disk.split_at(512);
+        let overlay = Overlay::new(GuestMemory::new(image), 4096, GuestMemory::new(store));
+        let kind = Kind::Disk(Device::new(Block::new(overlay, "disk")));
+        let mut vm = crate::exits::tests::vm(ram);
+        vm.virtio = Bus::new(vec![Place::new("disk", DISK, 16, kind)]);
+        vm
+    }
+
+    /// What a driver writes until its queue at 0x1000 is ready; the rings are empty.
+    fn start(vm: &mut Vm) {
+        vm.memory.write(0x1000, &[0; 0x1000]).unwrap();
+        let words = [(0x70, 0), (0x70, 3), (0x24, 1), (0x20, 1), (0x70, 11), (0x30, 0), (0x38, 16)];
+        let rings = [(0x80, 0x1000), (0x90, 0x1400), (0xa0, 0x1800), (0x44, 1), (0x70, 15)];
+        for (offset, value) in words.into_iter().chain(rings) {
+            assert!(vm.write_virtio(DISK + offset, 4, value));
+        }
+    }
+
+    #[test]
+    fn a_broken_ring_is_said_once_in_a_life() {
+        let (ram, disk) = (crate::exits::tests::ram(), words());
+        let mut vm = with_disk(&ram, &disk);
+        let said =
+            "disk at 0xfed00000: the ring offers more than it has room for; it needs a reset";
+        for round in 0..3 {
+            start(&mut vm);
+            vm.memory.write_number(0x1402, 2, 0xffff).unwrap();
+            assert!(vm.write_virtio(DISK + 0x50, 4, 0));
+            assert_eq!(vm.virtio.read(DISK + 0x70, 4), Some(79), "DEVICE_NEEDS_RESET");
+            let messages = core::mem::take(&mut vm.messages);
+            assert_eq!(messages, if round == 0 { vec![said] } else { Vec::new() });
+        }
+        vm.virtio.reset();
+        start(&mut vm);
+        vm.memory.write_number(0x1402, 2, 0xffff).unwrap();
+        vm.write_virtio(DISK + 0x50, 4, 0);
+        assert_eq!(vm.messages, [said]);
+        assert!(!vm.write_virtio(DISK - 1, 4, 0) && !vm.write_virtio(DISK + SIZE, 4, 0));
+        assert_eq!(vm.virtio.read(DISK + SIZE, 4), None);
+    }
+
+    #[test]
+    fn a_disk_without_room_for_changes_says_so_once() {
+        let (ram, disk) = (crate::exits::tests::ram(), words());
+        // The map takes a page; no slot follows.
+        let mut vm = with_disk(&ram, &disk[..1024]);
+        start(&mut vm);
+        // A write of one sector: header at 0x3000, data there too, status at 0x4000.
+        vm.memory.write_number(0x3000, 8, 1).unwrap();
+        for (at, address, length, flags, next) in
+            [(0, 0x3000_u64, 16_u64, 1_u64, 1_u64), (1, 0x3000, 512, 1, 2), (2, 0x4000, 1, 2, 0)]
+        {
+            vm.memory.write_number(0x1000 + 16 * at, 8, address).unwrap();
+            let rest = length | flags << 32 | next << 48;
+            vm.memory.write_number(0x1008 + 16 * at, 8, rest).unwrap();
+        }
+        for index in 1..4 {
+            vm.memory.write_number(0x1402, 2, index).unwrap();
+            vm.write_virtio(DISK + 0x50, 4, 0);
+            assert_eq!(vm.memory.read_number(0x4000, 1), Ok(1), "an I/O error");
+        }
+        let said = "disk at 0xfed00000: no room for more changes; writes fail";
+        assert_eq!(vm.messages, [said]);
+        assert_eq!(vm.virtio.read(DISK + 0x60, 4), Some(1), "the driver is interrupted");
     }
 
     #[test]

@@ -21,6 +21,11 @@ const DEVICES: &str = r#"
                     mac = [02 00 00 00 00 01];
                 };"#;
 
+/// One console too many, and the beginning of what they replace.
+const CONSOLES: &str = r#"                a { type = "virtual"; model = "virtio-console"; guest-address = <0 0xfed02000>; interrupt = <18>; };
+                b { type = "virtual"; model = "virtio-console"; guest-address = <0 0xfed03000>; interrupt = <19>; };
+                net {"#;
+
 #[test]
 fn each_refusal_of_a_device_names_file_line_and_reason() {
     if !driver::process::on_path("dtc") {
@@ -44,7 +49,7 @@ fn each_refusal_of_a_device_names_file_line_and_reason() {
         (
             "\"virtio-block\"",
             "\"virtio-scsi\"",
-            "24: DISK: model is \"virtio-scsi\", not virtio-block or virtio-net",
+            "24: DISK: model is \"virtio-scsi\", not virtio-block, virtio-net or virtio-console",
         ),
         ("\"virtio-block\"", "\"virtio-net\"", "27: DISK: unknown property module"),
         ("guest-address = <0x0 0xfed00000>;", "", "22: DISK: guest-address is missing"),
@@ -93,6 +98,7 @@ fn each_refusal_of_a_device_names_file_line_and_reason() {
             "36: NET: mac is not six bytes of one station, as [02 00 00 00 00 01]",
         ),
         ("switch = \"lan\"", "module = \"kernel\"", "35: NET: unknown property module"),
+        ("                net {", CONSOLES, "31: /guests/one/aspace/b: a second virtio-console"),
     ];
     for (number, (from, to, wanted)) in (910..).zip(cases) {
         let wanted = wanted.replace("DISK", disk).replace("NET", net);
