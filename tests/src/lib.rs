@@ -13,4 +13,5 @@ pub mod stories;
 pub mod stories_boot;
 mod stories_cells;
 mod stories_small;
+mod stories_virtio;
 pub mod warnings;

@@ -5,6 +5,7 @@ use crate::serial::{Shares, Step};
 use crate::stories_boot::{MASKS, MATRIX, SLEEPS};
 use crate::stories_cells as cells;
 use crate::stories_small as small;
+use crate::stories_virtio as virtio;
 use crate::warnings;
 use std::time::Duration;
 
@@ -313,6 +314,9 @@ pub const STORIES: &[Story] = &[
     Story { name: "linux_qemu_1", tier: Tier::Long, ..LINUX },
     Story { name: "linux_qemu_2", cpus: 2, ..LINUX },
     Story { name: "guest_pair_qemu", ..PAIR },
+    Story { name: "virtio_console_qemu", ..virtio::CONSOLE },
+    Story { name: "device_lives_qemu", ..virtio::LIVES },
+    Story { name: "pair_net_disk_qemu", ..virtio::PAIR_NET_DISK },
     Story { name: "guest_life_qemu", cpus: 2, ..LIFE },
     // The conformance suite: plain, with SVM, and with VMX on processors of three generations.
     Story { name: "suite_bochs_skylake", ..SUITE_BOCHS },

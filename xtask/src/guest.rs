@@ -90,9 +90,24 @@ pub fn image(name: &str, source: Source) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// The kernel's modules for virtio devices, in the order in which they are loaded; the default guest loads
+/// them when there is such a device.
+const DRIVERS: &[(&str, &str)] = &[
+    ("virtio_ring.ko", "drivers/virtio"),
+    ("virtio.ko", "drivers/virtio"),
+    ("virtio_mmio.ko", "drivers/virtio"),
+    ("virtio_blk.ko", "drivers/block"),
+    ("failover.ko", "net/core"),
+    ("net_failover.ko", "drivers/net"),
+    ("virtio_net.ko", "drivers/net"),
+    ("virtio_console.ko", "drivers/char"),
+];
+/// Bytes of the default disk.
+const DISK: u64 = 8 << 20;
+
 /// The busybox programs that get a name of their own in the guest.
 const APPLETS: &str = "ash cat chmod clear cp cut date dd df dmesg du echo env false find free grep \
-    halt head hexdump hostname id kill killall less ln ls lsmod md5sum mkdir mknod more mount mv nproc od \
+    halt head hexdump hostname id insmod ip kill killall less ln ls lsmod md5sum mkdir mknod more mount mv nproc od \
     ping poweroff printf ps pwd reboot reset rm rmdir sed seq setsid sh sha256sum sleep sort stty \
     sync tail tar taskset tee test time top touch true tty umount uname uptime vi watch wc which \
     xargs yes";
@@ -118,7 +133,19 @@ pub fn default_initrd() -> Result<PathBuf> {
         let path = desk::root().join("guests/linux").join(name);
         fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
     };
-    let archive = initramfs(&fs::read(&busybox)?, &ours("init")?, &ours("shrc")?);
+    let mut drivers = Vec::new();
+    for (number, (name, folder)) in DRIVERS.iter().enumerate() {
+        let file = fetch_file(&KERNEL, &format!("./lib/modules/*/kernel/{folder}/{name}"), name)
+            .context("the default guest's drivers")?;
+        drivers.push((format!("lib/modules/{number}-{name}"), fs::read(file)?));
+    }
+    let archive = initramfs(
+        &fs::read(&busybox)?,
+        &ours("init")?,
+        &ours("shrc")?,
+        &ours("check-disk")?,
+        &drivers,
+    );
     let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
     gzip.write_all(&archive)?;
     let path = desk::out()?.join("initramfs.gz");
@@ -126,9 +153,24 @@ pub fn default_initrd() -> Result<PathBuf> {
     Ok(path)
 }
 
-fn initramfs(busybox: &[u8], init: &[u8], shell: &[u8]) -> Vec<u8> {
+/// The default disk: a sector that says what it is, then zeros.
+pub fn default_disk() -> Result<PathBuf> {
+    let mut bytes = b"A disk of Hematite.\n".to_vec();
+    bytes.resize(usize::try_from(DISK)?, 0);
+    let path = desk::out()?.join("disk.img");
+    desk::write_if_changed(&path, &bytes)?;
+    Ok(path)
+}
+
+fn initramfs(
+    busybox: &[u8],
+    init: &[u8],
+    shell: &[u8],
+    check_disk: &[u8],
+    drivers: &[(String, Vec<u8>)],
+) -> Vec<u8> {
     let mut archive = Archive::default();
-    for name in ["bin", "dev", "etc", "proc", "root", "sys", "tmp"] {
+    for name in ["bin", "dev", "etc", "lib", "lib/modules", "proc", "root", "sys", "tmp"] {
         archive.directory(name);
     }
     archive.device("dev/console", 5, 1);
@@ -137,6 +179,10 @@ fn initramfs(busybox: &[u8], init: &[u8], shell: &[u8]) -> Vec<u8> {
     archive.file("etc/shrc", 0o644, shell);
     archive.file("init", 0o755, init);
     archive.file("bin/busybox", 0o755, busybox);
+    archive.file("bin/check-disk", 0o755, check_disk);
+    for (name, bytes) in drivers {
+        archive.file(name, 0o644, bytes);
+    }
     for name in APPLETS.split_whitespace() {
         archive.symlink(&format!("bin/{name}"), "busybox");
     }
@@ -368,8 +414,10 @@ mod tests {
 
     #[test]
     fn the_initramfs_has_init_and_a_shell() {
-        let archive = initramfs(b"ELF", b"#!", b"cd");
+        let archive =
+            initramfs(b"ELF", b"#!", b"cd", b"#!", &[("lib/a.ko".into(), b"ko".to_vec())]);
         let text = String::from_utf8_lossy(&archive);
         assert!(text.contains("init\0") && text.contains("bin/sh\0"));
+        assert!(text.contains("lib/a.ko\0"));
     }
 }

@@ -145,11 +145,15 @@ pub fn check_modules(
 ) -> Result<()> {
     for guest in &manifest.guests {
         let path = format!("/guests/{}/image", guest.name);
+        let missing = |name: &str| format!("there is no module {name}: --module FILE:{name}");
+        if let Some((node, name)) = guest.disks().find(|(_, name)| size(name).is_none()) {
+            let path = format!("/guests/{}/aspace/{node}", guest.name);
+            return Err(refused(source, &Refusal::new(&path, "module", missing(name))));
+        }
         let mut bytes = 0;
         for (property, name) in guest.image.modules() {
             let Some(size) = size(name) else {
-                let why = format!("there is no module {name}: --module FILE:{name}");
-                return Err(refused(source, &Refusal::new(&path, property, why)));
+                return Err(refused(source, &Refusal::new(&path, property, missing(name))));
             };
             bytes += size;
         }
@@ -214,7 +218,8 @@ pub fn check(args: &CheckArgs) -> Result<()> {
         Some(module) => fs::metadata(&module.file).ok().map(|data| data.len()),
         // The default guest's files and those of the gallery, which `run` and `image` add by themselves.
         None => {
-            let known = ["kernel", "initrd"].contains(&name) || guest::source(name).is_some();
+            let known =
+                ["kernel", "initrd", "disk"].contains(&name) || guest::source(name).is_some();
             known.then_some(0)
         }
     })?;
@@ -242,6 +247,8 @@ pub struct CheckArgs {
     pub cpus: Option<u32>,
 }
 
+#[cfg(test)]
+mod devices;
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -276,7 +283,7 @@ mod tests {
     }
 
     /// One guest, line by line: what the messages below refer to.
-    const GOOD: &str = r#"/dts-v1/;
+    pub(super) const GOOD: &str = r#"/dts-v1/;
 / {
     compatible = "hematite,manifest-v1";
     host { };
@@ -315,12 +322,17 @@ mod tests {
     /// Stands for the line of the initrd, in a guest whose image is for multiboot.
     const MULTIBOOT: &str = "initrd = \"initrd\";";
 
-    /// What is said of the good one with one piece replaced, without the folder.
+    /// What is said of the good one with one piece replaced.
     fn judged(number: usize, from: &str, to: &str) -> String {
-        assert!(GOOD.contains(from), "{from}");
+        judged_text(number, GOOD, from, to)
+    }
+
+    /// What is said of a text with one piece replaced, without the folder.
+    pub(super) fn judged_text(number: usize, good: &str, from: &str, to: &str) -> String {
+        assert!(good.contains(from), "{from}");
         let name = format!("refusal-{number}.dts");
         let source = desk::out().unwrap().join(&name);
-        let text = GOOD.replacen(from, to, 1);
+        let text = good.replacen(from, to, 1);
         let text = if from == MULTIBOOT { text.replace("linux", "multiboot") } else { text };
         fs::write(&source, text).unwrap();
         let machine = Machine { cpus: Some(2), memory: Some(100 << 20) };

@@ -165,12 +165,14 @@ impl BootArgs {
         let (blob, manifest) = manifest::judge(source, machine)?;
         let mut modules = vec![Module::new("manifest", blob)];
         for guest in &manifest.guests {
-            for (_, name) in guest.image.modules() {
-                let there = named.iter().chain(&modules).any(|module| module.name == *name);
+            let images = guest.image.modules().map(|(_, name)| name);
+            for name in images.chain(guest.disks().map(|(_, name)| name)) {
+                let there = named.iter().chain(&modules).any(|module| module.name == name);
                 let file = match name {
                     _ if there => continue,
                     "kernel" => self.linux()?.0,
                     "initrd" => self.linux()?.1.context("--initrd FILE is needed")?,
+                    "disk" => guest::default_disk()?,
                     _ => match guest::source(name) {
                         Some(source) => self.gallery(name, source)?,
                         // Refused below, with its line.

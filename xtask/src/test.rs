@@ -352,6 +352,7 @@ pub fn recipe(story: &Story) -> Result<Recipe> {
                 Module::new("manifest", manifest::compile(&desk::root().join(path))?),
                 Module::new("kernel", linux.kernel),
                 Module::new("initrd", linux.initrd),
+                Module::new("disk", guest::default_disk()?),
             ]
         }
         Load::Linux => {

@@ -8,6 +8,7 @@
 
 extern crate alloc;
 
+mod devices;
 mod fields;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
+pub use devices::{ADDRESSES, Device, INTERRUPTS, Model, PORTS};
 use dtoolkit::Node;
 use dtoolkit::fdt::{Fdt, FdtNode};
 use fields::{flag, number, numbers, only, text, texts, within};
@@ -70,6 +72,8 @@ pub struct Guest {
     pub memory: u64,
     /// Bytes of RAM above the PCI hole, from 4 GiB on.
     pub high_memory: u64,
+    /// Its virtual devices besides those of the board.
+    pub devices: Vec<Device>,
     /// What is started in it.
     pub image: Image,
 }
@@ -124,6 +128,16 @@ pub enum Image {
         /// Where they go and start.
         address: u64,
     },
+}
+
+impl Guest {
+    /// The boot modules of its disks, each with the name of its node.
+    pub fn disks(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.devices.iter().filter_map(|device| match &device.model {
+            Model::Block { module, .. } => Some((device.node.as_str(), module.as_str())),
+            Model::Net { .. } | Model::Console => None,
+        })
+    }
 }
 
 impl Image {
@@ -226,6 +240,7 @@ pub fn parse(blob: &[u8]) -> Result<Manifest, Refusal> {
     if guests.is_empty() {
         return Err(Refusal::new("/guests", "", "no guest"));
     }
+    devices::check_switches(&guests)?;
     Ok(Manifest { guests })
 }
 
@@ -250,7 +265,8 @@ fn guest(node: &FdtNode) -> Result<Guest, Refusal> {
             return Err(Refusal::new(&path, "unclaimed", why));
         }
     };
-    let (memory, high_memory) = memory(&child(node, &path, "aspace")?, &format!("{path}/aspace"))?;
+    let (space, inside) = (child(node, &path, "aspace")?, format!("{path}/aspace"));
+    let (memory, high_memory) = memory(&space, &inside)?;
     Ok(Guest {
         autostart: flag(node, &path, "autostart")?,
         stop_on_unclaimed,
@@ -258,6 +274,7 @@ fn guest(node: &FdtNode) -> Result<Guest, Refusal> {
         vcpus: vcpus(&child(node, &path, "vcpus")?, &format!("{path}/vcpus"))?,
         memory,
         high_memory,
+        devices: devices::devices(&space, &inside)?,
         image: image(&child(node, &path, "image")?, &format!("{path}/image"), memory)?,
         name,
     })
@@ -295,7 +312,8 @@ fn vcpus(node: &FdtNode, path: &str) -> Result<Vcpus, Refusal> {
 
 /// Bytes of RAM from address 0, and from 4 GiB on.
 fn memory(space: &FdtNode, path: &str) -> Result<(u64, u64), Refusal> {
-    only(space, path, &[], &["ram@0", HIGH_RAM])?;
+    let known = [&["ram@0", HIGH_RAM], devices::names(space).as_slice()].concat();
+    only(space, path, &[], &known)?;
     let low = ram(&child(space, path, "ram@0")?, &format!("{path}/ram@0"), 0, MEMORY)?;
     let high = space.child(HIGH_RAM);
     let high = high.map(|node| ram(&node, &format!("{path}/{HIGH_RAM}"), 1 << 32, HIGH_MEMORY));

@@ -3,6 +3,7 @@ use crate::cell::{Cell, Maker};
 use crate::kernel_says::KernelSays;
 use crate::loader;
 use crate::serial::Serial;
+use crate::switches::Switches;
 use crate::terminal::{CONSOLE, PRIORITY, Terminal};
 use abi::cap::MEM_R;
 use abi::hip::{FLAG_SVM, FLAG_VMX};
@@ -60,8 +61,8 @@ fn console(boot: Boot) {
     };
     let wanted = wanted(&boot, &modules, pool.bytes());
     let cpus = Cpus::new(boot.hip.cpus().count() as u32, u32::from(boot.cpu));
-    let wall_clock = wall_clock();
-    let mut maker = Maker { boot, pool: &mut pool, modules: &modules, wall_clock, cpus };
+    let (wall_clock, switches) = (wall_clock(), Switches::default());
+    let mut maker = Maker { boot, pool: &mut pool, modules: &modules, wall_clock, cpus, switches };
     let guests = match wanted {
         Ok(wanted) => start_all(&mut maker, wanted, wake.selector()),
         Err(why) => {
@@ -101,18 +102,23 @@ fn wanted(boot: &Boot, modules: &[Module], memory: u64) -> Result<Vec<Guest>, St
 
 /// Seats for all guests; those that want it start.
 fn start_all(maker: &mut Maker<'_>, wanted: Vec<Guest>, wake: Selector) -> Vec<Cell> {
-    let mut cells = Vec::new();
+    let mut cells: Vec<Cell> = Vec::new();
+    // All have their seats before the first starts: it may be connected with any of them.
     for guest in wanted {
-        let (name, autostart) = (guest.name.clone(), guest.autostart);
-        let started = Cell::new(guest, maker, wake).and_then(|mut cell| {
-            let started = if autostart { cell.start(maker) } else { Ok(()) };
+        let name = guest.name.clone();
+        let seated = Cell::new(guest, maker, wake).and_then(|cell| {
+            maker.switches.plug(&cell.guest, cell.seat.wake.selector(), maker.pool)?;
             cells.push(cell);
-            started
+            Ok(())
         });
-        match started {
-            Ok(()) if autostart => rt::println!("root: guest {name} started"),
-            Ok(()) => {}
-            Err(why) => rt::println!("root: guest {name} not started: {why}"),
+        if let Err(why) = seated {
+            rt::println!("root: guest {name} not started: {why}");
+        }
+    }
+    for cell in cells.iter_mut().filter(|cell| cell.guest.autostart) {
+        match cell.start(maker) {
+            Ok(()) => rt::println!("root: guest {} started", cell.guest.name),
+            Err(why) => rt::println!("root: guest {} not started: {why}", cell.guest.name),
         }
     }
     cells

@@ -1,6 +1,7 @@
 //! One guest: its domain, what its monitor gets, the monitor's first thread, and its end.
 use crate::loader::{self, Space, give_object, refused};
 use crate::seat::Seat;
+use crate::switches::Switches;
 use abi::args::{CreateEc, CreateSc};
 use abi::cap::{MEM_R, MEM_RW, MEM_RWX, PD_CREATE, ROOT_UTCB};
 use abi::{Crd, PAGE_SIZE, Selector};
@@ -41,6 +42,8 @@ pub struct Maker<'a> {
     pub wall_clock: u64,
     /// Who lives where.
     pub cpus: Cpus,
+    /// What connects guests' network devices.
+    pub switches: Switches,
 }
 
 /// A guest of the manifest, alive or not.
@@ -340,11 +343,13 @@ impl Cell {
 }
 
 /// Kernel memory that a monitor may use, in bytes: for itself; for each processor's control blocks, pages and threads;
-/// and for the page tables of the guest's memory, twice (monitor and guest) in the smallest pages.
-fn quota(guest: &Guest) -> u64 {
+/// and for the page tables of the guest's memory, twice (monitor and guest) in the smallest pages, and of its disks.
+fn quota(guest: &Guest, disks: u64) -> u64 {
     const MONITOR: u64 = 4 << 20;
     const PROCESSOR: u64 = 512 << 10;
-    MONITOR + u64::from(guest.vcpus.count) * PROCESSOR + 2 * guest.all_memory() / (PAGE_SIZE / 8)
+    MONITOR
+        + u64::from(guest.vcpus.count) * PROCESSOR
+        + (2 * guest.all_memory() + disks) / (PAGE_SIZE / 8)
 }
 
 impl Maker<'_> {
@@ -365,7 +370,7 @@ impl Maker<'_> {
         rt::calls::create_pd(pd, own_pd(), Crd::null()).map_err(refused)?;
         // Kernels without our block know no quota; there the domain draws on ours.
         if self.boot.hip.ours().is_some() {
-            rt::calls::quota_give(pd, quota(guest)).map_err(refused)?;
+            rt::calls::quota_give(pd, quota(guest, self.disk_bytes(guest))).map_err(refused)?;
         }
         let entry = loader::load(self.pool, taken, pd, bytes);
         let entry = entry.map_err(|why| format!("vmm: {why}"));
@@ -373,11 +378,16 @@ impl Maker<'_> {
         let entry = entry?;
         self.memory(pd, guest, taken)?;
         self.heap(pd, guest.vcpus.count, taken)?;
-        seat.furnish(entry, &order)?;
+        let devices = self.devices(guest, pd, taken)?;
+        seat.furnish(entry, &order, devices)?;
         give_object(pd, pd, control::SEL_PD, PD_CREATE)
     }
 
-    fn module(&self, name: &str) -> Result<&Module, String> {
+    /// The boot module of this name.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn module(&self, name: &str) -> Result<&Module, String> {
         modules::find(self.modules, name).ok_or(format!("there is no boot module {name}"))
     }
 

@@ -5,6 +5,8 @@
 //!   cell       one guest: a domain with only what it needs, its monitor's first thread, its end
 //!   seat       what stays of a guest between two lives
 //!   kernel_says what the kernel tells
+//!   devices    a guest's virtual devices: what its monitor gets for them
+//!   switches   the rings between guests' network devices
 //!   loader     a program's pages into a domain
 //!   terminal   keys and bytes between the serial line, the prompt and the guests
 //!   serial     the serial line itself and its interrupt
@@ -21,6 +23,8 @@ mod begin;
 #[cfg(target_os = "none")]
 mod cell;
 #[cfg(target_os = "none")]
+mod devices;
+#[cfg(target_os = "none")]
 mod kernel_says;
 #[cfg(target_os = "none")]
 mod loader;
@@ -32,6 +36,8 @@ mod power;
 mod seat;
 #[cfg(target_os = "none")]
 mod serial;
+#[cfg(target_os = "none")]
+mod switches;
 #[cfg(target_os = "none")]
 mod terminal;
 

@@ -80,6 +80,7 @@ impl Seat {
             (control::GUEST_IN, MEM_RW),
             (control::MESSAGES, MEM_RW),
             (control::STATUS, MEM_RW),
+            (control::DEVICES, MEM_R),
         ] {
             let (physical, window) = loader::fresh(pool, PAGE_SIZE)?;
             if address == ROOT_HIP {
@@ -113,17 +114,19 @@ impl Seat {
         })
     }
 
-    /// Gives a new domain what the seat has for it; all channels are empty afterwards.
+    /// Gives a new domain what the seat has for it, with the order and that for devices; all channels are
+    /// empty afterwards.
     ///
     /// # Errors
     /// A sentence with the kernel's answer.
-    pub fn furnish(&self, entry: u64, order: &Control) -> Result<(), String> {
+    pub fn furnish(&self, entry: u64, order: &Control, devices: [u64; 512]) -> Result<(), String> {
         self.events.entry.store(entry, Ordering::Release);
         self.events.crashed.store(false, Ordering::Release);
         self.events.closing.store(false, Ordering::Release);
         for page in &self.pages {
             match page.address {
                 control::CONTROL => store(page.words, order.encode()),
+                control::DEVICES => store(page.words, devices),
                 ROOT_HIP => {}
                 _ => store(page.words, [0; 512]),
             }

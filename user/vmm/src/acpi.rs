@@ -6,8 +6,8 @@
 use crate::layout;
 use acpi_tables::Aml;
 use acpi_tables::aml::{
-    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Name, Package, Path,
-    ResourceTemplate, Scope,
+    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Name,
+    Package, Path, ResourceTemplate, Scope,
 };
 use acpi_tables::facs::FACS;
 use acpi_tables::fadt::{FADTBuilder, Flags};
@@ -31,11 +31,12 @@ pub struct Tables {
     pub root: Vec<u8>,
 }
 
-/// Makes the tables for `vcpus` processors with local APIC ids 0, 1, and so on.
-pub fn tables(vcpus: u8) -> Tables {
+/// Makes the tables for `vcpus` processors with local APIC ids 0, 1, and so on, and virtio devices at
+/// these addresses with these pins of the I/O APIC.
+pub fn tables(vcpus: u8, virtio: &[(u64, u8)]) -> Tables {
     let mut body = Vec::new();
     let facs = place(&mut body, &FACS::new());
-    let dsdt = place(&mut body, &dsdt());
+    let dsdt = place(&mut body, &dsdt(virtio));
     let fadt = place(&mut body, &fadt(facs, dsdt));
     let madt = place(&mut body, &madt(vcpus));
     let mut xsdt = XSDT::new(OEM, TABLE, REVISION);
@@ -121,7 +122,7 @@ fn madt(vcpus: u8) -> Sdt {
     madt
 }
 
-fn dsdt() -> Sdt {
+fn dsdt(virtio: &[(u64, u8)]) -> Sdt {
     let mut code = Vec::new();
     let zero = 0u8;
     let sleep = Package::new(vec![&layout::S5_TYPE, &zero, &zero, &zero]);
@@ -149,10 +150,28 @@ fn dsdt() -> Sdt {
     bridge.to_aml_bytes(&mut devices);
     serial.to_aml_bytes(&mut devices);
     clock.to_aml_bytes(&mut devices);
+    for (number, (address, line)) in (0..).zip(virtio) {
+        virtio_device(number, *address as u32, (*line).into(), &mut devices);
+    }
     code.extend_from_slice(&Scope::raw(Path::new("_SB_"), devices));
     let mut table = Sdt::new(*b"DSDT", 36, 2, OEM, TABLE, REVISION);
     table.append_slice(&code);
     table
+}
+
+/// The identifier that Linux's driver of the MMIO transport answers to.
+const VIRTIO: &str = "LNRO0005";
+
+/// A virtio device: one page of registers, one level-triggered pin.
+fn virtio_device(number: u8, address: u32, line: u32, code: &mut Vec<u8>) {
+    let id = Name::new("_HID".into(), &VIRTIO);
+    let unit = Name::new("_UID".into(), &number);
+    let page = Memory32Fixed::new(true, address, devices::virtio::mmio::SIZE as u32);
+    let line = Interrupt::new(true, false, false, false, line);
+    let resources = ResourceTemplate::new(vec![&page, &line]);
+    let resources = Name::new("_CRS".into(), &resources);
+    let name = alloc::format!("VIO{number}");
+    Device::new(name.as_str().into(), vec![&id, &unit, &resources]).to_aml_bytes(code);
 }
 
 /// A device with one port range and one edge-triggered line.
@@ -200,7 +219,7 @@ mod tests {
 
     #[test]
     fn every_table_is_found_and_sums_to_zero() {
-        let tables = tables(4);
+        let tables = tables(4, &[(0xfed0_0000, 16), (0xfed0_1000, 17)]);
         assert!(tables.body.len() as u64 <= layout::ACPI_END - layout::ACPI);
         assert_eq!((sum(&tables.root), sum(&tables.root[..20])), (0, 0));
         let xsdt = table_at(&tables, long(&tables.root, 24));
@@ -209,7 +228,9 @@ mod tests {
         assert_eq!((&fadt[..4], sum(fadt)), (&b"FACP"[..], 0));
         let dsdt = table_at(&tables, long(fadt, 40));
         assert_eq!((&dsdt[..4], sum(dsdt)), (&b"DSDT"[..], 0));
-        assert!(dsdt.windows(4).any(|name| name == b"_S5_"));
+        for part in [&b"_S5_"[..], b"VIO0", b"VIO1", b"LNRO0005"] {
+            assert!(dsdt.windows(part.len()).any(|name| name == part));
+        }
         assert_eq!(&table_at(&tables, long(fadt, 36))[..4], b"FACS");
         assert_eq!(long(fadt, 36) % 64, 0);
         let madt = table_at(&tables, long(xsdt, 44));

@@ -13,15 +13,23 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 use devices::board::{Board, Config};
 use devices::rtc::Memory;
+use devices::virtio::block::Block;
+use devices::virtio::console::Console;
+use devices::virtio::mmio;
+use devices::virtio::net::Net;
+use devices::virtio::overlay::Overlay;
 use rt::instructions::rdtsc;
 use rt::sync::Semaphore;
 use vmm::claims::Seen;
 use vmm::control::{self, Boot, Control, End};
 use vmm::cpuid::{Leaf, XCR0_ALLOWED};
+use vmm::frames::{RING, Ring};
 use vmm::linux::{self, Image};
 use vmm::machine::{Mailbox, Vm};
 use vmm::memory::GuestMemory;
+use vmm::orders::{self, Order, What};
 use vmm::status::Kind;
+use vmm::virtio::{Bus, Kind as Device, Peer, Place, Port};
 use vmm::{acpi, layout, mptable, multiboot};
 
 /// Priority of the thread that hands over keys; above the guest's.
@@ -31,12 +39,7 @@ const STREAMS_PRIORITY: u8 = 10;
 pub fn start(_boot: rt::Boot) {
     rt::log::set_sink(&streams::MESSAGES);
     rt::last_words::afterwards(streams::report_crash);
-    let page = words(control::CONTROL, abi::PAGE_SIZE);
-    let mut copy = [0u64; 512];
-    for (to, from) in copy.iter_mut().zip(page) {
-        *to = from.load(Ordering::Relaxed);
-    }
-    let Some(control) = Control::decode(&copy) else {
+    let Some(control) = Control::decode(&copy(control::CONTROL)) else {
         rt::println!("the control page is no order");
         return streams::report_end(End::Stopped);
     };
@@ -47,11 +50,23 @@ pub fn start(_boot: rt::Boot) {
     }
 }
 
+/// A copy of a page's words.
+fn copy(address: u64) -> [u64; 512] {
+    let mut copy = [0; 512];
+    for (to, from) in copy.iter_mut().zip(words(address, abi::PAGE_SIZE)) {
+        *to = from.load(Ordering::Relaxed);
+    }
+    copy
+}
+
 /// Builds the machine, starts the threads, serves the streams. Returns only with a refusal.
 fn run(control: &Control) -> Result<(), String> {
     let all = words(control::RAM, control.memory + control.high_memory);
     let memory = GuestMemory::with_high(all, control.memory);
-    let entry = load(control, &memory)?;
+    let virtio =
+        Bus::new(orders::decode(&copy(control::DEVICES)).iter().filter_map(place).collect());
+    let resources = virtio.resources();
+    let entry = load(control, &memory, &resources)?;
     let clock = Clock { zero: rdtsc(), khz: control.tsc_khz };
     let vcpus = control.vcpus as usize;
     let mut lines = Vec::new();
@@ -60,7 +75,7 @@ fn run(control: &Control) -> Result<(), String> {
         lines.push(Line { sleep, vcpu: AtomicU64::new(0) });
     }
     let ended = Semaphore::new(0).map_err(|status| format!("no semaphore: {status}"))?;
-    let machine = machine(control, memory, clock);
+    let machine = machine(control, memory, virtio, clock);
     let shared: &'static Shared =
         Box::leak(Box::new(Shared::new(machine, clock, lines, control.silent_s, ended)));
     let name = control.name().to_string();
@@ -68,7 +83,7 @@ fn run(control: &Control) -> Result<(), String> {
     let slice = rt::thread::QUANTUM_US;
     spawn(Kind::Streams, home, STREAMS_PRIORITY, slice, move || streams::serve(shared))?;
     let order = control.clone();
-    let again = move || load(&order, &memory).ok().map(|_| board(&order));
+    let again = move || load(&order, &memory, &resources).ok().map(|_| board(&order));
     spawn(Kind::Watcher, home, STREAMS_PRIORITY, slice, move || {
         processor::watch(shared, &name, again)
     })?;
@@ -96,7 +111,7 @@ fn spawn(
 }
 
 /// Puts image and tables into guest memory.
-fn load(control: &Control, memory: &GuestMemory) -> Result<Entry, String> {
+fn load(control: &Control, memory: &GuestMemory, virtio: &[(u64, u8)]) -> Result<Entry, String> {
     let kernel =
         Image::new(words(control::KERNEL, padded(control.kernel_size)), control.kernel_size);
     let modules = modules(control);
@@ -115,7 +130,7 @@ fn load(control: &Control, memory: &GuestMemory) -> Result<Entry, String> {
             .map(Entry::Multiboot)
             .map_err(|refusal| refusal.to_string())?,
     };
-    let tables = acpi::tables(control.vcpus as u8);
+    let tables = acpi::tables(control.vcpus as u8, virtio);
     let one = host_cpuid(1, 0);
     let mp = mptable::table(control.vcpus as u8, one.eax, one.edx);
     let roms = layout::ROMS.step_by(8).try_for_each(|at| memory.write_number(at, 8, u64::MAX));
@@ -153,9 +168,15 @@ fn board(control: &Control) -> Board {
     })
 }
 
-fn machine(control: &Control, memory: GuestMemory<'static>, clock: Clock) -> Vm<'static> {
+fn machine(
+    control: &Control,
+    memory: GuestMemory<'static>,
+    virtio: Bus<'static>,
+    clock: Clock,
+) -> Vm<'static> {
     Vm {
         board: board(control),
+        virtio,
         memory,
         vmx: control.hip_flags & FLAG_VMX != 0,
         host_cpuid,
@@ -170,6 +191,38 @@ fn machine(control: &Control, memory: GuestMemory<'static>, clock: Clock) -> Vm<
         seen_msrs: Seen::default(),
         ended: None,
     }
+}
+
+/// A virtio device as the root task ordered it; nothing if a ring is short, which it never is.
+fn place(order: &Order) -> Option<Place<'static>> {
+    let memory = |address: u64, bytes: u64| GuestMemory::new(words(address, padded(bytes)));
+    let kind = match order.what {
+        What::Disk { image, size, store, store_size } => {
+            let disk = Overlay::new(memory(image, size), size, memory(store, store_size));
+            Device::Disk(mmio::Device::new(Block::new(disk, order.name())))
+        }
+        What::Console => Device::Console(mmio::Device::new(Console::default())),
+        What::Net { mac, rings, wakes, peers } => {
+            let ring = |number: u64| Ring::new(words(rings + number * RING, RING));
+            let peers = (0..).zip(peers.macs()).map(|(number, mac)| {
+                Some(Peer {
+                    mac: address(*mac),
+                    to: ring(2 * number)?,
+                    from: ring(2 * number + 1)?,
+                    wake: wakes + number,
+                })
+            });
+            let port = Port::new(address(mac), peers.collect::<Option<_>>()?);
+            Device::Net(mmio::Device::new(Net::new(port, address(mac))))
+        }
+    };
+    Some(Place::new(order.name(), order.address, order.line, kind))
+}
+
+/// An Ethernet address from the low six bytes of a word, the first one lowest.
+fn address(word: u64) -> [u8; 6] {
+    let [a, b, c, d, e, f, ..] = word.to_le_bytes();
+    [a, b, c, d, e, f]
 }
 
 fn host_cpuid(eax: u32, ecx: u32) -> Leaf {

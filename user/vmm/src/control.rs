@@ -15,12 +15,16 @@ pub const GUEST_IN: u64 = CONTROL + 0x2000;
 pub const MESSAGES: u64 = CONTROL + 0x3000;
 /// Where the monitor tells of itself ([`crate::status`]).
 pub const STATUS: u64 = CONTROL + 0x4000;
+/// Where the order for virtual devices lies (read only), see [`crate::orders`].
+pub const DEVICES: u64 = CONTROL + 0x5000;
 /// Where the kernel image lies (read only).
 pub const KERNEL: u64 = 0x3_0000_0000;
 /// Where the initrd lies (read only).
 pub const INITRD: u64 = 0x4_0000_0000;
 /// Where the monitor's extra heap lies.
 pub const HEAP: u64 = 0x6_0000_0000;
+/// Where disk images, their stores and the rings of switches lie, as the order for devices says.
+pub const BACKING: core::ops::Range<u64> = 0x6_8000_0000..RAM;
 /// Where the guest's RAM lies, 1 GiB aligned so that large pages can be used.
 pub const RAM: u64 = 0x8_0000_0000;
 
@@ -37,8 +41,10 @@ pub const SEL_PD: u64 = 32;
 pub const SEL_WAKE_ROOT: u64 = 35;
 /// Up when something was put into [`GUEST_IN`], or the [`Order`] changed.
 pub const SEL_WAKE_MONITOR: u64 = 36;
+/// First of the semaphores that wake the monitors of a switch's other ports, [`SEL_FREE`] - this many.
+pub const SEL_PEERS: u64 = 64;
 /// First selector the monitor may use as it likes.
-pub const SEL_FREE: u64 = 64;
+pub const SEL_FREE: u64 = SEL_PEERS + (crate::orders::DEVICES * crate::orders::PEERS) as u64;
 
 /// Longest command line, with room for the page's other fields.
 pub const COMMAND_LINE: usize = 2047;

@@ -199,4 +199,4 @@ fn set_xcr0(page: &mut StatePage, vm: &Vm) -> Next {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

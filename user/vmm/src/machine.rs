@@ -6,6 +6,7 @@ use crate::inject::Source;
 use crate::memory::GuestMemory;
 use crate::msr::MsrFile;
 use crate::report::History;
+use crate::virtio::Bus;
 use abi::utcb::StatePage;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -67,6 +68,8 @@ pub struct Now {
 pub struct Vm<'a> {
     /// Its devices.
     pub board: Board,
+    /// Its virtio devices.
+    pub virtio: Bus<'a>,
     /// Its RAM.
     pub memory: GuestMemory<'a>,
     /// The processor's own virtualization is VMX, so that exits are fully qualified.

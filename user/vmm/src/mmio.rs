@@ -76,10 +76,16 @@ struct Device<'a, 'b> {
 
 impl Target for Device<'_, '_> {
     fn load(&mut self, size: u8) -> u64 {
+        if let Some(answer) = self.vm.virtio.read(self.address, size) {
+            return answer;
+        }
         let answer = self.vm.board.mmio_read(self.address, size, self.cpu, self.now.ns);
         answer.unwrap_or(u64::MAX)
     }
     fn store(&mut self, size: u8, value: u64) {
+        if self.vm.write_virtio(self.address, size, value) {
+            return;
+        }
         let _ = self.vm.board.mmio_write(self.address, size, value, self.cpu, self.now.ns);
     }
 }

@@ -9,7 +9,7 @@ use vmm::control;
 pub fn words(address: u64, bytes: u64) -> &'static [AtomicU64] {
     let count = (bytes / 8) as usize;
     // SAFETY: the root task maps every place of `vmm::control` before it starts this program, at
-    // least as large as the control page says, and never takes it back; the addresses are page
+    // least as large as the control page and the order for devices say, and never takes it back; the addresses are page
     // aligned, lie outside the program image and the heap, and are used through this function
     // alone. Atomic words make concurrent changes by guest and root task defined.
     unsafe { core::slice::from_raw_parts(address as *const AtomicU64, count) }

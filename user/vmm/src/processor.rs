@@ -33,6 +33,9 @@ pub enum Entry {
     Wait,
 }
 
+/// How often in a millisecond a device gets its turn while it has something to do.
+const TURNS_PER_MS: u64 = 10;
+
 /// What comes next, decided under the lock.
 enum Step {
     Run(Mtd),
@@ -162,9 +165,15 @@ fn prepare(
         inside.machine.messages.extend(report::present(cpu, page, pending));
     }
     inside.machine.board.advance(now.ns);
+    inside.machine.serve_virtio();
     inside.machine.drain();
     read_mail(inside, cpu, page, changed);
-    let deadline = inside.machine.board.next_deadline().map(|ns| shared.clock.tsc_at(ns));
+    let mut deadline = inside.machine.board.next_deadline().map(|ns| shared.clock.tsc_at(ns));
+    if inside.machine.virtio.due() {
+        // A device has more to do than one turn: the next comes soon.
+        let soon = now.tsc.saturating_add(shared.clock.ticks_from_ms(1) / TURNS_PER_MS);
+        deadline = Some(deadline.map_or(soon, |tsc| tsc.min(soon)));
+    }
     let machine = &mut inside.machine;
     if cpu.activity == Activity::Halted {
         let nmi = machine.mailboxes.get(cpu.id).is_some_and(|mail| mail.nmi);

@@ -40,6 +40,9 @@ impl Clock {
     }
 }
 
+/// How often guest output is looked for in one turn.
+const FLUSHES: usize = 8;
+
 /// How to reach a virtual processor's thread.
 pub struct Line {
     /// Waits here when there is nothing to run.
@@ -85,16 +88,21 @@ impl Inside {
     pub fn flush(&mut self) {
         self.machine.drain();
         let Some(out) = self.out else { return };
-        if self.held.is_empty() {
-            self.held = self.machine.board.take_output();
+        for _ in 0..FLUSHES {
+            if self.held.is_empty() {
+                self.held = self.machine.take_output();
+            }
+            if self.held.is_empty() {
+                break;
+            }
+            (self.spoke, self.reported) = (rdtsc(), false);
+            let (count, was_empty) = out.write(&self.held);
+            self.held.drain(..count);
+            self.wake_root |= was_empty && count > 0;
+            if !self.held.is_empty() {
+                break;
+            }
         }
-        if self.held.is_empty() {
-            return;
-        }
-        (self.spoke, self.reported) = (rdtsc(), false);
-        let (count, was_empty) = out.write(&self.held);
-        self.held.drain(..count);
-        self.wake_root |= was_empty && count > 0;
         self.machine.drain();
     }
 
@@ -103,6 +111,7 @@ impl Inside {
         self.machine.board = board;
         self.machine.mailboxes.iter_mut().for_each(|mail| *mail = Mailbox::default());
         self.machine.kicks.clear();
+        self.machine.virtio.reset();
         self.machine.ended = None;
         self.told = false;
         self.parked = 0;
@@ -169,7 +178,7 @@ impl Inside {
 
     /// Whether output waits for room.
     pub fn output_waits(&self) -> bool {
-        !self.held.is_empty()
+        !self.held.is_empty() || self.machine.virtio.has_output()
     }
 }
 
@@ -233,6 +242,7 @@ impl Shared {
         let kicks = core::mem::take(&mut inside.machine.kicks);
         let messages: Vec<String> = core::mem::take(&mut inside.machine.messages);
         let wake = core::mem::take(&mut inside.wake_root);
+        let peers = inside.machine.virtio.take_wakes();
         let tell = inside.machine.ended.is_some() && !inside.told;
         inside.told |= tell;
         let kicks: Vec<(usize, bool)> = kicks
@@ -243,6 +253,9 @@ impl Shared {
         drop(inside);
         if wake {
             streams::wake_root();
+        }
+        for peer in peers {
+            let _ = rt::calls::sm_up(peer);
         }
         for message in messages {
             rt::println!("{message}");

@@ -107,7 +107,7 @@ pub fn serve(shared: &'static Shared) {
             held = keys.read(&mut buffer);
         }
         let more = shared.with(Who::Other, |vm| {
-            let taken = vm.machine.board.receive(buffer.get(..held).unwrap_or_default());
+            let taken = vm.machine.receive(buffer.get(..held).unwrap_or_default());
             buffer.copy_within(taken.min(held)..held, 0);
             held -= taken.min(held);
             vm.flush();
@@ -115,6 +115,12 @@ pub fn serve(shared: &'static Shared) {
         });
         let waits = obey(shared, keys);
         told::answer(shared);
+        shared.with(Who::Other, |inside| {
+            inside.machine.virtio.arrived();
+            if inside.machine.virtio.due() && !inside.held_back {
+                inside.machine.kicks.push(0);
+            }
+        });
         if !keys.is_empty() && held == 0 {
             continue;
         }

@@ -248,6 +248,15 @@ impl Board {
         }
     }
 
+    /// A device that is not the board's drives its pin of the I/O APIC; the pins below 16 are the
+    /// board's own.
+    pub fn drive(&mut self, pin: u8, high: bool) {
+        if pin >= 16 {
+            self.ioapic.set_line(pin, high);
+            self.settle();
+        }
+    }
+
     /// Bytes arrive at the serial port. Returns how many it took; offer the rest again later.
     pub fn receive(&mut self, bytes: &[u8]) -> usize {
         let taken = bytes.iter().take_while(|byte| self.uart.receive(**byte)).count();

@@ -57,13 +57,20 @@ impl<M: Model> Device<M> {
         }
     }
 
+    /// What is behind the registers, to look at.
+    #[must_use]
+    pub fn peek(&self) -> &M {
+        &self.model
+    }
+
     /// What is behind the registers.
     pub fn model(&mut self) -> &mut M {
         &mut self.model
     }
 
-    /// As after reset; the model keeps what it has.
+    /// As after reset; a disk keeps what it has.
     pub fn reset(&mut self) {
+        self.model.reset();
         self.queues.iter_mut().for_each(|queue| *queue = Queue::default());
         self.status = 0;
         self.halves = (0, 0);
@@ -78,6 +85,12 @@ impl<M: Model> Device<M> {
     #[must_use]
     pub fn irq(&self) -> bool {
         self.interrupt != 0
+    }
+
+    /// Whether its driver has said that it is ready, and nothing is broken.
+    #[must_use]
+    pub fn runs(&self) -> bool {
+        self.status & (DRIVER_OK | NEEDS_RESET) == DRIVER_OK
     }
 
     /// Whether [`Device::serve`] has left something to do.
@@ -136,7 +149,7 @@ impl<M: Model> Device<M> {
     /// Handles what waits, within bounds; what is wrong comes once.
     pub fn serve(&mut self, memory: &dyn Memory) -> Option<Broken> {
         self.more = false;
-        if self.status & (DRIVER_OK | NEEDS_RESET) != DRIVER_OK {
+        if !self.runs() {
             return None;
         }
         match self.model.serve(&mut self.queues, memory) {

@@ -1,12 +1,12 @@
 //! Virtio devices (Virtual I/O Device specification 1.2, OASIS, 2022-07-01; "virtio" below).
 //!
 //! ```text
-//!   guest's driver --registers--> mmio --kicks--> block | net
+//!   guest's driver --registers--> mmio --kicks--> block | net | console
 //!         |                                         |
 //!         '----- rings in guest memory <--- queue --'
 //! ```
 //! Modelled: the MMIO transport without legacy interface, split rings with indirect descriptors, a
-//! block device over a [`block::Disk`], a network device over a [`net::Wire`].
+//! block device over a [`block::Disk`], a network device over a [`net::Wire`], a console.
 //!
 //! Not modelled: packed rings, event indices, legacy drivers, offloads, more than one request queue.
 //!
@@ -16,6 +16,7 @@
 //! call of [`Model::serve`] moves at most [`CHAINS`] chains and about [`block::BYTES`] bytes.
 
 pub mod block;
+pub mod console;
 pub mod mmio;
 pub mod net;
 pub mod overlay;
@@ -109,6 +110,8 @@ pub trait Model {
     fn queues(&self) -> usize;
     /// A byte of its configuration space; 0 past the end.
     fn config(&self, offset: u64) -> u8;
+    /// Its driver has reset it.
+    fn reset(&mut self) {}
     /// Handles what waits in its queues, within bounds.
     ///
     /// # Errors

@@ -6,6 +6,7 @@
 
 use super::queue::Queue;
 use super::{Broken, CHAINS, Memory, Model, Served, field};
+use alloc::boxed::Box;
 
 /// Longest frame: header, VLAN tag, 1500 bytes.
 pub const FRAME: usize = 14 + 4 + 1500;
@@ -36,13 +37,13 @@ pub struct Net<W> {
     wire: W,
     mac: [u8; 6],
     /// A frame with its header, on its way.
-    frame: [u8; FRAME],
+    frame: Box<[u8; FRAME]>,
 }
 
 impl<W: Wire> Net<W> {
     /// A device with this address.
     pub fn new(wire: W, mac: [u8; 6]) -> Self {
-        Self { wire, mac, frame: [0; FRAME] }
+        Self { wire, mac, frame: Box::new([0; FRAME]) }
     }
 
     /// What it is plugged into.

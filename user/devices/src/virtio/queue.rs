@@ -90,14 +90,29 @@ impl Queue {
     /// # Errors
     /// What is wrong with it.
     pub fn take(&mut self, memory: &dyn Memory) -> Result<Option<Chain>, Broken> {
+        let chain = self.look(memory)?;
+        if chain.is_some() {
+            self.pass();
+        }
+        Ok(chain)
+    }
+
+    /// The next chain, which stays where it is until [`Queue::pass`]. It is the guest's word each time.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn look(&self, memory: &dyn Memory) -> Result<Option<Chain>, Broken> {
         if self.waiting(memory)? == 0 {
             return Ok(None);
         }
         let slot = self.next & (self.size - 1);
         let head = number(memory, self.driver, 4 + 2 * u64::from(slot))?;
-        let chain = self.walk(memory, head)?;
+        self.walk(memory, head).map(Some)
+    }
+
+    /// Goes on to the chain after the one that was looked at.
+    pub fn pass(&mut self) {
         self.next = self.next.wrapping_add(1);
-        Ok(Some(chain))
     }
 
     /// Gives a chain back, `written` bytes of whose writable part were written.

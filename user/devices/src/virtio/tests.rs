@@ -1,6 +1,7 @@
 //! A driver in miniature against the devices; then rings that no driver would make, named and random.
 
 use super::block::{BYTES, Block, Disk, Failed, LARGEST, SECTOR};
+use super::console::{Console, ROOM};
 use super::mmio::Device;
 use super::net::{FRAME, Net, Wire};
 use super::overlay::{BLOCK, Overlay, store_size};
@@ -416,6 +417,58 @@ fn frames_of_no_length_are_not_sent() {
 }
 
 #[test]
+fn bytes_are_typed_and_sent() {
+    let mut device = Device::new(Console::default());
+    start(&mut device);
+    let ram = Ram::new(RAM);
+    assert_eq!(device.model().receive(b"hello"), 5);
+    assert_eq!((device.serve(&ram), device.more()), (None, false));
+    offer(&ram, 0, &[(DATA, 3, true)]);
+    assert_eq!((device.serve(&ram), device.more()), (None, false));
+    assert_eq!((used(&ram, 0), ram.bytes(DATA, 4)), ((1, 3), b"hel\0".to_vec()));
+    offer(&ram, 0, &[(DATA, 8, true)]);
+    device.serve(&ram);
+    assert_eq!((used(&ram, 0), ram.bytes(DATA, 3)), ((2, 2), b"lol".to_vec()));
+    assert_eq!(device.model().receive(&[0; 2 * ROOM]), ROOM);
+
+    ram.put(DATA, b"bye");
+    offer(&ram, 1, &[(DATA, 2, false), (DATA + 2, 1, false)]);
+    device.serve(&ram);
+    assert!(device.model().has_output());
+    assert_eq!(device.model().take_output(), b"bye");
+    // A chain without bytes is given back, one without room for a byte is broken.
+    offer(&ram, 1, &[(DATA, 0, false)]);
+    assert_eq!((device.serve(&ram), used(&ram, 1).0), (None, 2));
+    offer(&ram, 0, &[(DATA, 0, true)]);
+    assert_eq!(device.serve(&ram), Some(Broken::Short));
+}
+
+#[test]
+fn what_is_sent_waits_for_room() {
+    let mut device = Device::new(Console::default());
+    start(&mut device);
+    let ram = Ram::new(RAM);
+    let text: Vec<u8> = (0..2 * ROOM + 7).map(|at| (at % 251) as u8).collect();
+    ram.put(DATA, &text);
+    offer(&ram, 1, &[(DATA, text.len() as u32, false)]);
+    let mut sent = Vec::new();
+    for round in 0..3 {
+        assert_eq!((device.serve(&ram), device.more()), (None, false));
+        assert_eq!((device.serve(&ram), device.more()), (None, false), "nothing without room");
+        assert_eq!(used(&ram, 1).0, u16::from(round == 2));
+        sent.extend(device.model().take_output());
+    }
+    assert_eq!(sent, text);
+    // A chain that has become shorter than what was sent of it has no more.
+    offer(&ram, 1, &[(DATA, text.len() as u32, false)]);
+    device.serve(&ram);
+    device.model().take_output();
+    ram.put(ring(1), &descriptor(DATA, 1, 0, 0));
+    assert_eq!((device.serve(&ram), used(&ram, 1).0), (None, 2));
+    assert!(!device.model().has_output());
+}
+
+#[test]
 fn a_store_has_room_for_what_may_change() {
     assert_eq!(store_size(0, 0), Some(0));
     assert_eq!(store_size(1, u64::MAX), Some(2 * BLOCK));
@@ -464,6 +517,8 @@ proptest! {
     ) {
         let (ram, mut disk) = block();
         let (_, mut net) = net();
+        let mut console = Device::new(Console::default());
+        start(&mut console);
         let mut index = 0_u16;
         for n in 0..2 {
             for (slot, (address, length, flags, next)) in table.iter().enumerate() {
@@ -480,7 +535,10 @@ proptest! {
                 ram.put(ring(n) + DRIVER + 2, &index.to_le_bytes());
             }
             net.model().wire().come.push_back(vec![1; 60]);
+            console.model().receive(&[1; 100]);
             for _ in 0..3 {
+                let _ = console.serve(&ram);
+                prop_assert!(console.model().take_output().len() <= ROOM);
                 let needs_reset = |status: u64| status & 64 != 0;
                 let (was, net_was) = (disk.read(0x70, 4), net.read(0x70, 4));
                 let (said, net_said) = (disk.serve(&ram), net.serve(&ram));

@@ -4,11 +4,12 @@ use crate::claims::Seen;
 use crate::cpuid::Leaf;
 use crate::machine::Mailbox;
 use crate::memory::GuestMemory;
+use crate::virtio::Bus;
 use core::sync::atomic::AtomicU64;
 use devices::board::{Board, Config};
 use devices::rtc::Memory;
 
-fn ram() -> Vec<AtomicU64> {
+pub(crate) fn ram() -> Vec<AtomicU64> {
     (0..(1 << 20) / 8).map(|_| AtomicU64::new(0)).collect()
 }
 
@@ -19,11 +20,12 @@ fn host(eax: u32, _: u32) -> Leaf {
     }
 }
 
-fn vm(words: &[AtomicU64]) -> Vm<'_> {
+pub(crate) fn vm(words: &[AtomicU64]) -> Vm<'_> {
     let memory = Memory { below_4g: 1 << 20, above_4g: 0 };
     let config = Config { vcpus: 2, tsc_hz: 1_000_000_000, epoch: 0, memory, x2apic: true };
     Vm {
         board: Board::new(&config),
+        virtio: Bus::default(),
         memory: GuestMemory::new(words),
         vmx: true,
         host_cpuid: host,
