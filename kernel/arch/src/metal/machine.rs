@@ -142,7 +142,7 @@ pub fn start_other_cpus(
     let cpus = cpus.filter(|(number, _)| *number != smp::boot_cpu());
     for (number, apic_id) in cpus {
         if !block.start(number, apic_id) {
-            log::error!("CPU {number} (APIC id {apic_id:#x}) did not start within 210 ms");
+            log::error!("CPU {number} (APIC id {apic_id:#x}) did not start within 2 s");
         }
     }
     Ok(())

@@ -168,7 +168,7 @@ impl StartBlock {
         apic::send_init(apic_id);
         // Processors since 1997 need no 10 ms here, only old boards with an external APIC did.
         clock::wait_us(10);
-        for patience_us in [10_000, 200_000] {
+        for patience_us in [10_000, 2_000_000] {
             apic::send_startup(apic_id, page);
             if wait_until(patience_us, || STARTED.load(Ordering::Acquire) > before) {
                 return true;
