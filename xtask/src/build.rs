@@ -72,14 +72,14 @@ impl Program {
     /// The folder under `target/` for programs linked this way.
     fn subdir(link: Link) -> &'static str {
         match link {
-            // The same flags as the kernel's, so that core is built once for both.
+            // The same flags and profile as the kernel's, so that core is built once for all.
             Link::Kernel | Link::Guest | Link::Multiboot => "metal-kernel",
             Link::User => "metal-user",
         }
     }
 
     /// The compiler flags: the target is position independent by default, and nothing here is.
-    fn flags(self) -> Vec<String> {
+    fn flags(self, toolchain: &Toolchain) -> Vec<String> {
         let mut flags = vec!["-Crelocation-model=static".to_string()];
         flags.push(match self.link {
             // Addresses that a sign-extended 32-bit number holds: the last 2 GiB, or the first.
@@ -95,6 +95,9 @@ impl Program {
         // No vector registers are used: looking for loops that could use them is lost time.
         flags.extend(["-Cno-vectorize-loops".to_string(), "-Cno-vectorize-slp".to_string()]);
         flags.push(format!("--remap-path-prefix={}=", desk::root().display()));
+        if self.link != Link::User && toolchain.linker_optimises() {
+            flags.extend(linker_flags());
+        }
         flags
     }
 
@@ -109,15 +112,18 @@ impl Program {
     /// The profile of `Cargo.toml` it is built by.
     fn profile(self) -> &'static str {
         match self.link {
-            Link::Kernel => "kernel",
-            Link::User | Link::Guest | Link::Multiboot => "release",
+            Link::Kernel | Link::Guest | Link::Multiboot => "kernel",
+            Link::User => "release",
         }
     }
 
     /// A cargo command for it.
     pub fn cargo(self, toolchain: &Toolchain, verb: &str) -> Command {
-        let mut command = toolchain.cargo(verb, Self::subdir(self.link), &self.flags());
+        let mut command = toolchain.cargo(verb, Self::subdir(self.link), &self.flags(toolchain));
         command.args(["--profile", self.profile(), "--package", self.package]);
+        if self.link != Link::User && !toolchain.linker_optimises() {
+            command.args(["--config", "profile.kernel.lto=\"thin\""]);
+        }
         if !self.features.is_empty() {
             command.args(["--features", self.features]);
         }
@@ -142,6 +148,18 @@ impl Program {
     pub fn path(self) -> Result<PathBuf> {
         Ok(desk::out()?.join(self.file))
     }
+}
+
+/// Flags that leave the optimisation across crates to the linker, which keeps the parts that a
+/// change does not reach (`target/thinlto`): a build after a change takes a third less time.
+fn linker_flags() -> Vec<String> {
+    let mut words = vec!["--lto-O3".to_string(), "--thinlto-jobs=2".to_string()];
+    words.push(format!("--thinlto-cache-dir={}", desk::root().join("target/thinlto").display()));
+    words.extend(["-mllvm", "-vectorize-loops=false"].map(String::from));
+    words.extend(["-mllvm", "-vectorize-slp=false"].map(String::from));
+    let mut flags: Vec<_> = words.iter().map(|word| format!("-Clink-arg={word}")).collect();
+    flags.push("-Clinker-plugin-lto".to_string());
+    flags
 }
 
 /// Builds all programs this checkout has, or only the packages named.

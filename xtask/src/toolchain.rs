@@ -104,6 +104,21 @@ impl Toolchain {
         command
     }
 
+    /// Whether its linker can optimise what the compiler left undone: LLVM reads the bitcode of
+    /// its own major version and of older ones.
+    pub fn linker_optimises(&self) -> bool {
+        let Self::Debian(linker) = self else {
+            return true;
+        };
+        let compiler = tools::output(Command::new("/usr/bin/rustc").arg("-vV")).unwrap_or_default();
+        let mut linker = Command::new(linker);
+        let linker =
+            tools::output(linker.args(["-flavor", "gnu", "--version"])).unwrap_or_default();
+        let written = compiler.lines().find_map(|line| line.strip_prefix("LLVM version: "));
+        let read = linker.split_whitespace().skip_while(|word| *word != "LLD").nth(1);
+        matches!((written.and_then(major), read.and_then(major)), (Some(w), Some(r)) if w <= r)
+    }
+
     /// Whether it can run clippy.
     pub fn has_clippy(&self) -> bool {
         matches!(self, Self::Pinned)
@@ -145,9 +160,21 @@ fn minor(version: &str) -> Option<u32> {
     version.split_whitespace().nth(1)?.split('.').nth(1)?.parse().ok()
 }
 
+/// `22.1.8` gives 22.
+fn major(version: &str) -> Option<u32> {
+    version.split('.').next()?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::minor;
+    use super::{major, minor};
+
+    #[test]
+    fn the_major_version_is_read() {
+        assert_eq!(major("22.1.8"), Some(22));
+        assert_eq!(major("14.0.6"), Some(14));
+        assert_eq!(major("git"), None);
+    }
 
     #[test]
     fn the_minor_version_is_read() {
