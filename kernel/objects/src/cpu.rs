@@ -13,6 +13,7 @@ use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use logic::addr::Frame;
 use sync::{Counted, CpuKey, List, Rcu, Token};
 
+use crate::burial::Burial;
 use crate::{
     Deadlines, Ec, EcState, Frees, Kernel, Memory, Pd, Progress, Remote, RunQueue, Sc, Sm,
 };
@@ -54,6 +55,10 @@ pub struct Cpu {
     pub(crate) dying_cursor: u64,
     /// Dead semaphores whose waiters are not all woken (link 0).
     pub(crate) dying_sms: List<Sm, 0>,
+    /// The walk along a chain of calls in which somebody died.
+    pub(crate) burial: Option<Burial>,
+    /// Dead contexts whose chains come after it (link 2).
+    pub(crate) dying_ecs: List<Ec, 2>,
     limbo: Limbo,
     /// Not 0 if there is anything in `limbo`.
     tables: u8,
@@ -146,6 +151,8 @@ impl Cpu {
             dying: List::new(),
             dying_cursor: 0,
             dying_sms: List::new(),
+            burial: None,
+            dying_ecs: List::new(),
             limbo: Limbo::default(),
             tables: 0,
             hurried: 0,

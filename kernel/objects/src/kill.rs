@@ -131,62 +131,8 @@ impl Cpu {
         }
     }
 
-    /// On its own CPU: breaks a dead context's references to itself, and gets it out of a wait. If it runs or stands
-    /// in a chain it is found dead when its turn comes.
-    pub(crate) fn bury(&mut self, ec: &Counted<Ec>) {
-        let Some(state) = ec.cell.open(&mut self.key) else { return };
-        let parked = state.parked.take();
-        let idle = parked.is_some();
-        drop(parked);
-        if idle {
-            state.resume = Resume::Dead;
-            return;
-        }
-        let mut root = ec.clone();
-        while let Some(state) = root.cell.open(&mut self.key)
-            && let Some(caller) = state.caller.clone()
-        {
-            root = caller;
-        }
-        let waiting = root.cell.open(&mut self.key).and_then(|state| state.blocked.clone());
-        let Some(sc) = waiting else {
-            self.forget_unrunnable(&root);
-            return;
-        };
-        let sm = sc.cell.open(&mut self.key).and_then(|s| s.waiting.as_ref().map(|w| w.0.clone()));
-        if let Some(sm) = sm
-            && let Some(sc) = sm.remove(&sc)
-        {
-            self.wake(sc, Status::Abort);
-        }
-    }
-
-    /// A dead chain that waits for time, or has none any more, must not keep itself: its root names its last thread,
-    /// and each thread its caller. While one of them lives, whoever wants its service helps it along.
-    pub(crate) fn forget_unrunnable(&mut self, root: &Counted<Ec>) {
-        let Some(state) = root.cell.open(&mut self.key) else { return };
-        if state.blocked.is_some() {
-            return;
-        }
-        let mut at = state.top.clone();
-        while let Some(ec) = at {
-            if !ec.is_dead() {
-                return;
-            }
-            at = ec.cell.open(&mut self.key).and_then(|state| state.caller.clone());
-        }
-        let mut at = root.cell.open(&mut self.key).and_then(|state| state.top.take());
-        while let Some(ec) = at {
-            let Some(state) = ec.cell.open(&mut self.key) else { return };
-            let was = core::mem::replace(&mut state.resume, Resume::Dead);
-            let interrupted = state.interrupted.take();
-            at = state.caller.take();
-            self.leave_guest(was, interrupted);
-        }
-    }
-
     /// A dead thread runs its virtual processor no more.
-    fn leave_guest(&mut self, was: Resume, interrupted: Option<Counted<Vcpu>>) {
+    pub(crate) fn leave_guest(&mut self, was: Resume, interrupted: Option<Counted<Vcpu>>) {
         let vcpu = if let Resume::Guest(vcpu) = was { Some(vcpu) } else { interrupted };
         if let Some(vcpu) = vcpu
             && let Some(inner) = vcpu.cell.open(&mut self.key)
@@ -232,12 +178,15 @@ impl Cpu {
     /// Whether something dead still has parts to take back. A revoke does not end before that is done.
     #[inline(always)]
     pub fn has_dying(&self) -> bool {
-        !self.dying.is_empty() || !self.dying_sms.is_empty()
+        !self.dying.is_empty() || !self.dying_sms.is_empty() || self.burial.is_some()
     }
 
-    /// One step of taking back what dead semaphores and domains hold: waiters; then contexts, capabilities, ports.
+    /// One step of taking back what the dead hold: places in chains; waiters; contexts, capabilities, ports.
     #[inline]
     pub fn bury_some(&mut self, token: &Token) {
+        if self.burial.is_some() {
+            return self.bury_links();
+        }
         if let Some(sm) = self.dying_sms.first_counted() {
             if self.release_orphans(&sm) {
                 let _ = self.dying_sms.pop_front();

@@ -18,6 +18,7 @@
 mod account;
 #[cfg(not(target_os = "none"))]
 mod audit;
+mod burial;
 mod chain;
 mod cpu;
 mod deadlines;

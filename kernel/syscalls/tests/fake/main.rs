@@ -31,4 +31,6 @@ mod told;
 #[cfg(test)]
 mod trust;
 #[cfg(test)]
+mod walks;
+#[cfg(test)]
 mod world;
