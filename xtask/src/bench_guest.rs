@@ -58,7 +58,7 @@ pub fn guest(args: &GuestArgs) -> Result<()> {
     if !image::grub_ready() {
         bail!("both sides boot from CD images: GRUB's tools are needed (`cargo xtask setup`)");
     }
-    build::build(&["kernel", "root", "vmm"])?;
+    build::build(&["kernel", "root", "vmm", "aml"])?;
     let interrupted = run::interruptible()?;
     let dir = desk::out_dir("bench/guest")?;
     let linux = guest::default_guest()?;

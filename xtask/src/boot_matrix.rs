@@ -21,7 +21,7 @@ pub struct MatrixArgs {
 
 /// Boots every row, one at a time; fails when one did.
 pub fn boot_matrix(args: &MatrixArgs) -> Result<()> {
-    build::build(&["kernel", "root", "vmm"])?;
+    build::build(&["kernel", "root", "vmm", "aml"])?;
     let interrupted = run::interruptible()?;
     let wanted = |row: &&Story| args.name.as_ref().is_none_or(|part| row.name.contains(part));
     println!("{:<24} {:<22} {:>5} {:>6}  {:>6}  result", "row", "way in", "CPUs", "MiB", "s");

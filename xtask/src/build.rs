@@ -46,6 +46,7 @@ pub const PROGRAMS: &[Program] = &[
     program("kernel", "kernel", Link::Kernel, "hematite.elf64"),
     program("root", "user/root", Link::User, "root.elf"),
     program("vmm", "user/vmm", Link::User, "vmm.elf"),
+    program("aml", "user/aml", Link::User, "aml.elf"),
     Program { features: "crash", ..program("vmm", "user/vmm", Link::User, "vmm-crash.elf") },
     program("hello", "tests/hello", Link::User, "hello.elf"),
     program("suite", "tests/suite", Link::User, "suite.elf"),

@@ -40,6 +40,8 @@ pub const ROOMS: &[Room] = &[
     room("vmm", "user/vmm", &["abi", "rt", "devices", "refusal"]),
     // The monitor's library says what its starter must hand it.
     room("root", "user/root", &["abi", "rt", "vmm", "lifecycle", "manifest"]),
+    // What both agree on stands in root's library.
+    room("aml", "user/aml", &["abi", "rt", "root"]),
     room("guests", "guests", &["abi", "rt"]),
     room("multiboot", "guests/multiboot", &[]),
     room("small", "guests/small", &[]),

@@ -80,7 +80,7 @@ impl BootArgs {
         let guests = self.guests(root.is_some(), &named, memory_mib)?;
         if !self.no_build {
             let programs =
-                if root.is_some() { &["kernel"][..] } else { &["kernel", "root", "vmm"] };
+                if root.is_some() { &["kernel"][..] } else { &["kernel", "root", "vmm", "aml"] };
             build::build(programs)?;
         }
         let built = |name: &str| -> Result<PathBuf> {
@@ -97,6 +97,9 @@ impl BootArgs {
         let guests_mib = guests.iter().map(|guests| guests.memory_mib).sum();
         modules.extend(guests.into_iter().flat_map(|guests| guests.modules));
         modules.extend(named);
+        if ours {
+            modules.push(Module::new("aml", built("aml.elf")?));
+        }
         built("hematite.elf64")?;
         let recipe = Recipe::new(&self.cmdline, modules)?;
         recipe.check()?;

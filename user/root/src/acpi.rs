@@ -1,7 +1,6 @@
 //! What the machine's own ACPI tables say about sleep, power-off and reset (ACPI 6.4, 5.2).
 //!
-//! Of AML it reads one thing: the packages `\\_S3` and `\\_S5`, whose first two numbers are the sleep types (7.4.2). Firmware
-//! gives them as plain numbers; a machine that computed them would count as one that has none. It runs no AML.
+//! The sleep types stand in AML, which is evaluated elsewhere ([`crate::evaluation`]).
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -21,10 +20,8 @@ pub struct Power {
     pub controls: [u16; 2],
     /// Physical address of the FACS, 0 for none.
     pub facs: u64,
-    /// Sleep types for suspend to memory.
-    pub suspend: Option<[u8; 2]>,
-    /// Sleep types for power-off.
-    pub off: Option<[u8; 2]>,
+    /// Tables with AML: the DSDT, then all SSDTs.
+    pub programs: Vec<Vec<u8>>,
     /// The port that resets the machine, and what to write there.
     pub reset: Option<(u16, u8)>,
 }
@@ -52,7 +49,8 @@ impl Power {
             let Some(table) = table(memory, address) else { continue };
             match table.get(..4) {
                 Some(b"FACP") if power.is_none() => {
-                    programs.extend(self::table(memory, either(&table, 140, 40)));
+                    // The DSDT comes first, wherever the FADT stands.
+                    programs.splice(..0, self::table(memory, either(&table, 140, 40)));
                     power = Some(registers(&table)?);
                 }
                 Some(b"SSDT") => programs.push(table),
@@ -60,8 +58,7 @@ impl Power {
             }
         }
         let mut power: Self = power.ok_or("there is no FADT")?;
-        power.suspend = programs.iter().find_map(|aml| sleep_types(aml, b"_S3_"));
-        power.off = programs.iter().find_map(|aml| sleep_types(aml, b"_S5_"));
+        power.programs = programs;
         Ok(power)
     }
 }
@@ -115,40 +112,6 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(word.try_into().ok()?))
 }
 
-/// `Name (_Sx_, Package () {a, b, ...})` in AML (20.2.5.1, 20.2.5.4): the first two numbers.
-fn sleep_types(aml: &[u8], name: &[u8; 4]) -> Option<[u8; 2]> {
-    const NAME: u8 = 0x08;
-    const ROOT: u8 = b'\\';
-    const PACKAGE: u8 = 0x12;
-    let places = aml.windows(4).enumerate().filter(|(_, part)| part == name);
-    places.map(|(at, _)| at).find_map(|at| {
-        let before = aml.get(..at)?;
-        let is_name = before.ends_with(&[NAME]) || before.ends_with(&[NAME, ROOT]);
-        let [PACKAGE, rest @ ..] = aml.get(at + 4..)? else { return None };
-        // The length's first byte says how many follow it; then comes the number of elements.
-        let follow = usize::from(rest.first()? >> 6);
-        let mut rest = rest.get(2 + follow..)?;
-        let first = number(&mut rest)?;
-        // A package of one number has both types in it.
-        let second = number(&mut rest).unwrap_or(first);
-        is_name.then_some([first, second])
-    })
-}
-
-/// A number of AML (20.2.3) that is a sleep type.
-fn number(aml: &mut &[u8]) -> Option<u8> {
-    let (value, rest) = match **aml {
-        [0x00, ref rest @ ..] => (0, rest),
-        [0x01, ref rest @ ..] => (1, rest),
-        [0x0a, value, ref rest @ ..]
-        | [0x0b, value, _, ref rest @ ..]
-        | [0x0c, value, _, _, _, ref rest @ ..] => (value, rest),
-        _ => return None,
-    };
-    *aml = rest;
-    (value <= 7).then_some(value)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,6 +125,9 @@ mod tests {
             self.0.get(at..at.checked_add(bytes)?).map(<[u8]>::to_vec)
         }
     }
+
+    /// `Name (_S3, Package (0x04) {One, One, Zero, Zero})`.
+    const AML: &[u8] = b"\x08_S3_\x12\x06\x04\x01\x01\x00\x00";
 
     fn sealed(signature: &[u8; 4], body: &[u8]) -> Vec<u8> {
         let mut table = vec![0; HEADER];
@@ -186,13 +152,15 @@ mod tests {
         put(112, &HAS_RESET.to_le_bytes());
         put(116, &[1, 8, 0, 1, 0xf9, 0x0c]);
         put(128, &[6]);
-        // As QEMU's DSDT has them: `Name (_S3, Package (0x04) {One, One, Zero, Zero})`.
-        let aml = b"\x10\x08_S3_\x08_S3_\x12\x06\x04\x01\x01\x00\x00\x08\\_S5_\x12\x07\x04\x0a\x05\x00\x00\x00";
         let mut memory = vec![0; 0x1000];
-        let root = sealed(b"RSDT", &0x1200_u32.to_le_bytes());
-        for (at, table) in
-            [(0, root), (0x200, sealed(b"FACP", &fadt)), (0x400, sealed(b"DSDT", aml))]
-        {
+        let entries = [0x1600_u32, 0x1200].map(u32::to_le_bytes);
+        let root = sealed(b"RSDT", entries.as_flattened());
+        for (at, table) in [
+            (0, root),
+            (0x200, sealed(b"FACP", &fadt)),
+            (0x400, sealed(b"DSDT", AML)),
+            (0x600, sealed(b"SSDT", b"\xa3")),
+        ] {
             memory[at..at + table.len()].copy_from_slice(&table);
         }
         Memory(memory)
@@ -204,8 +172,7 @@ mod tests {
             events: [0x600, 0],
             controls: [0x604, 0],
             facs: 0x9000,
-            suspend: Some([1, 1]),
-            off: Some([5, 0]),
+            programs: vec![sealed(b"DSDT", AML), sealed(b"SSDT", b"\xa3")],
             reset: Some((0xcf9, 6)),
         };
         assert_eq!(Power::read(&machine(), 0x1000), Ok(expected));
@@ -215,23 +182,12 @@ mod tests {
     fn damage_is_named_or_survived() {
         assert!(Power::read(&machine(), 0x1200).is_err(), "a FADT is no root table");
         let whole = machine().0;
-        for at in 0..0x500 {
+        for at in 0..0x700 {
             for bit in [0, 3, 7] {
                 let mut memory = whole.clone();
                 memory[at] ^= 1 << bit;
                 let _ = Power::read(&Memory(memory), 0x1000);
             }
         }
-        for end in 0..0x100 {
-            let aml = whole.get(0x400..0x400 + end).unwrap();
-            let _ = (sleep_types(aml, b"_S3_"), sleep_types(aml, b"_S5_"));
-        }
-    }
-
-    #[test]
-    fn a_state_that_is_not_named_does_not_exist() {
-        assert_eq!(sleep_types(b"\x08_S3_\x12\x06\x04\x0a\x08\x00\x00\x00", b"_S3_"), None);
-        assert_eq!(sleep_types(b"_S3_\x12\x06\x04\x01\x01\x00\x00", b"_S3_"), None);
-        assert_eq!(sleep_types(b"\x08_S4_\x12\x06\x04\x01\x01", b"_S3_"), None);
     }
 }

@@ -1,12 +1,13 @@
 //! From hello to the console.
 use crate::cell::{Cell, Maker};
+use crate::evaluator::Evaluator;
 use crate::kernel_says::KernelSays;
 use crate::loader;
 use crate::serial::Serial;
 use crate::switches::Switches;
 use crate::terminal::{CONSOLE, PRIORITY, Terminal};
 use abi::cap::MEM_R;
-use abi::hip::{FLAG_SVM, FLAG_VMX};
+use abi::hip::{FLAG_SVM, FLAG_UEFI, FLAG_VMX};
 use abi::{PAGE_SIZE, Selector};
 use alloc::format;
 use alloc::string::String;
@@ -49,11 +50,12 @@ fn console(boot: Boot) {
     }
     let modules = modules::modules(boot.hip.memory(), module_line);
     rt::println!(
-        "root: {} CPUs, {} MiB free, TSC {} kHz, {} modules",
+        "root: {} CPUs, {} MiB free, TSC {} kHz, {} modules, started by {}",
         boot.hip.cpus().count(),
         pool.bytes() >> 20,
         boot.hip.tsc_khz(),
-        modules.len()
+        modules.len(),
+        if boot.hip.flags() & FLAG_UEFI == 0 { "BIOS" } else { "UEFI" }
     );
     let Ok(wake) = Semaphore::new(0) else {
         rt::println!("root: no semaphore for the console");
@@ -76,7 +78,11 @@ fn console(boot: Boot) {
     let console = Console::new(home);
     let kernel = KernelSays::new(&boot);
     let level = Level::default();
-    Terminal { maker, serial, kernel, wake, guests, console, level }.serve();
+    let evaluator = match Evaluator::new(&boot) {
+        Ok(evaluator) => evaluator,
+        Err(why) => return rt::println!("root: no portal for the evaluator: {why}"),
+    };
+    Terminal { maker, serial, evaluator, kernel, wake, guests, console, level }.serve();
 }
 
 /// The guests of the manifest, if this machine can run guests at all.

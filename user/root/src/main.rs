@@ -7,10 +7,10 @@
 //!   kernel_says what the kernel tells
 //!   devices    a guest's virtual devices: what its monitor gets for them
 //!   switches   the rings between guests' network devices
+//!   evaluator  asks the program that evaluates AML
 //!   loader     a program's pages into a domain
 //!   terminal   keys and bytes between the serial line, the prompt and the guests
 //!   serial     the serial line itself and its interrupt
-//!   power      the machine off, again, or asleep
 //! ```
 #![cfg_attr(target_os = "none", no_std)]
 #![cfg_attr(target_os = "none", no_main)]
@@ -25,13 +25,13 @@ mod cell;
 #[cfg(target_os = "none")]
 mod devices;
 #[cfg(target_os = "none")]
+mod evaluator;
+#[cfg(target_os = "none")]
 mod kernel_says;
 #[cfg(target_os = "none")]
 mod loader;
 #[cfg(target_os = "none")]
 mod pages;
-#[cfg(target_os = "none")]
-mod power;
 #[cfg(target_os = "none")]
 mod seat;
 #[cfg(target_os = "none")]

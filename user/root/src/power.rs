@@ -1,11 +1,11 @@
 //! Switching the machine off, starting it again, and suspending it to memory.
+use crate::acpi::{Physical, Power};
 use abi::args::MachineCtrl;
 use abi::cap::{MEM_R, MEM_RW};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
-use root::acpi::{Physical, Power};
 use rt::Boot;
 use rt::instructions::{outb, outw};
 use rt::memory::{Window, delegate_ports};
@@ -24,7 +24,8 @@ const VECTOR: usize = 12;
 const WIDE_VECTOR: usize = 24;
 
 /// Physical memory of this machine.
-struct Machine;
+#[derive(Clone, Copy, Debug)]
+pub struct Machine;
 
 impl Physical for Machine {
     fn read(&self, address: u64, bytes: usize) -> Option<Vec<u8>> {
@@ -36,8 +37,11 @@ impl Physical for Machine {
     }
 }
 
-/// What the ACPI tables say.
-fn tables(boot: &Boot) -> Result<Power, String> {
+/// What the machine's ACPI tables say.
+///
+/// # Errors
+/// A sentence: there are none, or which one is broken.
+pub fn tables(boot: &Boot) -> Result<Power, String> {
     /// Offset of the root table's address in the information page (abi.md 3).
     const ROOT: usize = 104;
     let root = boot.hip.0.get(ROOT..ROOT + 8).and_then(|bytes| bytes.try_into().ok());
@@ -47,11 +51,10 @@ fn tables(boot: &Boot) -> Result<Power, String> {
     }
 }
 
-/// Writes the sleep type of `\\_S5` to the PM1 control registers. Where the tables do not have it: type 0, which is S5 on
-/// QEMU's boards. Then the word that ends Bochs.
-pub fn off(boot: &Boot) {
-    let power = tables(boot).unwrap_or_default();
-    let types = power.off.unwrap_or([0, 0]);
+/// Writes the sleep types of `\\_S5` to the PM1 control registers. Where nobody knows them: type 0, which is S5 on QEMU's
+/// boards. Then the word that ends Bochs.
+pub fn off(power: &Power, types: Option<[u8; 2]>) {
+    let types = types.unwrap_or([0, 0]);
     for (port, kind) in power.controls.into_iter().zip(types) {
         if port != 0 && delegate_ports(port & !1, 1).is_ok() {
             outw(port, u16::from(kind) << 10 | SLEEP_ENABLE);
@@ -80,13 +83,12 @@ pub fn reboot(boot: &Boot) {
     }
 }
 
-/// Suspends the machine to memory; comes back when it is awake again.
+/// Suspends the machine to memory with these sleep types; comes back when it is awake again.
 ///
 /// # Errors
 /// A sentence that says why the machine stayed awake.
-pub fn suspend(boot: &Boot) -> Result<(), String> {
-    let power = tables(boot)?;
-    let [slp_typ_a, slp_typ_b] = power.suspend.ok_or("the ACPI tables have no \\_S3")?;
+pub fn suspend(power: &Power, types: [u8; 2]) -> Result<(), String> {
+    let [slp_typ_a, slp_typ_b] = types;
     // Types that do not exist: the kernel refuses, and tells the vector all the same (abi.md 10).
     let ask = MachineCtrl::Suspend { slp_typ_a: u8::MAX, slp_typ_b: u8::MAX };
     let [_, vector, ..] = rt::stub::syscall(ask.encode());
@@ -97,7 +99,7 @@ pub fn suspend(boot: &Boot) -> Result<(), String> {
             outw(port, WAKE_STATUS);
         }
     }
-    let refused = |status| format!("the kernel refuses to suspend: {status:?}");
+    let refused = |status| format!("the kernel refuses to suspend: {status}");
     rt::calls::machine_ctrl(MachineCtrl::Suspend { slp_typ_a, slp_typ_b }).map_err(refused)?;
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Keys and bytes between the serial line, the prompt and the guests.
 use crate::cell::{Cell, Maker};
+use crate::evaluator::Evaluator;
 use crate::kernel_says::KernelSays;
-use crate::power;
 use crate::serial::Serial;
 use alloc::format;
 use alloc::string::String;
@@ -13,6 +13,7 @@ use root::command::{Command, HELP};
 use root::console::{Action, Console, Focus};
 use root::level::Level;
 use root::listing;
+use root::power;
 use rt::sync::{Semaphore, after_us};
 use vmm::control::End;
 use vmm::status::{self, Kind, Thread};
@@ -39,6 +40,8 @@ pub struct Terminal<'a> {
     pub maker: Maker<'a>,
     /// The line.
     pub serial: Serial,
+    /// Evaluates AML.
+    pub evaluator: Evaluator,
     /// What the kernel tells.
     pub kernel: KernelSays,
     /// Up when there is something to do.
@@ -191,11 +194,17 @@ impl Terminal<'_> {
                 say(out, &format!("log level is {}", self.level.name()));
             }
             Command::Suspend => {
-                power::suspend(&self.maker.boot)?;
+                let power = power::tables(&self.maker.boot)?;
+                let types = self.evaluator.ask(&mut self.maker, &power)?.suspend?;
+                power::suspend(&power, types)?;
                 self.serial.resume(&self.maker.boot);
                 say(out, "the machine is awake again");
             }
-            Command::PowerOff => power::off(&self.maker.boot),
+            Command::PowerOff => {
+                let power = power::tables(&self.maker.boot).unwrap_or_default();
+                let answer = self.evaluator.ask(&mut self.maker, &power);
+                power::off(&power, answer.ok().and_then(|answer| answer.off));
+            }
             Command::Reboot => power::reboot(&self.maker.boot),
         }
         Ok(true)

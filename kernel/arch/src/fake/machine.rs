@@ -61,6 +61,8 @@ pub enum Deed {
     ReadMsr(u32),
     /// Wrote a model-specific register.
     WriteMsr(u32, u64),
+    /// Wrote sleep types to the sleep registers.
+    Sleep([u8; 2]),
     /// Programmed a pin of an I/O APIC.
     IoApic {
         /// Which I/O APIC.
@@ -123,6 +125,8 @@ pub(super) struct State {
     pub memory_types: BTreeMap<u64, u8>,
     /// How often a CPU left to user mode by IRETQ, not by SYSRET.
     pub irets: u64,
+    /// Whether the machine loses power when the sleep registers are written; nothing if it has none.
+    pub sleeps: Option<bool>,
     deeds: Vec<(usize, Deed)>,
     programs: BTreeMap<u64, Program>,
     guests: VecDeque<GuestScript>,
@@ -149,6 +153,7 @@ impl State {
             faults: Vec::new(),
             memory_types: [(0, 6), (0xc_0000, 0), (0x10_0000, 6)].into(),
             irets: 0,
+            sleeps: None,
             deeds: Vec::new(),
             programs: BTreeMap::new(),
             guests: VecDeque::new(),
@@ -307,6 +312,11 @@ impl Machine {
     /// From now on the FPU registers of a context take 2^`order` frames.
     pub fn set_fpu_order(order: u8) {
         with(|state| state.fpu_order = order);
+    }
+
+    /// Gives the machine sleep registers: writing them takes its power, or nothing happens.
+    pub fn set_sleeps(loses_power: bool) {
+        with(|state| state.sleeps = Some(loses_power));
     }
 
     /// How a pin was programmed last.

@@ -307,14 +307,17 @@ pub fn cpu_online(cpu: usize) -> bool {
     cpu < cpu_count()
 }
 
-/// This machine cannot be suspended: there is no waking vector.
+/// Nothing: this machine cannot be suspended, unless the test said what happens then.
 #[must_use]
 pub fn waking_vector() -> Option<u64> {
-    None
+    with(|state| state.sleeps.map(|_| 0x8000))
 }
 
-/// It never loses power.
+/// Notes the types; whether it lost power is for the test to say.
 #[must_use]
-pub fn sleep(_types: [u8; 2]) -> bool {
-    false
+pub fn sleep(types: [u8; 2]) -> bool {
+    with(|state| {
+        state.record(Deed::Sleep(types));
+        state.sleeps.unwrap_or(false)
+    })
 }

@@ -1,7 +1,7 @@
 //! The local APIC: this CPU's timer, and interrupts between CPUs.
 //!
 //! Registers are memory (xAPIC) or MSRs (x2APIC), Intel SDM vol. 3, 10.4 and 10.12. x2APIC is used
-//! where it exists, unless firmware left xAPIC on and the CPU cannot switch.
+//! where all CPUs have it, and where firmware has locked it on ([`apic_mode`]).
 
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
@@ -9,11 +9,9 @@ use super::layout::DEVICES;
 use super::msr::{read_msr, write_msr};
 use super::percpu;
 use crate::vector;
+use crate::x86::apic_mode;
 
 const IA32_APIC_BASE: u32 = 0x1b;
-/// In IA32_APIC_BASE: on, x2APIC, first CPU.
-const ENABLED: u64 = 1 << 11;
-const X2APIC_ON: u64 = 1 << 10;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 /// The MSR of register offset 0.
 const X2APIC_MSR: u32 = 0x800;
@@ -67,15 +65,14 @@ pub fn physical_address() -> u64 {
     read_msr(IA32_APIC_BASE).map_or(0xfee0_0000, |base| base & ADDRESS)
 }
 
-/// Turns the calling CPU's APIC on. `x2apic` is the same for all CPUs.
+/// Turns the calling CPU's APIC on. `x2apic` is the same for all CPUs; where the first one cannot leave that mode, the
+/// others follow.
 pub fn enable(x2apic: bool) {
-    X2APIC.store(x2apic, Relaxed);
-    let base = read_msr(IA32_APIC_BASE).unwrap_or(0xfee0_0000) | ENABLED;
-    // xAPIC first: the step from off to x2APIC is not allowed (10.12.5).
-    let _ = write_msr(IA32_APIC_BASE, base);
-    if x2apic {
-        let _ = write_msr(IA32_APIC_BASE, base | X2APIC_ON);
+    let base = || read_msr(IA32_APIC_BASE).unwrap_or(0xfee0_0000);
+    for value in apic_mode::writes(base(), x2apic || X2APIC.load(Relaxed)).into_iter().flatten() {
+        let _ = write_msr(IA32_APIC_BASE, value);
     }
+    X2APIC.store(apic_mode::is_x2apic(base()), Relaxed);
     percpu::local().apic_id.store(id(), Relaxed);
 }
 

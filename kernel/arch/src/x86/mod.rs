@@ -1,6 +1,7 @@
 //! Formats of the machine: words that hardware reads and writes, as plain data tested on any host.
 //! Formats of the x86-64 machine: words and tables as the manuals define them, tested on any host.
 
+pub mod apic_mode;
 pub mod descriptor;
 pub mod event;
 pub mod feature;

@@ -21,6 +21,8 @@ mod model;
 #[cfg(test)]
 mod random;
 #[cfg(test)]
+mod sleep;
+#[cfg(test)]
 mod slow;
 #[cfg(test)]
 mod steps;
