@@ -374,6 +374,8 @@ pub const STORIES: &[Story] = &[
     small::one!("small_spin_qemu", "spin"),
     Story { name: "gallery_hello_qemu", ..small::HELLO },
     Story { name: "gallery_hello_bochs", engine: Engine::Bochs, timeout_s: 420, ..small::HELLO },
+    Story { name: "gallery_legacy_qemu", ..small::LEGACY },
+    Story { name: "gallery_legacy_bochs", engine: Engine::Bochs, timeout_s: 420, ..small::LEGACY },
     Story { name: "gallery_multiboot_qemu", ..small::MULTIBOOT },
     Story { name: "gallery_memtest_qemu", ..small::MEMTEST },
     Story { name: "probe_qemu", ..cells::PROBE },

@@ -17,6 +17,8 @@ pub const MESSAGES: u64 = CONTROL + 0x3000;
 pub const STATUS: u64 = CONTROL + 0x4000;
 /// Where the order for virtual devices lies (read only), see [`crate::orders`].
 pub const DEVICES: u64 = CONTROL + 0x5000;
+/// Where the monitor puts its guest's text screen when it is asked ([`crate::screen`]).
+pub const SCREEN: u64 = CONTROL + 0x6000;
 /// Where the kernel image lies (read only).
 pub const KERNEL: u64 = 0x3_0000_0000;
 /// Where the initrd lies (read only).
