@@ -378,6 +378,7 @@ pub const STORIES: &[Story] = &[
     Story { name: "gallery_legacy_bochs", engine: Engine::Bochs, timeout_s: 420, ..small::LEGACY },
     Story { name: "gallery_multiboot_qemu", ..small::MULTIBOOT },
     Story { name: "gallery_memtest_qemu", ..small::MEMTEST },
+    Story { name: "rings_qemu", ..cells::RINGS },
     Story { name: "probe_qemu", ..cells::PROBE },
     Story {
         name: "probe_bochs",
