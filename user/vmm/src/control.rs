@@ -30,9 +30,10 @@ pub const BACKING: core::ops::Range<u64> = 0x6_8000_0000..RAM;
 /// Where the guest's RAM lies, 1 GiB aligned so that large pages can be used.
 pub const RAM: u64 = 0x8_0000_0000;
 
-/// Bytes at [`HEAP`] for so many virtual processors: two stacks each, and what all share.
+/// Bytes at [`HEAP`] for so many virtual processors: a stack each and one for their portals' server, and what all share.
+/// With the program itself a monitor of one processor has at most 2 MiB (story `linux_memory_qemu`).
 pub fn heap_size(vcpus: u32) -> u64 {
-    (2 << 20) + u64::from(vcpus) * (512 << 10)
+    (256 << 10) + u64::from(vcpus) * (256 << 10)
 }
 
 /// Events of the monitor's first thread: exceptions, start-up, recall.
