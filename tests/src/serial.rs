@@ -24,6 +24,8 @@ pub enum Step {
     Refuse(String),
     /// Wait for a line with this and remember the number at its end.
     Measure(String),
+    /// Wait for a line with this; the number behind it is at most this.
+    AtMost(String, u64),
     /// Compare what two measured numbers have grown by since the first time.
     Compare(Shares),
     /// Wait until the machine ends by itself.
@@ -243,6 +245,10 @@ impl Serial {
                     numbers.entry(text).or_default().push(number.unwrap_or(0));
                     failure
                 }
+                Step::AtMost(text, most) => {
+                    let (line, failure) = self.line(text, deadline, interrupted)?;
+                    failure.or_else(|| more_than(&line, text, *most).map(Failure::Unfair))
+                }
                 Step::Compare(shares) => {
                     let grown = shares.rows.map(|row| {
                         let all = numbers.get(row).map(Vec::as_slice).unwrap_or_default();
@@ -440,6 +446,15 @@ fn line_with(said: Option<&[u8]>, text: &str) -> String {
     said.into_iter().rfind(|line| line.contains(text)).unwrap_or_default()
 }
 
+/// What is wrong if the number behind `text` is larger than this, or is none.
+fn more_than(line: &str, text: &str, most: u64) -> Option<String> {
+    let (_, rest) = line.split_once(text)?;
+    let digits = rest.split(|c: char| !c.is_ascii_digit()).next();
+    let fits =
+        digits.and_then(|digits| digits.parse().ok()).is_some_and(|found: u64| found <= most);
+    (!fits).then(|| format!("'{line}': more than {most} behind '{text}'"))
+}
+
 /// The last `count` lines of serial output, made fit to print.
 #[must_use]
 pub fn last_lines(said: &[u8], count: usize) -> Vec<String> {
@@ -508,6 +523,14 @@ mod tests {
         assert_eq!(unescape("").unwrap(), []);
         assert!(unescape("\\x1").is_err());
         assert!(unescape("\\xzz").is_err());
+    }
+
+    #[test]
+    fn numbers_behind_a_text_are_compared() {
+        let line = "linux 262144 KiB, monitor 1616 KiB, kernel 254 KiB";
+        assert_eq!(more_than(line, "monitor ", 1616), None);
+        assert!(more_than(line, "monitor ", 1615).is_some());
+        assert!(more_than(line, "linux", 1).is_some_and(|why| why.contains("behind 'linux'")));
     }
 
     #[test]

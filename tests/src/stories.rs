@@ -84,6 +84,8 @@ pub enum Line {
     Grew(Shares),
     /// The machine ends by itself; in QEMU a reboot is an end, too.
     Ends,
+    /// A line with this text comes; the number behind it is at most this.
+    AtMost(&'static str, u64),
     /// These lines, so many times.
     Times(u32, &'static [Line]),
 }
@@ -101,6 +103,7 @@ impl Line {
             Line::Tables(cpus) => steps.push(Step::Tables(*cpus)),
             Line::Measures(text) => steps.push(Step::Measure((*text).to_string())),
             Line::Grew(shares) => steps.push(Step::Compare(*shares)),
+            Line::AtMost(text, most) => steps.push(Step::AtMost((*text).to_string(), *most)),
             Line::Ends => steps.push(Step::End),
             Line::Times(count, lines) => {
                 (0..*count).for_each(|_| lines.iter().for_each(|line| line.add_to(steps)));
@@ -221,6 +224,54 @@ const LINUX: Story = Story {
     ..BOOT
 };
 
+/// Takes the second processor off and brings it back; then work runs on it.
+const OFF_AND_ON: &[Line] = &[
+    Line::Type("echo 0 >online; echo off-$?; grep -c ^processor /proc/cpuinfo"),
+    Line::Says("off-0\r\n1\r\n"),
+    Line::Type("echo 1 >online; echo on-$?; grep -c ^processor /proc/cpuinfo"),
+    Line::Says("on-0\r\n2\r\n"),
+    Line::Type(
+        "taskset 2 sh -c 'seq 20000 | md5sum; echo ran on $(cut -d\" \" -f39 /proc/self/stat)'",
+    ),
+    Line::Says("ran on 1"),
+];
+
+/// A processor of a guest goes off and comes back from inside, twice, and the kernel has nothing to complain of.
+const OFFLINE: Story = Story {
+    load: Load::Linux,
+    lines: &[
+        Line::Never(DIED),
+        Line::Never(REFUSED),
+        Line::Says("~ #"),
+        Line::Type("cd /sys/devices/system/cpu/cpu1"),
+        Line::Times(2, OFF_AND_ON),
+        Line::Type(warnings::LIST),
+        Line::Says(warnings::LISTED),
+        Line::Type("poweroff -f"),
+        Line::Says("powered off"),
+    ],
+    timeout_s: 300,
+    ..BOOT
+};
+
+/// What a guest of one processor and 256 MiB costs besides its memory, once it runs: at most 2 MiB of its monitor's and
+/// 512 KiB of the kernel's.
+const MEMORY: Story = Story {
+    load: Load::Linux,
+    lines: &[
+        Line::Never(DIED),
+        Line::Never(REFUSED),
+        Line::Says("~ #"),
+        Line::Type("\x1d"),
+        Line::Says("hematite> "),
+        Line::Type("mem"),
+        Line::AtMost("linux           262144 KiB, monitor ", 2048),
+        Line::Type("mem"),
+        Line::AtMost("KiB, kernel ", 512),
+    ],
+    ..BOOT
+};
+
 /// A guest is held, let go, stopped, taken apart and started again from the prompt.
 const LIFE: Story = Story {
     load: Load::Linux,
@@ -313,10 +364,26 @@ pub const STORIES: &[Story] = &[
     },
     Story { name: "linux_qemu_1", tier: Tier::Long, ..LINUX },
     Story { name: "linux_qemu_2", cpus: 2, ..LINUX },
+    Story { name: "linux_offline_qemu", cpus: 2, ..OFFLINE },
+    Story {
+        name: "linux_offline_bochs",
+        engine: Engine::Bochs,
+        cpus: 2,
+        timeout_s: 1500,
+        tier: Tier::Long,
+        ..OFFLINE
+    },
+    Story { name: "linux_memory_qemu", ..MEMORY },
     Story { name: "guest_pair_qemu", ..PAIR },
     Story { name: "virtio_console_qemu", ..virtio::CONSOLE },
     Story { name: "device_lives_qemu", ..virtio::LIVES },
     Story { name: "pair_net_disk_qemu", ..virtio::PAIR_NET_DISK },
+    Story {
+        name: "pair_net_disk_bochs",
+        engine: Engine::Bochs,
+        timeout_s: 7200,
+        ..virtio::PAIR_NET_DISK
+    },
     Story { name: "guest_life_qemu", cpus: 2, ..LIFE },
     // The conformance suite: plain, with SVM, and with VMX on processors of three generations.
     Story { name: "suite_bochs_skylake", ..SUITE_BOCHS },
@@ -374,8 +441,11 @@ pub const STORIES: &[Story] = &[
     small::one!("small_spin_qemu", "spin"),
     Story { name: "gallery_hello_qemu", ..small::HELLO },
     Story { name: "gallery_hello_bochs", engine: Engine::Bochs, timeout_s: 420, ..small::HELLO },
+    Story { name: "gallery_legacy_qemu", ..small::LEGACY },
+    Story { name: "gallery_legacy_bochs", engine: Engine::Bochs, timeout_s: 420, ..small::LEGACY },
     Story { name: "gallery_multiboot_qemu", ..small::MULTIBOOT },
     Story { name: "gallery_memtest_qemu", ..small::MEMTEST },
+    Story { name: "rings_qemu", ..cells::RINGS },
     Story { name: "probe_qemu", ..cells::PROBE },
     Story {
         name: "probe_bochs",

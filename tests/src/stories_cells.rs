@@ -333,6 +333,36 @@ pub(crate) const PROBE: Story = Story {
     ..BOOT
 };
 
+/// A guest drives its virtio devices with rings that make no sense: they want a reset, and work after it. Its monitor, the
+/// machine and a neighbour in the same switch go on.
+pub(crate) const RINGS: Story = Story {
+    load: Load::Smalls { monitor: "vmm", manifest: "tests/manifests/rings.dts" },
+    cpus: 2,
+    lines: &[
+        Line::Never(DIED),
+        Line::Never(REFUSED),
+        Line::Never(" FAIL "),
+        Line::Never("stopped"),
+        Line::Says("hematite> "),
+        leads!("start" "other" to "READY"),
+        leads!("start" "hostile" to "READY"),
+        Line::Type("guest console hostile"),
+        Line::Says("small: device 2 at 0xfed00000 has had 1000 random rings"),
+        Line::Says("small: device 1 at 0xfed01000 has had 1000 random rings"),
+        Line::Says("small: device 1 at 0xfed02000 has had 1000 random rings"),
+        Line::Says("small: device 3 at 0xfed03000 has had 1000 random rings"),
+        Line::Says("small: rings ok"),
+        Line::Says("small: tick 2"),
+        Line::Type("\x1d"),
+        Line::Says("hematite> "),
+        Line::Type("guest console other"),
+        Line::Says("small: tick 5"),
+        Line::Times(2, &[Line::Says("small: tick")]),
+    ],
+    timeout_s: 300,
+    ..BOOT
+};
+
 /// The rows of `ps` about two busy guests.
 const BUSY: [&str; 2] = ["one             vCPU 0", "three           vCPU 0"];
 

@@ -80,8 +80,37 @@ pub(crate) const HELLO: Story = Story {
         Line::Says("multiboot: module note.txt says I came as a module."),
         // One processor, two buses, the I/O APIC, 15 wires, two local interrupts.
         Line::Says("multiboot: entries of the MP table: 21"),
+        Line::Says("multiboot: no disk"),
         Line::Says("multiboot: end"),
         Line::Says("hello powered off"),
+    ],
+    ..BOOT
+};
+
+/// The same finds what kernels of old look for, and its screen is shown.
+pub(crate) const LEGACY: Story = Story {
+    load: Load::Gallery("guests/legacy.dts"),
+    lines: &[
+        Line::Never(DIED),
+        Line::Never(REFUSED),
+        Line::Never(FAILED),
+        Line::Never("nobody claims"),
+        Line::Says("multiboot: hello, my command line is old"),
+        Line::Says("multiboot: entries of the MP table: 21"),
+        Line::Says("multiboot: sectors of the disk: 16384"),
+        Line::Says("multiboot: it begins with: A disk of Hematite."),
+        Line::Says("multiboot: sector 3 reads as it was written"),
+        Line::Says("multiboot: end"),
+        Line::Says("old powered off"),
+        Line::Says("hematite> "),
+        Line::Type("guest screen old"),
+        Line::Says("|\r\n|\r\n|multiboot: hello on the screen\r\n|\r\n"),
+        Line::Says("|\r\ncursor: line 3, column 31\r\n"),
+        Line::Type("guest reset old; guest screen old"),
+        Line::Says("old is RESET"),
+        Line::Says("old: no screen: the guest is RESET"),
+        Line::Type("guest screen"),
+        Line::Says("guest screen: which guest? guest list names them"),
     ],
     ..BOOT
 };

@@ -264,7 +264,7 @@ pub fn read(address: u64, size: u32) -> u64 {
     }
 }
 
-/// Writes 32 bits of a device, or of nothing: never of RAM.
+/// Writes 32 bits of a device, or of nothing: never of RAM. What it makes a device write is the caller's to choose.
 pub fn write32(address: u64, value: u32) {
     // SAFETY: callers pass addresses above all RAM, which is at most 3 GiB.
     unsafe { (address as *mut u32).write_volatile(value) };

@@ -14,6 +14,10 @@ mod machine;
 #[cfg(target_os = "none")]
 mod probe;
 #[cfg(target_os = "none")]
+mod random;
+#[cfg(target_os = "none")]
+mod rings;
+#[cfg(target_os = "none")]
 mod tests;
 #[cfg(target_os = "none")]
 mod timers;

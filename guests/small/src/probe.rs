@@ -7,6 +7,7 @@
 
 use crate::exceptions::raised_by;
 use crate::machine::{self, map_window};
+use crate::random::Random;
 use crate::tests::Failure;
 use core::cell::Cell;
 
@@ -170,7 +171,8 @@ fn is_fatal(port: u16) -> bool {
 fn is_claimed(port: u16) -> bool {
     matches!(port,
         0x20 | 0x21 | 0xa0 | 0xa1 | 0x4d0 | 0x4d1 | 0x40..=0x43 | 0x60 | 0x61 | 0x64 | 0x70 | 0x71
-        | 0x80 | 0x92 | 0xeb | 0xed | 0xf0 | 0xf1 | 0x3f8..=0x3ff | 0x600..=0x60b | 0xcf8..=0xcff)
+        | 0x80 | 0x92 | 0xeb | 0xed | 0xf0 | 0xf1 | 0x3c0..=0x3c2 | 0x3c4..=0x3ca | 0x3cc | 0x3ce | 0x3cf | 0x3d4 | 0x3d5 | 0x3da
+        | 0x3f8..=0x3ff | 0x600..=0x60b | 0xcf8..=0xcff)
 }
 
 /// All that is promised of ports.
@@ -272,15 +274,4 @@ pub fn registers() -> Result<(), Failure> {
         }
     }
     Ok(())
-}
-
-/// Knuth's linear congruential numbers (MMIX): no need of better ones.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 =
-            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        self.0 >> 11
-    }
 }

@@ -1,7 +1,7 @@
 //! The tests by name.
 
 use crate::exceptions::{self, raised_by};
-use crate::{machine, println, probe, timers};
+use crate::{machine, println, probe, rings, timers};
 use core::fmt;
 
 /// #UD.
@@ -87,6 +87,7 @@ pub fn run(name: &str) {
         "memory" => probe::memory(),
         "ports" => probe::ports(),
         "registers" => probe::registers(),
+        "rings" => rings::rings(),
         "count" => {
             let mut count = 0_u64;
             loop {

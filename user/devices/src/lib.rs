@@ -13,6 +13,7 @@
 
 extern crate alloc;
 
+pub mod ata;
 pub mod board;
 pub mod clock;
 pub mod decode;
@@ -26,4 +27,5 @@ pub mod pit;
 pub mod pm;
 pub mod rtc;
 pub mod uart;
+pub mod vga;
 pub mod virtio;

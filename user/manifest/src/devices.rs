@@ -4,6 +4,7 @@ use crate::{Guest, Refusal, module};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::mem::discriminant;
 use dtoolkit::fdt::FdtNode;
 use dtoolkit::{Node, Property};
 
@@ -11,6 +12,8 @@ use dtoolkit::{Node, Property};
 pub const ADDRESSES: core::ops::Range<u64> = 0xfed0_0000..0xfee0_0000;
 /// Pins of the I/O APIC that are free for them.
 pub const INTERRUPTS: core::ops::RangeInclusive<u64> = 16..=23;
+/// Where the ATA disk answers: the first port, and the wire, of a PC's first channel.
+pub const ATA: (u64, u8) = (0x1f0, 14);
 /// Most ports of a switch.
 pub const PORTS: usize = 8;
 const PAGE: u64 = 4096;
@@ -20,9 +23,9 @@ const PAGE: u64 = 4096;
 pub struct Device {
     /// Its node's name.
     pub node: String,
-    /// Guest-physical address of its registers, in [`ADDRESSES`].
+    /// Guest-physical address of its registers, in [`ADDRESSES`]; the first port of [`ATA`].
     pub address: u64,
-    /// Its pin of the I/O APIC, in [`INTERRUPTS`].
+    /// Its pin of the I/O APIC, in [`INTERRUPTS`]; the wire of [`ATA`].
     pub interrupt: u8,
     /// What it is.
     pub model: Model,
@@ -33,6 +36,13 @@ pub struct Device {
 pub enum Model {
     /// A disk over a boot module, which is never changed.
     Block {
+        /// The boot module.
+        module: String,
+        /// How many bytes of it may differ from the module at most; everything if not given.
+        changes: Option<u64>,
+    },
+    /// An ATA disk at the ports of a PC's first channel, otherwise like [`Model::Block`].
+    Ata {
         /// The boot module.
         module: String,
         /// How many bytes of it may differ from the module at most; everything if not given.
@@ -67,9 +77,19 @@ pub fn names<'a>(space: &FdtNode<'a>) -> Vec<&'a str> {
 pub fn devices(space: &FdtNode, path: &str) -> Result<Vec<Device>, Refusal> {
     let mut all: Vec<Device> = Vec::new();
     for name in names(space).into_iter().filter(|name| *name != "ram@0") {
-        let Some(node) = space.child(name) else { continue };
+        // By its whole name: `child` would take disk@1 for disk.
+        let Some(node) = space.children().find(|node| node.name() == name) else { continue };
         let path = format!("{path}/{name}");
         let device = device(&node, &path)?;
+        let single = match device.model {
+            Model::Console => Some("virtio-console"),
+            Model::Ata { .. } => Some("ata"),
+            Model::Block { .. } | Model::Net { .. } => None,
+        };
+        let same = |other: &Device| discriminant(&other.model) == discriminant(&device.model);
+        if let Some(model) = single.filter(|_| all.iter().any(same)) {
+            return Err(Refusal::new(&path, "model", format!("a second {model}")));
+        }
         for (property, same) in [
             ("guest-address", all.iter().find(|other| other.address == device.address)),
             ("interrupt", all.iter().find(|other| other.interrupt == device.interrupt)),
@@ -78,9 +98,6 @@ pub fn devices(space: &FdtNode, path: &str) -> Result<Vec<Device>, Refusal> {
                 let why = format!("{property} is that of {}", other.node);
                 return Err(Refusal::new(&path, property, why));
             }
-        }
-        if device.model == Model::Console && all.iter().any(|other| other.model == Model::Console) {
-            return Err(Refusal::new(&path, "model", "a second virtio-console"));
         }
         all.push(device);
     }
@@ -96,12 +113,14 @@ fn device(node: &FdtNode, path: &str) -> Result<Device, Refusal> {
     let missing = |name: &str| Refusal::new(path, "", format!("{name} is missing"));
     let model = text(node, path, "model")?.ok_or_else(|| missing("model"))?;
     let own: &[&str] = match model.as_str() {
+        "ata" => return ata(node, path),
         "virtio-block" => &["module", "changes"],
         "virtio-net" => &["switch", "mac"],
         "virtio-console" => &[],
         other => {
-            let why =
-                format!("model is \"{other}\", not virtio-block, virtio-net or virtio-console");
+            let why = format!(
+                "model is \"{other}\", not virtio-block, virtio-net, virtio-console or ata"
+            );
             return Err(Refusal::new(path, "model", why));
         }
     };
@@ -114,12 +133,8 @@ fn device(node: &FdtNode, path: &str) -> Result<Device, Refusal> {
         let why = format!("guest-address {address:#x} is not a page from {first:#x} to {end:#x}");
         return Err(Refusal::new(path, "guest-address", why));
     }
-    if let Some((_, unit)) = name.split_once('@')
-        && u64::from_str_radix(unit, 16) != Ok(address)
-    {
-        let why = format!("the node's name says {unit}, its guest-address {address:x}");
-        return Err(Refusal::new(path, "guest-address", why));
-    }
+    let other = |unit| format!("the node's name says {unit}, its guest-address {address:x}");
+    unit(name, address).map_err(|it| Refusal::new(path, "guest-address", other(it)))?;
     let interrupt = number(node, path, "interrupt", 1)?.ok_or_else(|| missing("interrupt"))?;
     if !INTERRUPTS.contains(&interrupt) {
         let (first, last) = (INTERRUPTS.start(), INTERRUPTS.end());
@@ -135,6 +150,28 @@ fn device(node: &FdtNode, path: &str) -> Result<Device, Refusal> {
         },
     };
     Ok(Device { node: name.to_string(), address, interrupt: interrupt as u8, model })
+}
+
+/// The ATA disk: where it is, nobody can choose.
+fn ata(node: &FdtNode, path: &str) -> Result<Device, Refusal> {
+    only(node, path, &["type", "model", "module", "changes"], &[])?;
+    let (address, interrupt) = ATA;
+    let other = |unit| format!("the node's name says {unit}, its ports begin at {address:x}");
+    unit(node.name(), address).map_err(|it| Refusal::new(path, "", other(it)))?;
+    let missing = || Refusal::new(path, "", "module is missing");
+    let model = Model::Ata {
+        module: module(node, path, "module")?.ok_or_else(missing)?,
+        changes: number(node, path, "changes", 2)?,
+    };
+    Ok(Device { node: node.name().to_string(), address, interrupt, model })
+}
+
+/// The unit address of a node's name, if it is another than this.
+fn unit(name: &str, address: u64) -> Result<(), &str> {
+    match name.split_once('@') {
+        Some((_, unit)) if u64::from_str_radix(unit, 16) != Ok(address) => Err(unit),
+        _ => Ok(()),
+    }
 }
 
 fn net(node: &FdtNode, path: &str) -> Result<Model, Refusal> {

@@ -17,7 +17,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
-pub use devices::{ADDRESSES, Device, INTERRUPTS, Model, PORTS};
+pub use devices::{ADDRESSES, ATA, Device, INTERRUPTS, Model, PORTS};
 use dtoolkit::Node;
 use dtoolkit::fdt::{Fdt, FdtNode};
 use fields::{flag, number, numbers, only, text, texts, within};
@@ -134,7 +134,9 @@ impl Guest {
     /// The boot modules of its disks, each with the name of its node.
     pub fn disks(&self) -> impl Iterator<Item = (&str, &str)> {
         self.devices.iter().filter_map(|device| match &device.model {
-            Model::Block { module, .. } => Some((device.node.as_str(), module.as_str())),
+            Model::Block { module, .. } | Model::Ata { module, .. } => {
+                Some((device.node.as_str(), module.as_str()))
+            }
             Model::Net { .. } | Model::Console => None,
         })
     }

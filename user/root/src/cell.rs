@@ -21,6 +21,7 @@ use rt::memory::Window;
 use rt::start::own_pd;
 use vmm::control::{self, Control, Order, Unclaimed};
 use vmm::layout;
+use vmm::screen;
 use vmm::status::{self, Kind, SLOTS};
 
 /// Priority of a monitor's first thread: below the console, above its guest.
@@ -173,6 +174,20 @@ impl Cell {
         let held = self.state == State::Paused;
         lines.extend(listing::threads(name, held, status::threads(self.seat.status())));
         lines
+    }
+
+    /// The lines of `guest screen`.
+    ///
+    /// # Errors
+    /// A sentence: there is no screen, or no answer.
+    pub fn screen(&self) -> Result<Vec<String>, String> {
+        if !self.alive || self.state == State::Reset {
+            return Err(format!("no screen: the guest is {}", self.state));
+        }
+        if !self.seat.ask() {
+            return Err("no screen: the monitor does not answer".into());
+        }
+        Ok(screen::lines(self.seat.screen()))
     }
 
     /// Whether a virtual processor of it lives on this processor of the machine.

@@ -20,6 +20,7 @@ pub const HELP: &[(&str, &str)] = &[
     ("guest destroy NAME", "take everything back"),
     ("guest console [NAME]", "the keys go to a guest; Ctrl-] comes back here"),
     ("guest log NAME", "the latest it has printed"),
+    ("guest screen NAME", "its VGA text screen, and where the cursor stands"),
     ("ps", "threads and virtual processors: state, CPU, priority, slice, time used"),
     ("exits NAME", "how often a guest left for which reason, and the rate since the last look"),
     ("irq", "interrupts: whose they are, how many came"),
@@ -54,6 +55,8 @@ pub enum Command {
     Console(Option<String>),
     /// Latest output.
     Log(String),
+    /// Text screen.
+    Screen(String),
     /// Threads.
     Threads,
     /// Why a guest left.
@@ -115,6 +118,7 @@ fn guest<'a>(mut words: impl Iterator<Item = &'a str>) -> Result<Command, String
         "start" => Command::Start(name().ok_or_else(missing)?),
         "stop" => Command::Stop(name().ok_or_else(missing)?),
         "log" => Command::Log(name().ok_or_else(missing)?),
+        "screen" => Command::Screen(name().ok_or_else(missing)?),
         other => match Operation::from_name(other) {
             Some(operation) => Command::Operate(operation, name().ok_or_else(missing)?),
             None => return Err(format!("guest {other}: no such command; try help")),

@@ -11,7 +11,7 @@ use manifest::{Guest, Model};
 use root::taken::Taken;
 use vmm::control::{BACKING, SEL_PEERS};
 use vmm::frames::RING;
-use vmm::orders::{self, NAME, Order, Peers, What, store_size};
+use vmm::orders::{self, Backing, NAME, Order, Peers, What, store_size};
 
 /// Where the next thing goes in the monitor's memory.
 struct Room {
@@ -31,7 +31,7 @@ impl Maker<'_> {
     /// Bytes that the guest's disks take in its monitor, for whose page tables it needs memory.
     pub fn disk_bytes(&self, guest: &Guest) -> u64 {
         let sizes = guest.devices.iter().filter_map(|device| match &device.model {
-            Model::Block { module, changes } => {
+            Model::Block { module, changes } | Model::Ata { module, changes } => {
                 let image = self.module(module).ok()?.size;
                 let store = store_size(image, changes.unwrap_or(u64::MAX))?;
                 Some(image.saturating_add(store))
@@ -56,7 +56,10 @@ impl Maker<'_> {
         for (index, device) in guest.devices.iter().enumerate() {
             let what = match &device.model {
                 Model::Block { module, changes } => {
-                    self.disk(module, *changes, pd, &mut room, taken)?
+                    What::Disk(self.disk(module, *changes, pd, &mut room, taken)?)
+                }
+                Model::Ata { module, changes } => {
+                    What::Ata(self.disk(module, *changes, pd, &mut room, taken)?)
                 }
                 Model::Console => What::Console,
                 Model::Net { mac, .. } => {
@@ -92,7 +95,7 @@ impl Maker<'_> {
         pd: Selector,
         room: &mut Room,
         taken: &mut Taken,
-    ) -> Result<What, String> {
+    ) -> Result<Backing, String> {
         let (physical, size) = {
             let module = self.module(module)?;
             (module.address, module.size)
@@ -116,6 +119,6 @@ impl Maker<'_> {
             loader::give(pd, physical, bytes, store + done, MEM_RW, Space::Host)?;
             done += bytes;
         }
-        Ok(What::Disk { image, size, store, store_size })
+        Ok(Backing { image, size, store, store_size })
     }
 }

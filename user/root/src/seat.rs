@@ -81,6 +81,7 @@ impl Seat {
             (control::MESSAGES, MEM_RW),
             (control::STATUS, MEM_RW),
             (control::DEVICES, MEM_R),
+            (control::SCREEN, MEM_RW),
         ] {
             let (physical, window) = loader::fresh(pool, PAGE_SIZE)?;
             if address == ROOT_HIP {
@@ -158,7 +159,12 @@ impl Seat {
         self.words(control::STATUS)
     }
 
-    /// Asks the monitor to tell of its threads; whether it has answered within a fifth of a second.
+    /// The guest's text screen at the last [`Seat::ask`].
+    pub fn screen(&self) -> &'static [AtomicU64] {
+        self.words(control::SCREEN)
+    }
+
+    /// Asks the monitor to tell of its threads and its guest's screen; whether it has answered within a fifth of a second.
     pub fn ask(&self) -> bool {
         let question = self.words(control::CONTROL).get(control::QUESTION_WORD);
         let answer = self.status().get(status::ANSWER_WORD);

@@ -173,6 +173,12 @@ impl Terminal<'_> {
                 out.extend_from_slice(&guest.log);
                 say(out, "");
             }
+            Command::Screen(name) => {
+                let index = self.index(&name)?;
+                let Some(guest) = self.guests.get(index) else { return Ok(true) };
+                let lines = guest.screen().map_err(|why| format!("{name}: {why}"))?;
+                lines.iter().for_each(|line| say(out, line));
+            }
             Command::Threads => self.threads(out),
             Command::Exits(name) => {
                 let index = self.index(&name)?;

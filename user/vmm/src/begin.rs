@@ -20,6 +20,7 @@ use devices::virtio::net::Net;
 use devices::virtio::overlay::Overlay;
 use rt::instructions::rdtsc;
 use rt::sync::Semaphore;
+use vmm::ata::AtaDisk;
 use vmm::claims::Seen;
 use vmm::control::{self, Boot, Control, End};
 use vmm::cpuid::{Leaf, XCR0_ALLOWED};
@@ -27,7 +28,7 @@ use vmm::frames::{RING, Ring};
 use vmm::linux::{self, Image};
 use vmm::machine::{Mailbox, Vm};
 use vmm::memory::GuestMemory;
-use vmm::orders::{self, Order, What};
+use vmm::orders::{self, Backing, Order, What};
 use vmm::status::Kind;
 use vmm::virtio::{Bus, Kind as Device, Peer, Place, Port};
 use vmm::{acpi, layout, mptable, multiboot};
@@ -63,8 +64,9 @@ fn copy(address: u64) -> [u64; 512] {
 fn run(control: &Control) -> Result<(), String> {
     let all = words(control::RAM, control.memory + control.high_memory);
     let memory = GuestMemory::with_high(all, control.memory);
-    let virtio =
-        Bus::new(orders::decode(&copy(control::DEVICES)).iter().filter_map(place).collect());
+    let orders = orders::decode(&copy(control::DEVICES));
+    let virtio = Bus::new(orders.iter().filter_map(place).collect());
+    let ata = orders.iter().find_map(ata_disk);
     let resources = virtio.resources();
     let entry = load(control, &memory, &resources)?;
     let clock = Clock { zero: rdtsc(), khz: control.tsc_khz };
@@ -75,7 +77,7 @@ fn run(control: &Control) -> Result<(), String> {
         lines.push(Line { sleep, vcpu: AtomicU64::new(0) });
     }
     let ended = Semaphore::new(0).map_err(|status| format!("no semaphore: {status}"))?;
-    let machine = machine(control, memory, virtio, clock);
+    let machine = Vm { ata, ..machine(control, memory, virtio, clock) };
     let shared: &'static Shared =
         Box::leak(Box::new(Shared::new(machine, clock, lines, control.silent_s, ended)));
     let name = control.name().to_string();
@@ -177,6 +179,7 @@ fn machine(
     Vm {
         board: board(control),
         virtio,
+        ata: None,
         memory,
         vmx: control.hip_flags & FLAG_VMX != 0,
         host_cpuid,
@@ -195,12 +198,11 @@ fn machine(
 
 /// A virtio device as the root task ordered it; nothing if a ring is short, which it never is.
 fn place(order: &Order) -> Option<Place<'static>> {
-    let memory = |address: u64, bytes: u64| GuestMemory::new(words(address, padded(bytes)));
     let kind = match order.what {
-        What::Disk { image, size, store, store_size } => {
-            let disk = Overlay::new(memory(image, size), size, memory(store, store_size));
-            Device::Disk(mmio::Device::new(Block::new(disk, order.name())))
+        What::Disk(backing) => {
+            Device::Disk(mmio::Device::new(Block::new(overlay(backing), order.name())))
         }
+        What::Ata(_) => return None,
         What::Console => Device::Console(mmio::Device::new(Console::default())),
         What::Net { mac, rings, wakes, peers } => {
             let ring = |number: u64| Ring::new(words(rings + number * RING, RING));
@@ -217,6 +219,21 @@ fn place(order: &Order) -> Option<Place<'static>> {
         }
     };
     Some(Place::new(order.name(), order.address, order.line, kind))
+}
+
+/// The ATA disk, if this orders one.
+fn ata_disk(order: &Order) -> Option<AtaDisk<'static>> {
+    match order.what {
+        What::Ata(backing) => Some(AtaDisk::new(overlay(backing), order.name())),
+        _ => None,
+    }
+}
+
+/// Copy on write over what the root task has mapped.
+fn overlay(backing: Backing) -> Overlay<GuestMemory<'static>> {
+    let memory = |address: u64, bytes: u64| GuestMemory::new(words(address, padded(bytes)));
+    let Backing { image, size, store, store_size } = backing;
+    Overlay::new(memory(image, size), size, memory(store, store_size))
 }
 
 /// An Ethernet address from the low six bytes of a word, the first one lowest.

@@ -17,6 +17,8 @@ pub const MESSAGES: u64 = CONTROL + 0x3000;
 pub const STATUS: u64 = CONTROL + 0x4000;
 /// Where the order for virtual devices lies (read only), see [`crate::orders`].
 pub const DEVICES: u64 = CONTROL + 0x5000;
+/// Where the monitor puts its guest's text screen when it is asked ([`crate::screen`]).
+pub const SCREEN: u64 = CONTROL + 0x6000;
 /// Where the kernel image lies (read only).
 pub const KERNEL: u64 = 0x3_0000_0000;
 /// Where the initrd lies (read only).
@@ -28,9 +30,10 @@ pub const BACKING: core::ops::Range<u64> = 0x6_8000_0000..RAM;
 /// Where the guest's RAM lies, 1 GiB aligned so that large pages can be used.
 pub const RAM: u64 = 0x8_0000_0000;
 
-/// Bytes at [`HEAP`] for so many virtual processors: two stacks each, and what all share.
+/// Bytes at [`HEAP`] for so many virtual processors: a stack each and one for their portals' server, and what all share.
+/// With the program itself a monitor of one processor has at most 2 MiB (story `linux_memory_qemu`).
 pub fn heap_size(vcpus: u32) -> u64 {
-    (2 << 20) + u64::from(vcpus) * (512 << 10)
+    (256 << 10) + u64::from(vcpus) * (256 << 10)
 }
 
 /// Events of the monitor's first thread: exceptions, start-up, recall.

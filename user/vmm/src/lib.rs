@@ -8,6 +8,7 @@
 extern crate alloc;
 
 pub mod acpi;
+pub mod ata;
 pub mod channel;
 pub mod claims;
 pub mod control;
@@ -31,6 +32,7 @@ pub mod orders;
 pub mod paravirtual;
 pub mod registers;
 pub mod report;
+pub mod screen;
 pub mod start;
 pub mod status;
 pub mod virtio;

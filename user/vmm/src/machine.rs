@@ -1,4 +1,5 @@
 //! One guest's machine: the board, the memory, and each virtual processor's private state.
+use crate::ata::AtaDisk;
 use crate::claims::Seen;
 use crate::control::Unclaimed;
 use crate::cpuid::{Leaf, View};
@@ -70,6 +71,8 @@ pub struct Vm<'a> {
     pub board: Board,
     /// Its virtio devices.
     pub virtio: Bus<'a>,
+    /// The disk at the ports of a PC's first channel.
+    pub ata: Option<AtaDisk<'a>>,
     /// Its RAM.
     pub memory: GuestMemory<'a>,
     /// The processor's own virtualization is VMX, so that exits are fully qualified.

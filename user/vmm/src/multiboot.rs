@@ -7,6 +7,7 @@ use crate::e820;
 use crate::layout;
 use crate::linux::{Image, copy};
 use crate::memory::GuestMemory;
+use crate::screen;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
@@ -265,6 +266,7 @@ pub fn load(
         to += size.next_multiple_of(4096);
     }
     information(memory, line, modules.len() as u32).ok_or(cut)?;
+    screen::prepare(memory).ok_or(cut)?;
     Ok(kernel.entry)
 }
 

@@ -32,17 +32,10 @@ pub struct Order {
 /// What a device is, with the places of what it needs in the monitor's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum What {
-    /// A disk.
-    Disk {
-        /// Where the image lies (read only).
-        image: u64,
-        /// Its bytes.
-        size: u64,
-        /// Where changed blocks go; zeros at first.
-        store: u64,
-        /// Bytes of that.
-        store_size: u64,
-    },
+    /// A virtio disk.
+    Disk(Backing),
+    /// An ATA disk at the ports of a PC's first channel; its address and line are those.
+    Ata(Backing),
     /// A console.
     Console,
     /// A network device in a switch.
@@ -56,6 +49,19 @@ pub enum What {
         /// The other ports' addresses.
         peers: Peers,
     },
+}
+
+/// What is behind a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backing {
+    /// Where the image lies (read only).
+    pub image: u64,
+    /// Its bytes.
+    pub size: u64,
+    /// Where changed blocks go; zeros at first.
+    pub store: u64,
+    /// Bytes of that.
+    pub store_size: u64,
 }
 
 /// The other ports of a switch.
@@ -82,6 +88,12 @@ impl Peers {
     }
 }
 
+impl Backing {
+    fn words(&self) -> [u64; 11] {
+        [self.image, self.size, self.store, self.store_size, 0, 0, 0, 0, 0, 0, 0]
+    }
+}
+
 impl Order {
     /// The name as text.
     pub fn name(&self) -> &str {
@@ -91,9 +103,8 @@ impl Order {
 
     fn words(&self) -> [u64; WORDS] {
         let (kind, rest) = match self.what {
-            What::Disk { image, size, store, store_size } => {
-                (1, [image, size, store, store_size, 0, 0, 0, 0, 0, 0, 0])
-            }
+            What::Disk(backing) => (1, backing.words()),
+            What::Ata(backing) => (4, backing.words()),
             What::Console => (3, [0; 11]),
             What::Net { mac, rings, wakes, peers } => {
                 let [a, b, c, d, e, f, g] = peers.macs;
@@ -109,8 +120,10 @@ impl Order {
 
     fn from_words(words: &[u64; WORDS]) -> Option<Self> {
         let [kind, address, line, low, high, w0, w1, w2, w3, macs @ ..] = *words;
+        let backing = Backing { image: w0, size: w1, store: w2, store_size: w3 };
         let what = match kind {
-            1 => What::Disk { image: w0, size: w1, store: w2, store_size: w3 },
+            1 => What::Disk(backing),
+            4 => What::Ata(backing),
             2 => {
                 let count = usize::try_from(w3).ok()?.min(PEERS);
                 let peers = Peers::new(macs.into_iter().take(count));
@@ -150,13 +163,15 @@ mod tests {
     fn orders_arrive_as_they_were_sent() {
         let mut name = [0; NAME + 1];
         name[..4].copy_from_slice(b"disk");
-        let disk = What::Disk { image: 1 << 40, size: 512, store: 3, store_size: 4 };
+        let backing = Backing { image: 1 << 40, size: 512, store: 3, store_size: 4 };
+        let (disk, ata) = (What::Disk(backing), What::Ata(backing));
         let peers = Peers::new([5, 6].into_iter());
         let net = What::Net { mac: 0x0200_0000_0001, rings: 7, wakes: 48, peers };
         let orders = [
             Order { address: 0xfed0_0000, line: 16, name, what: disk },
             Order { address: 0xfed0_1000, line: 17, name, what: net },
             Order { address: 0xfed0_2000, line: 18, name, what: What::Console },
+            Order { address: 0x1f0, line: 14, name, what: ata },
         ];
         let back = decode(&encode(&orders));
         assert_eq!(back, orders);

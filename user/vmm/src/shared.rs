@@ -7,6 +7,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use devices::board::Board;
 use rt::instructions::rdtsc;
 use rt::sync::{Mutex, Semaphore};
+use vmm::ata::AtaDisk;
 use vmm::channel::Channel;
 use vmm::machine::{Mailbox, Now, Vm};
 
@@ -112,6 +113,7 @@ impl Inside {
         self.machine.mailboxes.iter_mut().for_each(|mail| *mail = Mailbox::default());
         self.machine.kicks.clear();
         self.machine.virtio.reset();
+        self.machine.ata.iter_mut().for_each(AtaDisk::reset);
         self.machine.ended = None;
         self.told = false;
         self.parked = 0;

@@ -1,4 +1,4 @@
-//! What this program tells the root task of itself: its threads, when asked (`vmm::status`).
+//! What this program tells the root task when asked: its threads (`vmm::status`), its guest's screen (`vmm::screen`).
 use crate::pages::words;
 use crate::shared::{Shared, Who};
 use alloc::vec::Vec;
@@ -6,6 +6,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use rt::sync::Mutex;
 use rt::thread::Thread;
 use vmm::control;
+use vmm::screen;
 use vmm::status::{self, Kind, State};
 
 /// All threads but the first, with what does not change.
@@ -32,7 +33,11 @@ pub fn answer(shared: &Shared) {
     if question == answer.load(Ordering::Relaxed) {
         return;
     }
-    let asleep = shared.with(Who::Other, |inside| inside.asleep.clone());
+    let asleep = shared.with(Who::Other, |inside| {
+        let screen = words(control::SCREEN, abi::PAGE_SIZE);
+        screen::put(screen, &inside.machine.memory, inside.machine.board.text());
+        inside.asleep.clone()
+    });
     let mut processors = asleep.into_iter();
     for (index, (thread, told)) in THREADS.lock().iter().enumerate() {
         let waits = match told.kind {

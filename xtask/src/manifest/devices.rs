@@ -26,6 +26,9 @@ const CONSOLES: &str = r#"                a { type = "virtual"; model = "virtio-
                 b { type = "virtual"; model = "virtio-console"; guest-address = <0 0xfed03000>; interrupt = <19>; };
                 net {"#;
 
+/// An ATA disk before them.
+const ATA: &str = "disk@1f0 { type = \"virtual\"; model = \"ata\"; module = \"initrd\"; };";
+
 #[test]
 fn each_refusal_of_a_device_names_file_line_and_reason() {
     if !driver::process::on_path("dtc") {
@@ -49,7 +52,7 @@ fn each_refusal_of_a_device_names_file_line_and_reason() {
         (
             "\"virtio-block\"",
             "\"virtio-scsi\"",
-            "24: DISK: model is \"virtio-scsi\", not virtio-block, virtio-net or virtio-console",
+            "24: DISK: model is \"virtio-scsi\", not virtio-block, virtio-net, virtio-console or ata",
         ),
         ("\"virtio-block\"", "\"virtio-net\"", "27: DISK: unknown property module"),
         ("guest-address = <0x0 0xfed00000>;", "", "22: DISK: guest-address is missing"),
@@ -104,6 +107,38 @@ fn each_refusal_of_a_device_names_file_line_and_reason() {
         let wanted = wanted.replace("DISK", disk).replace("NET", net);
         let wanted = if wanted == "fine" { wanted } else { format!("manifest: FILE:{wanted}") };
         assert_eq!(judged_text(number, &good, from, to), wanted, "{from} -> {to}");
+    }
+    let with_ata = good.replacen("net {", &format!("{ATA} net {{"), 1);
+    for (number, (from, to, wanted)) in (940..).zip([
+        ("", "", "fine"),
+        ("disk@1f0", "disk", "fine"),
+        ("model = \"ata\";", "model = \"ata\"; changes = <0 0x1000>;", "fine"),
+        ("model = \"ata\"; module = \"initrd\";", "model = \"ata\";", "ATA: module is missing"),
+        (
+            "disk@1f0",
+            "disk@170",
+            "/guests/one/aspace/disk@170: the node's name says 170, its ports begin at 1f0",
+        ),
+        (
+            "model = \"ata\";",
+            "model = \"ata\"; interrupt = <14>;",
+            "ATA: unknown property interrupt",
+        ),
+        ("model = \"ata\";", "model = \"ata\"; changes = <1>;", "ATA: changes is not 2 cell(s)"),
+        (
+            "\"ata\"; module = \"initrd\"",
+            "\"ata\"; module = \"image\"",
+            "ATA: there is no module image: --module FILE:image",
+        ),
+        (
+            ATA,
+            &format!("{ATA} {}", ATA.replace("disk@1f0", "other")),
+            "/guests/one/aspace/other: a second ata",
+        ),
+    ]) {
+        let wanted = wanted.replace("ATA", "/guests/one/aspace/disk@1f0");
+        let wanted = if wanted == "fine" { wanted } else { format!("manifest: FILE:30: {wanted}") };
+        assert_eq!(judged_text(number, &with_ata, from, to), wanted, "{from} -> {to}");
     }
     // Two guests in one switch with one address, and too many ports.
     let guest = good.split_once("        one {").unwrap().1.split_once("\n        };").unwrap().0;

@@ -140,7 +140,7 @@ impl Board {
             CONTROL_A => 0x02,
             SERIAL..=0x3ff => self.uart.read(port - SERIAL),
             pci::RESET => self.pci.read_reset(),
-            _ => return None,
+            _ => return self.vga.read(port),
         })
     }
 
@@ -175,7 +175,7 @@ impl Board {
                 let event = self.pci.write_reset(value);
                 self.power(event);
             }
-            _ => return false,
+            _ => return self.vga.write(port, value),
         }
         true
     }

@@ -31,6 +31,7 @@ use crate::pit::Pit;
 use crate::pm::{self, Pm, PowerEvent};
 use crate::rtc::{Memory, Rtc};
 use crate::uart::Uart;
+use crate::vga::{self, Vga};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
@@ -97,6 +98,7 @@ pub struct Board {
     rtc: Rtc,
     pm: Pm,
     i8042: I8042,
+    vga: Vga,
     pci: Pci,
     ioapic: IoApic,
     lapics: Vec<Lapic>,
@@ -134,6 +136,7 @@ impl Board {
             rtc: Rtc::new(config.epoch, config.memory),
             pm: Pm::new(true),
             i8042: I8042::new(),
+            vga: Vga::default(),
             pci: Pci::new(),
             ioapic: IoApic::new(0),
             wires: [false; WIRES.len()],
@@ -248,13 +251,16 @@ impl Board {
         }
     }
 
-    /// A device that is not the board's drives its pin of the I/O APIC; the pins below 16 are the
-    /// board's own.
+    /// A device that is not the board's drives its pin of the I/O APIC, below 16 its ISA wire; those of the
+    /// board's own devices are left alone.
     pub fn drive(&mut self, pin: u8, high: bool) {
-        if pin >= 16 {
-            self.ioapic.set_line(pin, high);
-            self.settle();
+        match pin {
+            0 | 2 => return,
+            _ if WIRES.contains(&pin) => return,
+            ..16 => self.wire(pin, high),
+            _ => self.ioapic.set_line(pin, high),
         }
+        self.settle();
     }
 
     /// Bytes arrive at the serial port. Returns how many it took; offer the rest again later.
@@ -262,6 +268,12 @@ impl Board {
         let taken = bytes.iter().take_while(|byte| self.uart.receive(**byte)).count();
         self.settle();
         taken
+    }
+
+    /// What of the text memory is on the screen.
+    #[must_use]
+    pub fn text(&self) -> vga::Text {
+        self.vga.text()
     }
 
     /// Received bytes the guest has not read yet.

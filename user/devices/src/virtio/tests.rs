@@ -16,13 +16,13 @@ use proptest::prelude::*;
 pub(crate) struct Ram(RefCell<Vec<u8>>);
 
 impl Ram {
-    fn new(size: usize) -> Self {
+    pub(crate) fn new(size: usize) -> Self {
         Self(RefCell::new(vec![0; size]))
     }
     fn bytes(&self, at: u64, size: usize) -> Vec<u8> {
         self.0.borrow()[at as usize..at as usize + size].to_vec()
     }
-    fn put(&self, at: u64, bytes: &[u8]) {
+    pub(crate) fn put(&self, at: u64, bytes: &[u8]) {
         self.0.borrow_mut()[at as usize..at as usize + bytes.len()].copy_from_slice(bytes);
     }
 }

@@ -26,6 +26,7 @@ pub(crate) fn vm(words: &[AtomicU64]) -> Vm<'_> {
     Vm {
         board: Board::new(&config),
         virtio: Bus::default(),
+        ata: None,
         memory: GuestMemory::new(words),
         vmx: true,
         host_cpuid: host,
