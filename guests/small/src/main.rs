@@ -14,6 +14,8 @@ mod machine;
 #[cfg(target_os = "none")]
 mod probe;
 #[cfg(target_os = "none")]
+mod regions;
+#[cfg(target_os = "none")]
 mod tests;
 #[cfg(target_os = "none")]
 mod timers;

@@ -1,7 +1,7 @@
 //! The tests by name.
 
 use crate::exceptions::{self, raised_by};
-use crate::{machine, println, probe, timers};
+use crate::{machine, println, probe, regions, timers};
 use core::fmt;
 
 /// #UD.
@@ -87,6 +87,10 @@ pub fn run(name: &str) {
         "memory" => probe::memory(),
         "ports" => probe::ports(),
         "registers" => probe::registers(),
+        "even" => regions::even(),
+        "odd" => regions::odd(),
+        "look" => regions::look(),
+        "rom" => regions::rom(),
         "count" => {
             let mut count = 0_u64;
             loop {

@@ -17,5 +17,6 @@ pub mod listing;
 pub mod modules;
 pub mod pool;
 pub mod program;
+pub mod shares;
 pub mod taken;
 pub mod wall_clock;
