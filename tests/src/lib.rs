@@ -12,6 +12,7 @@ pub mod serial;
 pub mod stories;
 pub mod stories_boot;
 mod stories_cells;
+mod stories_regions;
 mod stories_small;
 mod stories_virtio;
 pub mod warnings;

@@ -4,6 +4,7 @@ use crate::emulator::Engine;
 use crate::serial::{Shares, Step};
 use crate::stories_boot::{MASKS, MATRIX, SLEEPS};
 use crate::stories_cells as cells;
+use crate::stories_regions as regions;
 use crate::stories_small as small;
 use crate::stories_virtio as virtio;
 use crate::warnings;
@@ -453,6 +454,13 @@ pub const STORIES: &[Story] = &[
         tier: Tier::Long,
         timeout_s: 1800,
         ..cells::PROBE
+    },
+    Story { name: "gallery_shared_qemu", ..regions::SHARED },
+    Story {
+        name: "gallery_shared_bochs",
+        engine: Engine::Bochs,
+        timeout_s: 900,
+        ..regions::SHARED
     },
     Story { name: "crash_monitor_qemu", ..cells::CRASH },
     Story { name: "cell_states_qemu", ..cells::STATES },

@@ -90,6 +90,16 @@ pub fn image(name: &str, source: Source) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Bytes of an image that manifests may name without a `--module`; 0 for what is not built or fetched yet.
+pub fn size(name: &str) -> u64 {
+    let path = match source(name) {
+        Some(Source::Program(_)) => desk::out().ok().map(|out| out.join(name)),
+        Some(Source::File) => Some(desk::root().join("guests/files").join(name)),
+        Some(Source::Memtest) | None => None,
+    };
+    path.and_then(|path| fs::metadata(path).ok()).map_or(0, |data| data.len())
+}
+
 /// The kernel's modules for virtio devices, in the order in which they are loaded; the default guest loads
 /// them when there is such a device.
 const DRIVERS: &[(&str, &str)] = &[
@@ -103,7 +113,7 @@ const DRIVERS: &[(&str, &str)] = &[
     ("virtio_console.ko", "drivers/char"),
 ];
 /// Bytes of the default disk.
-const DISK: u64 = 8 << 20;
+pub const DISK: u64 = 8 << 20;
 
 /// The busybox programs that get a name of their own in the guest.
 const APPLETS: &str = "ash cat chmod clear cp cut date dd df dmesg du echo env false find free grep \

@@ -35,7 +35,8 @@ pub const ROOMS: &[Room] = &[
     room("rt", "user/rt", &["abi"]),
     room("devices", "user/devices", &[]),
     room("lifecycle", "user/lifecycle", &[]),
-    room("manifest", "user/manifest", &[]),
+    // What a disk's changes take.
+    room("manifest", "user/manifest", &["devices"]),
     room("refusal", "user/refusal", &["abi"]),
     room("vmm", "user/vmm", &["abi", "rt", "devices", "refusal"]),
     // The monitor's library says what its starter must hand it.

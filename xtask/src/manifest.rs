@@ -122,48 +122,25 @@ pub fn judge(source: &Path, machine: Machine) -> Result<(PathBuf, Manifest)> {
     let blob = compile(source)?;
     let file = fs::read(&blob).with_context(|| format!("cannot read {}", blob.display()))?;
     let judged = ::manifest::parse(&file).map_err(|refusal| refused(source, &refusal))?;
-    fits(source, &judged, machine)?;
+    judged.fits(machine, &|_| None).map_err(|refusal| refused(source, &refusal))?;
     Ok((blob, judged))
 }
 
-/// Checks that a machine can run the guests.
-///
-/// # Errors
-/// With file, line and reason.
-pub fn fits(source: &Path, manifest: &Manifest, machine: Machine) -> Result<()> {
-    manifest.fits(machine).map_err(|refusal| refused(source, &refusal))
-}
-
-/// Checks that each image is the name of a module that will be there, and that it fits its guest's memory.
+/// Checks that each image, disk and ROM is the name of a module that will be there, that it fits where it goes, and that
+/// the machine has the memory for what will differ from disks.
 ///
 /// # Errors
 /// With file, line and reason.
 pub fn check_modules(
     source: &Path,
     manifest: &Manifest,
+    machine: Machine,
     size: impl Fn(&str) -> Option<u64>,
 ) -> Result<()> {
-    for guest in &manifest.guests {
-        let path = format!("/guests/{}/image", guest.name);
-        let missing = |name: &str| format!("there is no module {name}: --module FILE:{name}");
-        if let Some((node, name)) = guest.disks().find(|(_, name)| size(name).is_none()) {
-            let path = format!("/guests/{}/aspace/{node}", guest.name);
-            return Err(refused(source, &Refusal::new(&path, "module", missing(name))));
-        }
-        let mut bytes = 0;
-        for (property, name) in guest.image.modules() {
-            let Some(size) = size(name) else {
-                return Err(refused(source, &Refusal::new(&path, property, missing(name))));
-            };
-            bytes += size;
-        }
-        if bytes >= guest.memory {
-            let memory = guest.memory >> 20;
-            let why = format!("{bytes} bytes of images do not fit the guest's {memory} MiB");
-            return Err(refused(source, &Refusal::new(&path, "kernel", why)));
-        }
-    }
-    Ok(())
+    manifest
+        .has_modules(&size)
+        .and_then(|()| manifest.fits(machine, &size))
+        .map_err(|refusal| refused(source, &refusal))
 }
 
 /// A refusal with the line of the source where its node or property stands.
@@ -214,13 +191,14 @@ pub fn check(args: &CheckArgs) -> Result<()> {
     };
     let (_, manifest) = judge(&source, machine)?;
     let named: Vec<_> = args.module.iter().map(|m| Module::parse(m)).collect::<Result<_>>()?;
-    check_modules(&source, &manifest, |name| match named.iter().find(|m| m.name == name) {
-        Some(module) => fs::metadata(&module.file).ok().map(|data| data.len()),
-        // The default guest's files and those of the gallery, which `run` and `image` add by themselves.
-        None => {
-            let known =
-                ["kernel", "initrd", "disk"].contains(&name) || guest::source(name).is_some();
-            known.then_some(0)
+    check_modules(&source, &manifest, machine, |name| {
+        match named.iter().find(|m| m.name == name) {
+            Some(module) => fs::metadata(&module.file).ok().map(|data| data.len()),
+            // The default guest's files and those of the gallery, which `run` and `image` add by themselves.
+            None => {
+                let known = ["kernel", "initrd"].contains(&name) || guest::source(name).is_some();
+                if name == "disk" { Some(guest::DISK) } else { known.then(|| guest::size(name)) }
+            }
         }
     })?;
     for guest in &manifest.guests {
@@ -249,6 +227,8 @@ pub struct CheckArgs {
 
 #[cfg(test)]
 mod devices;
+#[cfg(test)]
+mod regions;
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -338,7 +318,7 @@ mod tests {
         let machine = Machine { cpus: Some(2), memory: Some(100 << 20) };
         let result = judge(&source, machine).and_then(|(blob, manifest)| {
             let _ = fs::remove_file(blob);
-            check_modules(&source, &manifest, |name| {
+            check_modules(&source, &manifest, machine, |name| {
                 ["kernel", "initrd"].contains(&name).then_some(1 << 20)
             })
         });
@@ -558,7 +538,8 @@ mod tests {
         let source = desk::out().unwrap().join("refusal-large.dts");
         fs::write(&source, GOOD).unwrap();
         let (_, manifest) = judge(&source, Machine::default()).unwrap();
-        let error = check_modules(&source, &manifest, |_| Some(16 << 20)).unwrap_err();
+        let error = check_modules(&source, &manifest, Machine::default(), |_| Some(16 << 20));
+        let error = error.unwrap_err();
         let said = "25: /guests/one/image: 33554432 bytes of images do not fit the guest's 32 MiB";
         assert!(error.to_string().ends_with(said), "{error}");
         let _ = fs::remove_file(source);

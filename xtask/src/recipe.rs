@@ -169,7 +169,8 @@ impl BootArgs {
         let mut modules = vec![Module::new("manifest", blob)];
         for guest in &manifest.guests {
             let images = guest.image.modules().map(|(_, name)| name);
-            for name in images.chain(guest.disks().map(|(_, name)| name)) {
+            let others = guest.disks().chain(guest.roms()).map(|(_, name)| name);
+            for name in images.chain(others) {
                 let there = named.iter().chain(&modules).any(|module| module.name == name);
                 let file = match name {
                     _ if there => continue,
@@ -185,15 +186,14 @@ impl BootArgs {
                 modules.push(Module::new(name, file));
             }
         }
-        manifest::check_modules(source, &manifest, |name| {
-            let module = named.iter().chain(&modules).find(|module| module.name == name)?;
-            fs::metadata(&module.file).ok().map(|data| data.len())
-        })?;
         // What the modules take is not for guests.
         let size = |module: &Module| fs::metadata(&module.file).map_or(0, |data| data.len());
         let taken: u64 = named.iter().chain(&modules).map(size).sum();
         let memory = memory.map(|memory| memory.saturating_sub(taken));
-        manifest::fits(source, &manifest, Machine { memory, ..machine })?;
+        manifest::check_modules(source, &manifest, Machine { memory, ..machine }, |name| {
+            let module = named.iter().chain(&modules).find(|module| module.name == name)?;
+            fs::metadata(&module.file).ok().map(|data| data.len())
+        })?;
         let memory_mib = manifest.guests.iter().map(|guest| guest.all_memory() >> 20).sum();
         Ok(Guests { modules, memory_mib })
     }

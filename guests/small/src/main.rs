@@ -16,6 +16,8 @@ mod probe;
 #[cfg(target_os = "none")]
 mod random;
 #[cfg(target_os = "none")]
+mod regions;
+#[cfg(target_os = "none")]
 mod rings;
 #[cfg(target_os = "none")]
 mod tests;

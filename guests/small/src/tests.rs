@@ -1,7 +1,7 @@
 //! The tests by name.
 
 use crate::exceptions::{self, raised_by};
-use crate::{machine, println, probe, rings, timers};
+use crate::{machine, println, probe, regions, rings, timers};
 use core::fmt;
 
 /// #UD.
@@ -88,6 +88,10 @@ pub fn run(name: &str) {
         "ports" => probe::ports(),
         "registers" => probe::registers(),
         "rings" => rings::rings(),
+        "even" => regions::even(),
+        "odd" => regions::odd(),
+        "look" => regions::look(),
+        "rom" => regions::rom(),
         "count" => {
             let mut count = 0_u64;
             loop {

@@ -76,7 +76,7 @@ pub fn names<'a>(space: &FdtNode<'a>) -> Vec<&'a str> {
 /// The virtual devices of an `aspace`.
 pub fn devices(space: &FdtNode, path: &str) -> Result<Vec<Device>, Refusal> {
     let mut all: Vec<Device> = Vec::new();
-    for name in names(space).into_iter().filter(|name| *name != "ram@0") {
+    for name in names(space).into_iter().filter(|name| !crate::RAM.contains(name)) {
         // By its whole name: `child` would take disk@1 for disk.
         let Some(node) = space.children().find(|node| node.name() == name) else { continue };
         let path = format!("{path}/{name}");
@@ -190,7 +190,8 @@ fn net(node: &FdtNode, path: &str) -> Result<Model, Refusal> {
     Ok(Model::Net { switch, mac })
 }
 
-fn is_name(name: &str) -> bool {
+/// Whether a node or a switch can have this name.
+pub fn is_name(name: &str) -> bool {
     let known = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
     (1..=15).contains(&name.len()) && name.bytes().all(known)
 }

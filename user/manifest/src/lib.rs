@@ -10,6 +10,8 @@ extern crate alloc;
 
 mod devices;
 mod fields;
+mod fits;
+mod regions;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +23,8 @@ pub use devices::{ADDRESSES, ATA, Device, INTERRUPTS, Model, PORTS};
 use dtoolkit::Node;
 use dtoolkit::fdt::{Fdt, FdtNode};
 use fields::{flag, number, numbers, only, text, texts, within};
+pub use fits::Machine;
+pub use regions::{Access, LARGEST, REGIONS, Region, What, shares};
 
 /// What `compatible` of the root node says.
 pub const VERSION: &str = "hematite,manifest-v1";
@@ -45,8 +49,8 @@ struct Limits {
 const MEMORY: Limits = Limits { bytes: 16 << 20..=3 << 30, words: "16 MiB to 3 GiB" };
 /// Of the RAM above the hole: what a monitor has addresses for.
 const HIGH_MEMORY: Limits = Limits { bytes: 2 << 20..=28 << 30, words: "2 MiB to 28 GiB" };
-/// The node of the RAM above the hole.
-const HIGH_RAM: &str = "ram@100000000";
+/// The nodes of the RAM: from address 0, and above the hole.
+const RAM: [&str; 2] = ["ram@0", "ram@100000000"];
 
 /// A judged manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +78,8 @@ pub struct Guest {
     pub high_memory: u64,
     /// Its virtual devices besides those of the board.
     pub devices: Vec<Device>,
+    /// Its real regions besides RAM.
+    pub regions: Vec<Region>,
     /// What is started in it.
     pub image: Image,
 }
@@ -140,6 +146,19 @@ impl Guest {
             Model::Net { .. } | Model::Console => None,
         })
     }
+
+    /// Bytes of its regions besides RAM.
+    pub fn region_bytes(&self) -> u64 {
+        self.regions.iter().map(Region::size).sum()
+    }
+
+    /// The boot modules of its ROMs, each with the name of its node.
+    pub fn roms(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.regions.iter().filter_map(|region| match &region.what {
+            What::Rom { module } => Some((region.node.as_str(), module.as_str())),
+            What::Shared { .. } => None,
+        })
+    }
 }
 
 impl Image {
@@ -179,44 +198,6 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// What a manifest is compared with; what is not known is left out.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Machine {
-    /// Processors.
-    pub cpus: Option<u64>,
-    /// Bytes of memory that guests can have.
-    pub memory: Option<u64>,
-}
-
-impl Manifest {
-    /// Whether a machine can run all guests that start by themselves, and each of the others alone.
-    ///
-    /// # Errors
-    /// The first guest that is too much.
-    pub fn fits(&self, machine: Machine) -> Result<(), Refusal> {
-        let mut left = machine.memory.unwrap_or(u64::MAX);
-        for guest in &self.guests {
-            let path = format!("/guests/{}", guest.name);
-            if let Some(cpus) = machine.cpus.filter(|cpus| *cpus < 64)
-                && guest.vcpus.cpus >> cpus != 0
-            {
-                let cpu = guest.vcpus.cpus.ilog2();
-                let why = format!("cpus names CPU {cpu}; the machine has {cpus}");
-                return Err(Refusal::new(&format!("{path}/vcpus"), "cpus", why));
-            }
-            if guest.all_memory() > left {
-                let (size, left) = (guest.all_memory() >> 20, left >> 20);
-                let why = format!("size: {size} MiB, and the machine has {left} MiB left");
-                return Err(Refusal::new(&format!("{path}/aspace/ram@0"), "size", why));
-            }
-            if guest.autostart {
-                left -= guest.all_memory();
-            }
-        }
-        Ok(())
-    }
-}
-
 /// Judges a blob.
 ///
 /// # Errors
@@ -243,6 +224,7 @@ pub fn parse(blob: &[u8]) -> Result<Manifest, Refusal> {
         return Err(Refusal::new("/guests", "", "no guest"));
     }
     devices::check_switches(&guests)?;
+    regions::check_shares(&guests)?;
     Ok(Manifest { guests })
 }
 
@@ -277,6 +259,7 @@ fn guest(node: &FdtNode) -> Result<Guest, Refusal> {
         memory,
         high_memory,
         devices: devices::devices(&space, &inside)?,
+        regions: regions::regions(&space, &inside, (memory, high_memory))?,
         image: image(&child(node, &path, "image")?, &format!("{path}/image"), memory)?,
         name,
     })
@@ -314,11 +297,12 @@ fn vcpus(node: &FdtNode, path: &str) -> Result<Vcpus, Refusal> {
 
 /// Bytes of RAM from address 0, and from 4 GiB on.
 fn memory(space: &FdtNode, path: &str) -> Result<(u64, u64), Refusal> {
-    let known = [&["ram@0", HIGH_RAM], devices::names(space).as_slice()].concat();
-    only(space, path, &[], &known)?;
-    let low = ram(&child(space, path, "ram@0")?, &format!("{path}/ram@0"), 0, MEMORY)?;
-    let high = space.child(HIGH_RAM);
-    let high = high.map(|node| ram(&node, &format!("{path}/{HIGH_RAM}"), 1 << 32, HIGH_MEMORY));
+    let others = [devices::names(space), regions::names(space)].concat();
+    only(space, path, &[], &[&RAM, others.as_slice()].concat())?;
+    let [low, high] = RAM;
+    let low = ram(&child(space, path, low)?, &format!("{path}/{low}"), 0, MEMORY)?;
+    let node = space.child(high);
+    let high = node.map(|node| ram(&node, &format!("{path}/{high}"), 1 << 32, HIGH_MEMORY));
     Ok((low, high.transpose()?.unwrap_or(0)))
 }
 

@@ -14,12 +14,13 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 use lifecycle::State;
-use manifest::{Guest, Machine};
+use manifest::{Guest, Machine, Manifest};
 use root::console::Console;
 use root::cpus::Cpus;
 use root::level::Level;
 use root::modules::{self, Module};
 use root::pool::Pool;
+use root::shares::Shares;
 use rt::Boot;
 use rt::memory::Window;
 use rt::sync::Semaphore;
@@ -63,9 +64,11 @@ fn console(boot: Boot) {
     };
     let wanted = wanted(&boot, &modules, pool.bytes());
     let cpus = Cpus::new(boot.hip.cpus().count() as u32, u32::from(boot.cpu));
-    let (wall_clock, switches) = (wall_clock(), Switches::default());
-    let mut maker = Maker { boot, pool: &mut pool, modules: &modules, wall_clock, cpus, switches };
-    let guests = match wanted {
+    let (wall_clock, switches, shares) = (wall_clock(), Switches::default(), Shares::default());
+    let (pool, modules) = (&mut pool, modules.as_slice());
+    let mut maker = Maker { boot, pool, modules, wall_clock, cpus, switches, shares };
+    let shared = wanted.and_then(|wanted| maker.share(&wanted).map(|()| wanted.guests));
+    let guests = match shared {
         Ok(wanted) => start_all(&mut maker, wanted, wake.selector()),
         Err(why) => {
             rt::println!("root: {why}");
@@ -85,25 +88,26 @@ fn console(boot: Boot) {
     Terminal { maker, serial, evaluator, kernel, wake, guests, console, level }.serve();
 }
 
-/// The guests of the manifest, if this machine can run guests at all.
-fn wanted(boot: &Boot, modules: &[Module], memory: u64) -> Result<Vec<Guest>, String> {
+/// The manifest; nothing in it starts by itself unless this machine can run guests at all.
+fn wanted(boot: &Boot, modules: &[Module], memory: u64) -> Result<Manifest, String> {
     let module = modules::find(modules, "manifest").ok_or("there is no boot module manifest")?;
     let window = Window::physical(module.address, module.size, MEM_R)
         .map_err(|_| "the manifest cannot be mapped")?;
     let judged = manifest::parse(window.bytes().unwrap_or_default());
     let cpus = boot.hip.cpus().count() as u64;
     let machine = Machine { cpus: Some(cpus), memory: Some(memory) };
-    let guests = judged
-        .and_then(|judged| judged.fits(machine).map(|()| judged.guests))
-        .map_err(|refusal| format!("manifest: {refusal}"))?;
+    let size = |name: &str| modules::find(modules, name).map(|module| module.size);
+    let mut wanted = judged.map_err(|refusal| format!("manifest: {refusal}"))?;
+    let fits = wanted.has_modules(&size).and_then(|()| wanted.fits(machine, &size));
+    fits.map_err(|refusal| format!("manifest: {refusal}"))?;
     if boot.hip.flags() & (FLAG_VMX | FLAG_SVM) == 0 {
         rt::println!(
             "hematite: guests need VMX or SVM; this machine offers neither \
              (hidden, switched off by firmware, or without EPT or nested paging)"
         );
-        return Ok(guests.into_iter().map(|guest| Guest { autostart: false, ..guest }).collect());
+        wanted.guests.iter_mut().for_each(|guest| guest.autostart = false);
     }
-    Ok(guests)
+    Ok(wanted)
 }
 
 /// Seats for all guests; those that want it start.

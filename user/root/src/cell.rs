@@ -15,6 +15,7 @@ use root::level;
 use root::listing;
 use root::modules::{self, Module};
 use root::pool::Pool;
+use root::shares::Shares;
 use root::taken::{Kept, Taken};
 use rt::Boot;
 use rt::memory::Window;
@@ -45,6 +46,8 @@ pub struct Maker<'a> {
     pub cpus: Cpus,
     /// What connects guests' network devices.
     pub switches: Switches,
+    /// Memory that guests share.
+    pub shares: Shares,
 }
 
 /// A guest of the manifest, alive or not.
@@ -341,6 +344,7 @@ impl Cell {
             return;
         }
         self.quieten();
+        maker.shares.leave(&self.guest.name);
         maker.cpus.leave(core::mem::take(&mut self.place));
         self.seat.close();
         // First the memory, with a shoot-down, then the domain: no thread of it can touch a page
@@ -358,13 +362,14 @@ impl Cell {
 }
 
 /// Kernel memory that a monitor may use, in bytes: for itself; for each processor's control blocks, pages and threads;
-/// and for the page tables of the guest's memory, twice (monitor and guest) in the smallest pages, and of its disks.
-fn quota(guest: &Guest, disks: u64) -> u64 {
+/// and for the page tables of the guest's memory, twice (monitor and guest) in the smallest pages, and of its disks and
+/// regions, `others` bytes.
+fn quota(guest: &Guest, others: u64) -> u64 {
     const MONITOR: u64 = 4 << 20;
     const PROCESSOR: u64 = 512 << 10;
     MONITOR
         + u64::from(guest.vcpus.count) * PROCESSOR
-        + (2 * guest.all_memory() + disks) / (PAGE_SIZE / 8)
+        + 2 * (guest.all_memory() + others) / (PAGE_SIZE / 8)
 }
 
 impl Maker<'_> {
@@ -385,7 +390,8 @@ impl Maker<'_> {
         rt::calls::create_pd(pd, own_pd(), Crd::null()).map_err(refused)?;
         // Kernels without our block know no quota; there the domain draws on ours.
         if self.boot.hip.ours().is_some() {
-            rt::calls::quota_give(pd, quota(guest, self.disk_bytes(guest))).map_err(refused)?;
+            let others = self.disk_bytes(guest) + guest.region_bytes();
+            rt::calls::quota_give(pd, quota(guest, others)).map_err(refused)?;
         }
         let entry = loader::load(self.pool, taken, pd, bytes);
         let entry = entry.map_err(|why| format!("vmm: {why}"));
@@ -394,7 +400,8 @@ impl Maker<'_> {
         self.memory(pd, guest, taken)?;
         self.heap(pd, guest.vcpus.count, taken)?;
         let devices = self.devices(guest, pd, taken)?;
-        seat.furnish(entry, &order, devices)?;
+        let regions = self.regions(guest, pd, taken)?;
+        seat.furnish(entry, &order, devices, regions)?;
         give_object(pd, pd, control::SEL_PD, PD_CREATE)
     }
 

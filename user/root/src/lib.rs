@@ -19,5 +19,6 @@ pub mod modules;
 pub mod pool;
 pub mod power;
 pub mod program;
+pub mod shares;
 pub mod taken;
 pub mod wall_clock;

@@ -8,6 +8,7 @@
 //!   devices    a guest's virtual devices: what its monitor gets for them
 //!   switches   the rings between guests' network devices
 //!   evaluator  asks the program that evaluates AML
+//!   regions    a guest's regions besides RAM
 //!   loader     a program's pages into a domain
 //!   terminal   keys and bytes between the serial line, the prompt and the guests
 //!   serial     the serial line itself and its interrupt
@@ -32,6 +33,8 @@ mod kernel_says;
 mod loader;
 #[cfg(target_os = "none")]
 mod pages;
+#[cfg(target_os = "none")]
+mod regions;
 #[cfg(target_os = "none")]
 mod seat;
 #[cfg(target_os = "none")]

@@ -82,6 +82,7 @@ impl Seat {
             (control::STATUS, MEM_RW),
             (control::DEVICES, MEM_R),
             (control::SCREEN, MEM_RW),
+            (control::REGIONS, MEM_R),
         ] {
             let (physical, window) = loader::fresh(pool, PAGE_SIZE)?;
             if address == ROOT_HIP {
@@ -115,12 +116,18 @@ impl Seat {
         })
     }
 
-    /// Gives a new domain what the seat has for it, with the order and that for devices; all channels are
+    /// Gives a new domain what the seat has for it, with the order and those for devices and regions; all channels are
     /// empty afterwards.
     ///
     /// # Errors
     /// A sentence with the kernel's answer.
-    pub fn furnish(&self, entry: u64, order: &Control, devices: [u64; 512]) -> Result<(), String> {
+    pub fn furnish(
+        &self,
+        entry: u64,
+        order: &Control,
+        devices: [u64; 512],
+        regions: [u64; 512],
+    ) -> Result<(), String> {
         self.events.entry.store(entry, Ordering::Release);
         self.events.crashed.store(false, Ordering::Release);
         self.events.closing.store(false, Ordering::Release);
@@ -128,6 +135,7 @@ impl Seat {
             match page.address {
                 control::CONTROL => store(page.words, order.encode()),
                 control::DEVICES => store(page.words, devices),
+                control::REGIONS => store(page.words, regions),
                 ROOT_HIP => {}
                 _ => store(page.words, [0; 512]),
             }

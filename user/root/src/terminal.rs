@@ -306,6 +306,7 @@ impl Terminal<'_> {
                 &format!("{name:15} {memory} KiB, monitor {monitor} KiB, kernel {kernel} KiB"),
             );
         }
+        self.maker.shares.lines().for_each(|line| say(out, &line));
         let lost = self.maker.pool.lost();
         if lost > 0 {
             say(out, &format!("{} KiB kept out of use", lost >> 10));

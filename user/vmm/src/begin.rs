@@ -27,7 +27,7 @@ use vmm::cpuid::{Leaf, XCR0_ALLOWED};
 use vmm::frames::{RING, Ring};
 use vmm::linux::{self, Image};
 use vmm::machine::{Mailbox, Vm};
-use vmm::memory::GuestMemory;
+use vmm::memory::{GuestMemory, Region};
 use vmm::orders::{self, Backing, Order, What};
 use vmm::status::Kind;
 use vmm::virtio::{Bus, Kind as Device, Peer, Place, Port};
@@ -63,7 +63,7 @@ fn copy(address: u64) -> [u64; 512] {
 /// Builds the machine, starts the threads, serves the streams. Returns only with a refusal.
 fn run(control: &Control) -> Result<(), String> {
     let all = words(control::RAM, control.memory + control.high_memory);
-    let memory = GuestMemory::with_high(all, control.memory);
+    let memory = GuestMemory::with_high(all, control.memory).and(regions());
     let orders = orders::decode(&copy(control::DEVICES));
     let virtio = Bus::new(orders.iter().filter_map(place).collect());
     let ata = orders.iter().find_map(ata_disk);
@@ -98,6 +98,18 @@ fn run(control: &Control) -> Result<(), String> {
         })?;
     }
     Ok(())
+}
+
+/// The guest's regions besides RAM.
+fn regions() -> &'static [Region<'static>] {
+    let orders = vmm::regions::decode(&copy(control::REGIONS));
+    let region = |order: &vmm::regions::Order| Region {
+        start: order.address,
+        size: order.size,
+        words: if order.place == 0 { &[] } else { words(order.place, order.size) },
+        write: order.write,
+    };
+    Vec::leak(orders.iter().map(region).collect())
 }
 
 fn spawn(

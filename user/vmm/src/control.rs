@@ -19,6 +19,8 @@ pub const STATUS: u64 = CONTROL + 0x4000;
 pub const DEVICES: u64 = CONTROL + 0x5000;
 /// Where the monitor puts its guest's text screen when it is asked ([`crate::screen`]).
 pub const SCREEN: u64 = CONTROL + 0x6000;
+/// Where the order for regions besides RAM lies (read only), see [`crate::regions`].
+pub const REGIONS: u64 = CONTROL + 0x7000;
 /// Where the kernel image lies (read only).
 pub const KERNEL: u64 = 0x3_0000_0000;
 /// Where the initrd lies (read only).
@@ -26,7 +28,9 @@ pub const INITRD: u64 = 0x4_0000_0000;
 /// Where the monitor's extra heap lies.
 pub const HEAP: u64 = 0x6_0000_0000;
 /// Where disk images, their stores and the rings of switches lie, as the order for devices says.
-pub const BACKING: core::ops::Range<u64> = 0x6_8000_0000..RAM;
+pub const BACKING: core::ops::Range<u64> = 0x6_8000_0000..0x7_8000_0000;
+/// Where the guest's regions besides RAM lie, as the order for them says.
+pub const BESIDES: core::ops::Range<u64> = BACKING.end..RAM;
 /// Where the guest's RAM lies, 1 GiB aligned so that large pages can be used.
 pub const RAM: u64 = 0x8_0000_0000;
 

@@ -1,5 +1,7 @@
 //! The memory map that a guest is told.
 use crate::layout;
+use crate::memory::Region;
+use alloc::vec::Vec;
 
 /// What a range is good for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,12 +36,12 @@ pub struct Entry {
     pub kind: Kind,
 }
 
-/// The map of a guest with `memory` bytes of RAM from address 0 and `high` above the PCI hole, in rising order, without
-/// overlap.
-pub fn map(memory: u64, high: u64) -> impl Iterator<Item = Entry> {
+/// The map of a guest with `memory` bytes of RAM from address 0, `high` above the PCI hole and regions, in rising order,
+/// without overlap. Regions are reserved: nobody shall put anything else there.
+pub fn map(memory: u64, high: u64, regions: &[Region]) -> Vec<Entry> {
     let entry = |start: u64, end: u64, kind| Entry { start, size: end - start, kind };
     let top = memory.clamp(layout::KERNEL_LOWEST, layout::RAM_LIMIT);
-    let entries = [
+    let ram = [
         entry(0, 0x9_fc00, Kind::Ram),
         entry(0x9_fc00, 0xa_0000, Kind::Reserved),
         entry(layout::ACPI, layout::ACPI_END, Kind::Acpi),
@@ -47,7 +49,15 @@ pub fn map(memory: u64, high: u64) -> impl Iterator<Item = Entry> {
         entry(layout::KERNEL_LOWEST, top, Kind::Ram),
         entry(layout::HIGH, layout::HIGH + high, Kind::Ram),
     ];
-    entries.into_iter().filter(|entry| entry.size > 0)
+    let regions = regions.iter().map(|region| Entry {
+        start: region.start,
+        size: region.size,
+        kind: Kind::Reserved,
+    });
+    let mut map: Vec<Entry> = ram.into_iter().chain(regions).collect();
+    map.retain(|entry| entry.size > 0);
+    map.sort_unstable_by_key(|entry| entry.start);
+    map
 }
 
 #[cfg(test)]
@@ -57,15 +67,26 @@ mod tests {
     #[test]
     fn rising_and_apart() {
         for memory in [16 << 20, 256 << 20, 3 << 30, 8u64 << 30] {
-            let map: Vec<_> = super::map(memory, 0).collect();
+            let map: Vec<_> = super::map(memory, 0, &[]);
             for pair in map.windows(2) {
                 assert!(pair[0].start + pair[0].size <= pair[1].start);
             }
             assert!(map.iter().all(|entry| entry.start + entry.size <= layout::RAM_LIMIT));
-            let more: Vec<_> = super::map(memory, 2 << 20).collect();
+            let more: Vec<_> = super::map(memory, 2 << 20, &[]);
             assert_eq!(more[..map.len()], map);
             let high = Entry { start: layout::HIGH, size: 2 << 20, kind: Kind::Ram };
             assert_eq!(more[map.len()..], [high]);
         }
+    }
+
+    #[test]
+    fn regions_stand_where_they_are() {
+        let region = |start| Region { start, size: 4096, words: &[], write: false };
+        let regions = [layout::HIGH + (4 << 20), 0xd000_0000].map(region);
+        let map = super::map(16 << 20, 2 << 20, &regions);
+        let reserved = |start| Entry { start, size: 4096, kind: Kind::Reserved };
+        let high = Entry { start: layout::HIGH, size: 2 << 20, kind: Kind::Ram };
+        let last = [reserved(0xd000_0000), high, reserved(layout::HIGH + (4 << 20))];
+        assert_eq!(map[map.len() - 3..], last);
     }
 }

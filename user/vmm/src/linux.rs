@@ -196,7 +196,7 @@ impl Kernel {
         put(&mut page, 0x21c, &(placement.initrd_size as u32).to_le_bytes());
         put(&mut page, 0x228, &(layout::COMMAND_LINE as u32).to_le_bytes());
         let mut count = 0u8;
-        for entry in e820::map(memory.size(), memory.high()) {
+        for entry in e820::map(memory.size(), memory.high(), memory.regions()) {
             let at = 0x2d0 + usize::from(count) * 20;
             put(&mut page, at, &entry.start.to_le_bytes());
             put(&mut page, at + 8, &entry.size.to_le_bytes());

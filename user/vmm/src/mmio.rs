@@ -76,6 +76,10 @@ struct Device<'a, 'b> {
 
 impl Target for Device<'_, '_> {
     fn load(&mut self, size: u8) -> u64 {
+        // What is there and cannot be written: an instruction that would do both reads it first.
+        if is_ram(self.vm, self.address, size) {
+            return self.ram(self.address, size);
+        }
         if let Some(answer) = self.vm.virtio.read(self.address, size) {
             return answer;
         }
@@ -91,18 +95,21 @@ impl Target for Device<'_, '_> {
 }
 
 impl Device<'_, '_> {
+    fn ram(&self, address: u64, size: u8) -> u64 {
+        self.vm.memory.read_number(address, usize::from(size)).unwrap_or(u64::MAX)
+    }
+
     /// RAM or device, whatever lies at a guest-physical address.
     fn load_at(&mut self, address: u64, size: u8) -> u64 {
-        if is_ram(self.vm, address, size) {
-            return self.vm.memory.read_number(address, usize::from(size)).unwrap_or(u64::MAX);
-        }
         self.address = address;
         self.load(size)
     }
 
     fn store_at(&mut self, address: u64, size: u8, value: u64) {
-        if is_ram(self.vm, address, size) && !layout::ROMS.contains(&address) {
-            let _ = self.vm.memory.write_number(address, usize::from(size), value);
+        if is_ram(self.vm, address, size)
+            && !layout::ROMS.contains(&address)
+            && self.vm.memory.write_number(address, usize::from(size), value).is_ok()
+        {
             return;
         }
         self.address = address;
@@ -110,6 +117,7 @@ impl Device<'_, '_> {
     }
 }
 
+/// RAM, or a region that this program can see.
 fn is_ram(vm: &Vm, address: u64, size: u8) -> bool {
     vm.memory.holds(address, u64::from(size)) && !layout::LEGACY_HOLE.contains(&address)
 }

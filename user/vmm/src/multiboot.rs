@@ -284,7 +284,7 @@ fn clear(memory: &GuestMemory, mut at: u64, end: u64) -> Option<()> {
 /// The information structure and the memory map (3.3).
 fn information(memory: &GuestMemory, line: u32, modules: u32) -> Option<()> {
     let mut entries = 0;
-    for entry in e820::map(memory.size(), memory.high()) {
+    for entry in e820::map(memory.size(), memory.high(), memory.regions()) {
         let halves = |value: u64| [value as u32, (value >> 32) as u32];
         let ([base, base_high], [size, size_high]) = (halves(entry.start), halves(entry.size));
         let words = [20, base, base_high, size, size_high, entry.kind.number()];

@@ -3,7 +3,7 @@ use super::*;
 use crate::claims::Seen;
 use crate::cpuid::Leaf;
 use crate::machine::Mailbox;
-use crate::memory::GuestMemory;
+use crate::memory::{GuestMemory, Region};
 use crate::virtio::Bus;
 use core::sync::atomic::AtomicU64;
 use devices::board::{Board, Config};
@@ -202,4 +202,22 @@ fn holes_read_ones_and_code_there_stops() {
     assert_eq!((page.rax, vm.messages.len()), (0xffff_ffff, 1));
     page.qual = [0x184, 0xd000_0000];
     assert!(matches!(run(&mut page, &mut vm), Next::Stop(why) if why.contains("executes")));
+}
+
+/// xchg [0xd0000000], eax and mov [0xd0000000], al in 32-bit code, at a ROM.
+#[test]
+fn roms_are_read_and_not_written() {
+    let (words, rom) = (ram(), [AtomicU64::new(0x1122_3344)]);
+    let regions = [Region { start: 0xd000_0000, size: 4096, words: &rom, write: false }];
+    let mut vm = vm(&words);
+    vm.memory = vm.memory.and(&regions);
+    vm.memory.write(0x1000, &[0x87, 5, 0, 0, 0, 0xd0, 0xa2, 0, 0, 0, 0xd0]).unwrap();
+    let mut page = page(ExitReason::EptViolation);
+    (page.cs.ar, page.rax) = (1 << 10, 7);
+    page.qual = [0x182, 0xd000_0000];
+    assert!(matches!(run(&mut page, &mut vm), Next::Resume(_)));
+    assert_eq!((page.rax, page.rip, vm.messages.len()), (0x1122_3344, 0x1006, 1));
+    vm.unclaimed = Unclaimed::Stop;
+    assert!(matches!(run(&mut page, &mut vm), Next::Stop(why) if why.contains("nobody claims")));
+    assert_eq!(vm.memory.read_number(0xd000_0000, 8), Ok(0x1122_3344));
 }
