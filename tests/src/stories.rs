@@ -130,7 +130,7 @@ pub struct Story {
     pub words: &'static str,
     /// The lowest physical address at which GRUB may put the kernel; 0 for the usual one.
     pub load_at: u32,
-    /// Further arguments for QEMU.
+    /// Further arguments for QEMU; `@ROOT` stands for the checkout.
     pub qemu_args: &'static [&'static str],
     /// The emulator's processor model; empty for the usual one.
     pub cpu_model: &'static str,

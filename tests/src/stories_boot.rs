@@ -38,7 +38,15 @@ pub const MATRIX: &[Story] = &[
     },
     Story {
         name: "matrix_multiboot2",
-        lines: seen!("multiboot 2", "report: begins", "report: ends"),
+        lines: &[
+            Line::Never(DIED),
+            Line::Never(REFUSED),
+            Line::Says("multiboot 2"),
+            Line::Says("report: begins"),
+            Line::Says("report: ends"),
+            Line::Says("root: hello"),
+            Line::Says("started by BIOS"),
+        ],
         ..ROW
     },
     Story {
@@ -52,6 +60,7 @@ pub const MATRIX: &[Story] = &[
             Line::Says("multiboot 2, UEFI"),
             Line::Says("the log is on pixels"),
             Line::Says("root: hello"),
+            Line::Says("started by UEFI"),
             Line::Tables(2),
         ],
         ..ROW
@@ -148,9 +157,9 @@ pub const MATRIX: &[Story] = &[
     Story { name: "matrix_memory_16g", memory_mib: 16384, tier: Tier::Quick, ..ROW },
 ];
 
-/// The small guest's whole suite in Bochs while one optional ability of VMX is masked.
+/// The small guest's whole suite while one optional ability is masked: of VMX in Bochs, of SVM in QEMU.
 macro_rules! without {
-    ($($story:literal $name:literal),* $(,)?) => {
+    ($($engine:ident $story:literal $name:literal),* $(,)?) => {
         &[$(Story {
             name: $story,
             tier: Tier::Long,
@@ -166,25 +175,30 @@ macro_rules! without {
                 Line::Says("linux powered off"),
             ],
             timeout_s: 420,
+            engine: Engine::$engine,
             ..small::ALL_BOCHS
         }),*]
     };
 }
 
-/// Guests without what VMX need not have.
+/// Guests without what VMX and SVM need not have.
 pub const MASKS: &[Story] = without![
-    "mask_vpid_bochs" "vpid",
-    "mask_tpr_shadow_bochs" "tpr-shadow",
-    "mask_io_bitmaps_bochs" "io-bitmaps",
-    "mask_mov_dr_bochs" "mov-dr",
-    "mask_monitor_bochs" "monitor",
-    "mask_pause_bochs" "pause",
-    "mask_virtual_apic_bochs" "virtual-apic",
-    "mask_descriptor_table_bochs" "descriptor-table",
-    "mask_rdtscp_bochs" "rdtscp",
-    "mask_wbinvd_bochs" "wbinvd",
-    "mask_virtual_interrupt_bochs" "virtual-interrupt",
-    "mask_xsaves_bochs" "xsaves",
+    Bochs "mask_vpid_bochs" "vpid",
+    Bochs "mask_tpr_shadow_bochs" "tpr-shadow",
+    Bochs "mask_io_bitmaps_bochs" "io-bitmaps",
+    Bochs "mask_mov_dr_bochs" "mov-dr",
+    Bochs "mask_monitor_bochs" "monitor",
+    Bochs "mask_pause_bochs" "pause",
+    Bochs "mask_virtual_apic_bochs" "virtual-apic",
+    Bochs "mask_descriptor_table_bochs" "descriptor-table",
+    Bochs "mask_rdtscp_bochs" "rdtscp",
+    Bochs "mask_wbinvd_bochs" "wbinvd",
+    Bochs "mask_virtual_interrupt_bochs" "virtual-interrupt",
+    Bochs "mask_xsaves_bochs" "xsaves",
+    Qemu "mask_next_rip_qemu" "next-rip",
+    Qemu "mask_clean_bits_qemu" "clean-bits",
+    Qemu "mask_flush_by_asid_qemu" "flush-by-asid",
+    Qemu "mask_decode_assists_qemu" "decode-assists",
 ];
 
 /// Sleeps, is woken from outside, and answers.
@@ -263,8 +277,8 @@ const SLEEP_BOCHS: Story = Story {
     ..SLEEP
 };
 
-/// A hundred cycles.
-const SLEEP_HUNDRED: Story = Story {
+/// A hundred cycles by the prompt.
+const SLEEP_PROMPT: Story = Story {
     tier: Tier::Long,
     lines: &[
         Line::Never(DIED),
@@ -274,6 +288,100 @@ const SLEEP_HUNDRED: Story = Story {
         Line::Tables(4),
     ],
     timeout_s: 1200,
+    ..SLEEP
+};
+
+/// A cycle of the program that looks at itself after each: a ring of calls and semaphores through all CPUs, time-outs
+/// that were set before, a guest.
+const OWN_CYCLE: &[Line] =
+    &[Line::Asleep, Line::Monitor("system_wakeup"), Line::Says("(resumed)"), OWN_WORD];
+
+/// Before: sleep registers were written, and the machine did not lose power.
+const STAYED: Line = Line::Says("sleeper: stayed awake: the kernel refuses to suspend: BAD_PAR");
+
+/// What it says after each.
+const OWN_WORD: Line = Line::Says("all alarms, all is right");
+
+/// A hundred such cycles.
+const SLEEP_HUNDRED: Story = Story {
+    tier: Tier::Long,
+    load: Load::Program("sleeper"),
+    lines: &[
+        Line::Never(DIED),
+        Line::Never(REFUSED),
+        Line::Never("WRONG"),
+        Line::Says("sleeper: 4 CPUs, guest: counts"),
+        STAYED,
+        Line::Times(100, OWN_CYCLE),
+        Line::Says("sleeper: 100 cycles, all is right"),
+        Line::Tables(4),
+    ],
+    timeout_s: 1800,
+    ..SLEEP
+};
+
+/// Twenty in Bochs, which wakes at once, across each of which a VMX guest counts.
+const SLEEP_TWENTY: Story = Story {
+    engine: Engine::Bochs,
+    cpus: 2,
+    lines: &[
+        Line::Never(DIED),
+        Line::Never(REFUSED),
+        Line::Never("WRONG"),
+        Line::Says("sleeper: 2 CPUs, guest: counts"),
+        STAYED,
+        Line::Times(20, &[Line::Says("(resumed)"), OWN_WORD]),
+    ],
+    ..SLEEP_HUNDRED
+};
+
+/// A machine that cannot be suspended says why, and everything goes on.
+macro_rules! stays_awake {
+    ($story:literal, $why:literal, $($arg:literal),*) => {
+        Story {
+            name: $story,
+            cpus: 2,
+            qemu_args: &[$($arg),*],
+            lines: &[
+                Line::Never(DIED),
+                Line::Never(REFUSED),
+                Line::Never("(resumed)"),
+                Line::Says("hematite> "),
+                Line::Type("suspend"),
+                Line::Says($why),
+                Line::Times(
+                    2,
+                    &[
+                        Line::Says("hematite> "),
+                        Line::Type("suspend"),
+                        Line::Says($why),
+                        Line::Says("hematite> "),
+                        Line::Type("mem"),
+                        Line::Same("KiB free in the kernel"),
+                        Line::Same("KiB free for guests"),
+                    ],
+                ),
+            ],
+            ..BOOT
+        }
+    };
+}
+
+/// Only a method says how this machine sleeps; it is evaluated.
+const SLEEP_COMPUTED: Story = Story {
+    cpus: 2,
+    qemu_args: &[
+        "-global",
+        "PIIX4_PM.disable_s3=1",
+        "-acpitable",
+        "sig=SSDT,rev=2,data=@ROOT/user/aml/tables/computed.aml",
+    ],
+    lines: &[
+        Line::Never(DIED),
+        Line::Never(REFUSED),
+        Line::Says("hematite> "),
+        Line::Times(1, CYCLE),
+    ],
     ..SLEEP
 };
 
@@ -305,10 +413,37 @@ const SLEEP_LINUX: Story = Story {
 /// Suspensions.
 pub const SLEEPS: &[Story] = &[
     Story { name: "sleep_linux_qemu", ..SLEEP_LINUX },
+    Story { name: "sleep_computed_qemu", ..SLEEP_COMPUTED },
+    stays_awake!(
+        "sleep_refused_qemu",
+        "the ACPI tables have no \\_S3",
+        "-global",
+        "PIIX4_PM.disable_s3=1"
+    ),
+    stays_awake!(
+        "sleep_endless_qemu",
+        "this machine's AML gave no answer within 5 seconds",
+        "-acpitable",
+        "sig=SSDT,rev=2,data=@ROOT/user/aml/tables/endless.aml"
+    ),
+    stays_awake!(
+        "sleep_unknown_qemu",
+        "the interpreter cannot evaluate this machine's AML",
+        "-acpitable",
+        "sig=SSDT,rev=2,data=@ROOT/user/aml/tables/unknown.aml"
+    ),
+    stays_awake!(
+        "sleep_port_qemu",
+        "AML wants port 0x70",
+        "-acpitable",
+        "sig=SSDT,rev=2,data=@ROOT/user/aml/tables/port.aml"
+    ),
     Story { name: "sleep_guest_qemu", ..SLEEP_GUEST },
     Story { name: "sleep_guest_bochs", tier: Tier::Long, ..SLEEP_BOCHS },
     Story { name: "sleep_both_bochs", tier: Tier::Long, cpus: 2, timeout_s: 900, ..SLEEP_BOCHS },
+    Story { name: "sleep_prompt_hundred_qemu", ..SLEEP_PROMPT },
     Story { name: "sleep_hundred_qemu", ..SLEEP_HUNDRED },
+    Story { name: "sleep_twenty_bochs", ..SLEEP_TWENTY },
     Story { name: "sleep_qemu_1", cpus: 1, tier: Tier::Long, ..SLEEP },
     Story { name: "sleep_qemu_4", ..SLEEP },
 ];

@@ -50,6 +50,7 @@ pub const PROGRAMS: &[Program] = &[
     Program { features: "crash", ..program("vmm", "user/vmm", Link::User, "vmm-crash.elf") },
     program("hello", "tests/hello", Link::User, "hello.elf"),
     program("suite", "tests/suite", Link::User, "suite.elf"),
+    program("sleeper", "tests/sleeper", Link::User, "sleeper.elf"),
     program("bench", "tests/bench", Link::User, "bench.elf"),
     program("victim", "tests/victim", Link::User, "victim.elf"),
     program("guests", "guests", Link::User, "guests.elf"),

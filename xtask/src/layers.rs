@@ -48,6 +48,8 @@ pub const ROOMS: &[Room] = &[
     room("small", "guests/small", &[]),
     room("hello", "tests/hello", &["abi", "rt"]),
     room("suite", "tests/suite", &["abi", "rt"]),
+    // Suspends the machine as the root task does.
+    room("sleeper", "tests/sleeper", &["abi", "rt", "root"]),
     room("bench", "tests/bench", &["abi", "rt"]),
     room("victim", "tests/victim", &["abi", "rt"]),
     room("tests", "tests", &["abi"]),

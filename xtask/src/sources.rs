@@ -134,6 +134,7 @@ pub fn unsafe_list(sources: &[Source]) -> Vec<String> {
                 | "small"
                 | "hello"
                 | "suite"
+                | "sleeper"
                 | "bench"
                 | "victim"
         );
