@@ -30,11 +30,11 @@ pub fn handle(page: &mut StatePage, vm: &mut Vm, now: Now) -> Next {
         return string(page, vm, now, String { port, size, input });
     }
     let next = if input {
-        let value = u64::from(vm.board.port_read(port, size, now.ns));
+        let value = u64::from(vm.port_read(port, size, now.ns));
         page.rax = registers::merge(page.rax, size, value);
         skip_and(page, vm, encoded(page, vm), Mtd::ACDB)
     } else {
-        vm.board.port_write(port, size, page.rax as u32, now.ns);
+        vm.port_write(port, size, page.rax as u32, now.ns);
         skip_and(page, vm, encoded(page, vm), Mtd::NONE)
     };
     match claimed(vm) {
@@ -163,7 +163,7 @@ fn run(page: &mut StatePage, vm: &mut Vm, now: Now, what: String, shape: &Shape)
 /// Moves one unit between port and memory. Memory outside RAM reads ones and drops writes.
 fn move_unit(vm: &mut Vm, now: Now, what: String, at: impl Fn(u64) -> u64) {
     if what.input {
-        let value = vm.board.port_read(what.port, what.size, now.ns);
+        let value = vm.port_read(what.port, what.size, now.ns);
         for (index, byte) in (0..u64::from(what.size)).zip(value.to_le_bytes()) {
             let _ = vm.memory.write_number(at(index), 1, u64::from(byte));
         }
@@ -172,7 +172,7 @@ fn move_unit(vm: &mut Vm, now: Now, what: String, at: impl Fn(u64) -> u64) {
         for (index, byte) in (0..u64::from(what.size)).zip(value.iter_mut()) {
             *byte = vm.memory.read_number(at(index), 1).unwrap_or(0xff) as u8;
         }
-        vm.board.port_write(what.port, what.size, u32::from_le_bytes(value), now.ns);
+        vm.port_write(what.port, what.size, u32::from_le_bytes(value), now.ns);
     }
 }
 

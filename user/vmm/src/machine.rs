@@ -5,6 +5,7 @@ use crate::cpuid::{Leaf, View};
 use crate::inject::Source;
 use crate::memory::GuestMemory;
 use crate::msr::MsrFile;
+use crate::passed::Passed;
 use crate::report::History;
 use crate::virtio::Bus;
 use abi::utcb::StatePage;
@@ -72,6 +73,8 @@ pub struct Vm<'a> {
     pub virtio: Bus<'a>,
     /// Its RAM.
     pub memory: GuestMemory<'a>,
+    /// Ports of the machine that it has.
+    pub passed: Passed,
     /// The processor's own virtualization is VMX, so that exits are fully qualified.
     pub vmx: bool,
     /// Asks the real processor.

@@ -4,6 +4,7 @@ use crate::claims::Seen;
 use crate::cpuid::Leaf;
 use crate::machine::Mailbox;
 use crate::memory::{GuestMemory, Region};
+use crate::passed::Passed;
 use crate::virtio::Bus;
 use core::sync::atomic::AtomicU64;
 use devices::board::{Board, Config};
@@ -27,6 +28,7 @@ pub(crate) fn vm(words: &[AtomicU64]) -> Vm<'_> {
         board: Board::new(&config),
         virtio: Bus::default(),
         memory: GuestMemory::new(words),
+        passed: Passed::none(),
         vmx: true,
         host_cpuid: host,
         tsc_zero: 0,
