@@ -462,6 +462,23 @@ pub const STORIES: &[Story] = &[
         timeout_s: 900,
         ..regions::SHARED
     },
+    Story { name: "passed_qemu", ..regions::PASSED },
+    Story { name: "passed_bochs", engine: Engine::Bochs, timeout_s: 600, ..regions::PASSED },
+    regions::refused!(
+        "manifest_version_qemu",
+        "version.dts",
+        "/: compatible is \"hematite,manifest-v2\"; this is for \"hematite,manifest-v1\""
+    ),
+    regions::refused!(
+        "manifest_ram_qemu",
+        "taken-ram.dts",
+        "/guests/one/aspace/window: host-address 0x1000000 to 0x1001000 is RAM"
+    ),
+    regions::refused!(
+        "manifest_pci_qemu",
+        "taken-pci.dts",
+        "/guests/one/aspace/window: host-address 0xf0000000 to 0xfec00000 is the PCI function 00:"
+    ),
     Story { name: "crash_monitor_qemu", ..cells::CRASH },
     Story { name: "cell_states_qemu", ..cells::STATES },
     Story { name: "cell_lives_qemu", ..cells::FEW_LIVES },

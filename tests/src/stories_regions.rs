@@ -54,3 +54,56 @@ pub(crate) const SHARED: Story = Story {
     timeout_s: 300,
     ..BOOT
 };
+
+/// A guest reads the machine's firmware and uses registers of its DMA controller, which every boot calls dangerous.
+pub(crate) const PASSED: Story = Story {
+    load: Load::Smalls { monitor: "vmm", manifest: "tests/manifests/passed.dts" },
+    lines: &[
+        Line::Never(DIED),
+        Line::Never(REFUSED),
+        Line::Never(FAILED),
+        Line::Never("kept out of use"),
+        Line::Says(
+            "root: /guests/one/aspace/latches: guest one has a device that can reach all memory of the machine: \
+             there is no IOMMU driver",
+        ),
+        Line::Says("hematite> "),
+        Line::Times(
+            2,
+            &[
+                Line::Type("guest start one; guest console one"),
+                Line::Says("small: firmware ok"),
+                Line::Says("small: latches ok"),
+                Line::Says("one powered off"),
+                Line::Type("guest reset one; guest destroy one; mem"),
+                Line::Same("KiB free in the kernel"),
+                Line::Same("KiB free for guests"),
+            ],
+        ),
+    ],
+    timeout_s: 300,
+    ..BOOT
+};
+
+/// A machine that refuses its manifest with these words, and goes on without guests.
+macro_rules! refused {
+    ($story:literal, $manifest:literal, $words:literal) => {
+        $crate::stories::Story {
+            name: $story,
+            load: $crate::stories::Load::Smalls {
+                monitor: "vmm",
+                manifest: concat!("tests/manifests/", $manifest),
+            },
+            lines: &[
+                $crate::stories::Line::Never($crate::stories::DIED),
+                $crate::stories::Line::Never($crate::stories::REFUSED),
+                $crate::stories::Line::Says(concat!("root: manifest: ", $words)),
+                $crate::stories::Line::Says("hematite> "),
+                $crate::stories::Line::Type("guest start one"),
+                $crate::stories::Line::Says("one: no such guest"),
+            ],
+            ..$crate::stories::BOOT
+        }
+    };
+}
+pub(crate) use refused;

@@ -228,6 +228,8 @@ pub struct CheckArgs {
 #[cfg(test)]
 mod devices;
 #[cfg(test)]
+mod passed;
+#[cfg(test)]
 mod regions;
 #[cfg(test)]
 mod tests {

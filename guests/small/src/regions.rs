@@ -1,6 +1,7 @@
-//! What a guest finds in regions besides its RAM, as `guests/shared.dts` gives them: memory that it shares, and ROM.
+//! What a guest finds in regions besides its RAM, as `guests/shared.dts` gives them: memory that it shares, and ROM;
+//! and what it finds of the machine itself, as `tests/manifests/passed.dts` gives it.
 
-use crate::machine::{read, read32, write32};
+use crate::machine::{in8, in16, out8, read, read32, write32};
 use crate::println;
 use crate::tests::Failure;
 
@@ -60,6 +61,34 @@ pub fn rom() -> Result<(), Failure> {
         write32(ROM + 0x800, 7);
     }
     Ok(())
+}
+
+/// The machine's firmware, seen through a window: the jump at the reset vector and the date behind it, that stay.
+pub fn firmware() -> Result<(), Failure> {
+    const VECTOR: u64 = 0xd000_0ff0;
+    const JUMP: u64 = 0xea;
+    for _ in 0..2 {
+        for (at, wanted) in [(0, JUMP), (7, b'/'.into()), (10, b'/'.into())] {
+            same("byte of the firmware", wanted, read(VECTOR + at, 1))?;
+        }
+        write32(VECTOR, 7);
+    }
+    Ok(())
+}
+
+/// Page registers of the machine's second DMA controller, none of whose channels is in use; the port behind them is not the
+/// guest's.
+pub fn latches() -> Result<(), Failure> {
+    const LATCHES: [u16; 3] = [0x89, 0x8a, 0x8b];
+    let before = LATCHES.map(in8);
+    for value in [0x5a, 0xa5] {
+        LATCHES.iter().zip(value..).for_each(|(port, value)| out8(*port, value));
+        for (port, value) in LATCHES.iter().zip(value..) {
+            same("latch", value.into(), in8(*port).into())?;
+        }
+    }
+    LATCHES.iter().zip(before).for_each(|(port, value)| out8(*port, value));
+    same("half an access", 0xffff, in16(0x8b).into())
 }
 
 fn same(what: &'static str, wanted: u64, found: u64) -> Result<(), Failure> {

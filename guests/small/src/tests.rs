@@ -92,6 +92,8 @@ pub fn run(name: &str) {
         "odd" => regions::odd(),
         "look" => regions::look(),
         "rom" => regions::rom(),
+        "firmware" => regions::firmware(),
+        "latches" => regions::latches(),
         "count" => {
             let mut count = 0_u64;
             loop {

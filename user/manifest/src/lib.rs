@@ -11,6 +11,7 @@ extern crate alloc;
 mod devices;
 mod fields;
 mod fits;
+mod passed;
 mod regions;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use dtoolkit::Node;
 use dtoolkit::fdt::{Fdt, FdtNode};
 use fields::{flag, number, numbers, only, text, texts, within};
 pub use fits::Machine;
+pub use passed::{Dma, Owned, Ports, Space};
 pub use regions::{Access, LARGEST, REGIONS, Region, What, shares};
 
 /// What `compatible` of the root node says.
@@ -80,6 +82,8 @@ pub struct Guest {
     pub devices: Vec<Device>,
     /// Its real regions besides RAM.
     pub regions: Vec<Region>,
+    /// Ports of the machine that it has.
+    pub ports: Vec<Ports>,
     /// What is started in it.
     pub image: Image,
 }
@@ -156,7 +160,7 @@ impl Guest {
     pub fn roms(&self) -> impl Iterator<Item = (&str, &str)> {
         self.regions.iter().filter_map(|region| match &region.what {
             What::Rom { module } => Some((region.node.as_str(), module.as_str())),
-            What::Shared { .. } => None,
+            What::Shared { .. } | What::HostMemory { .. } => None,
         })
     }
 }
@@ -225,6 +229,7 @@ pub fn parse(blob: &[u8]) -> Result<Manifest, Refusal> {
     }
     devices::check_switches(&guests)?;
     regions::check_shares(&guests)?;
+    passed::check_passed(&guests)?;
     Ok(Manifest { guests })
 }
 
@@ -260,6 +265,7 @@ fn guest(node: &FdtNode) -> Result<Guest, Refusal> {
         high_memory,
         devices: devices::devices(&space, &inside)?,
         regions: regions::regions(&space, &inside, (memory, high_memory))?,
+        ports: passed::ports(&space, &inside)?,
         image: image(&child(node, &path, "image")?, &format!("{path}/image"), memory)?,
         name,
     })

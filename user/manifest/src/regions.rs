@@ -1,6 +1,7 @@
-//! Real regions of an `aspace` besides its RAM: ROM and memory that guests share.
+//! Real regions of an `aspace` besides its RAM: ROM, memory that guests share, memory of the machine.
 use crate::devices::{ADDRESSES, is_name};
 use crate::fields::{number, only, text};
+use crate::passed::{self, Dma};
 use crate::{Guest, Refusal, module};
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -46,6 +47,15 @@ pub enum What {
         /// What this guest may do.
         access: Access,
     },
+    /// Memory of the machine at an address, as a device's.
+    HostMemory {
+        /// The physical address of its first byte.
+        host: u64,
+        /// What this guest may do.
+        access: Access,
+        /// What stands behind it.
+        dma: Dma,
+    },
 }
 
 /// What a guest may do to a region.
@@ -79,7 +89,7 @@ pub fn regions(
 ) -> Result<Vec<Region>, Refusal> {
     let mut all: Vec<Region> = Vec::new();
     for name in names(space).into_iter().filter(|name| !crate::RAM.contains(name)) {
-        let Some(node) = space.child(name) else { continue };
+        let Some(node) = space.child(name).filter(|node| !passed::is_ports(node)) else { continue };
         let path = format!("{path}/{name}");
         if all.len() == REGIONS {
             let why = format!("more than {REGIONS} regions besides RAM");
@@ -124,8 +134,10 @@ fn region(node: &FdtNode, path: &str) -> Result<Region, Refusal> {
     let own: &[&str] = match kind.as_str() {
         "rom" => &["module"],
         "shared" => &["shared", "access"],
+        "host-memory" => &["host-address", "access", "dma"],
         other => {
-            let why = format!("kind is \"{other}\", not ram, rom or shared");
+            let why =
+                format!("kind is \"{other}\", not ram, rom, shared, host-memory or host-ports");
             return Err(Refusal::new(path, "kind", why));
         }
     };
@@ -135,6 +147,11 @@ fn region(node: &FdtNode, path: &str) -> Result<Region, Refusal> {
         "rom" => {
             What::Rom { module: module(node, path, "module")?.ok_or_else(|| missing("module"))? }
         }
+        "host-memory" => What::HostMemory {
+            host: passed::host_address(node, path, range.end - range.start)?,
+            access: access(node, path)?,
+            dma: passed::dma(node, path)?,
+        },
         _ => {
             let name = text(node, path, "shared")?.ok_or_else(|| missing("shared"))?;
             if !is_name(&name) {
@@ -191,7 +208,7 @@ pub fn shares(guests: &[Guest]) -> impl Iterator<Item = (&str, u64)> {
             let known = all().take(at).any(|other| is_share(other, name));
             (!known).then_some((name.as_str(), region.size()))
         }
-        What::Rom { .. } => None,
+        What::Rom { .. } | What::HostMemory { .. } => None,
     })
 }
 

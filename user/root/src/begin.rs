@@ -67,6 +67,7 @@ fn console(boot: Boot) {
     let (wall_clock, switches, shares) = (wall_clock(), Switches::default(), Shares::default());
     let (pool, modules) = (&mut pool, modules.as_slice());
     let mut maker = Maker { boot, pool, modules, wall_clock, cpus, switches, shares };
+    let wanted = wanted.and_then(|wanted| maker.pass(&wanted).map(|()| wanted));
     let shared = wanted.and_then(|wanted| maker.share(&wanted).map(|()| wanted.guests));
     let guests = match shared {
         Ok(wanted) => start_all(&mut maker, wanted, wake.selector()),

@@ -16,6 +16,7 @@ pub mod kernel_log;
 pub mod level;
 pub mod listing;
 pub mod modules;
+pub mod pci;
 pub mod pool;
 pub mod power;
 pub mod program;

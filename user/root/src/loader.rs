@@ -1,5 +1,5 @@
 //! Pages into another domain: fresh memory, a program's segments, shared pages.
-use abi::cap::{MEM_R, MEM_RW, MEM_RWX, MEM_W, MEM_X};
+use abi::cap::{MEM_R, MEM_RW, MEM_RWX, MEM_W, MEM_X, PORT_ACCESS};
 use abi::crd::ItemMeta;
 use abi::{Crd, PAGE_BITS, PAGE_SIZE, Selector, Status, TypedItem};
 use alloc::format;
@@ -44,6 +44,22 @@ pub fn give(
         let window = Crd::memory(to + done, order, MEM_RWX);
         rt::calls::delegate(own_pd(), pd, item, window)
             .map_err(|status| format!("memory at {address:#x}: {status}"))?;
+    }
+    Ok(())
+}
+
+/// Gives the machine's ports from `first` to `last` to a domain.
+///
+/// # Errors
+/// A sentence with the kernel's answer.
+pub fn give_ports(pd: Selector, first: u16, last: u16) -> Result<(), String> {
+    let count = u64::from(last.saturating_sub(first)) + 1;
+    for (done, order) in blocks(first.into(), first.into(), count) {
+        let crd = Crd::ports(u64::from(first) + done, order, PORT_ACCESS);
+        let meta = (ItemMeta::DELEGATE | ItemMeta::FROM_KERNEL).at(u64::from(first) + done);
+        let window = Crd::ports(u64::from(first) + done, order, abi::cap::ALL);
+        rt::calls::delegate(own_pd(), pd, TypedItem { crd, meta }, window)
+            .map_err(|status| format!("port {first:#x}: {status}"))?;
     }
     Ok(())
 }

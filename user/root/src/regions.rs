@@ -1,16 +1,33 @@
-//! A guest's regions besides RAM: its monitor and the guest get them, each with its own rights.
+//! A guest's regions besides RAM: its monitor and the guest get them, each with its own rights; ports its monitor alone.
 use crate::cell::Maker;
 use crate::loader::{self, Space, refused};
+use crate::power;
 use abi::cap::{MEM_R, MEM_RW, MEM_X};
+use abi::hip::MemoryKind;
 use abi::{PAGE_SIZE, Selector};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use manifest::{Access, Guest, Manifest, Region, What};
+use manifest::{Access, Guest, Manifest, Owned, Ports, Region, Space as Where, What};
 use root::taken::Taken;
+use rt::instructions::{inl, outl};
 use rt::memory::Window;
 use vmm::control::BESIDES;
 use vmm::regions::{self, Order};
+
+/// PCI configuration mechanism 1: the address, then the data port (PCI Local Bus 3.0, 3.2.2.3.2).
+const PCI_ADDRESS: u16 = 0xcf8;
+/// VGA's memory, where the kernel may write its log.
+const SCREEN: core::ops::Range<u64> = 0xa_0000..0xc_0000;
+/// The kind of reserved memory in a memory map.
+const RESERVED: u32 = 2;
+
+fn rights(access: Access) -> u8 {
+    match access {
+        Access::Read => MEM_R,
+        Access::ReadWrite => MEM_RW,
+    }
+}
 
 /// Pages that a region consists of: physical address and bytes of each piece, in order.
 type Pieces = Vec<(u64, u64)>;
@@ -44,19 +61,22 @@ impl Maker<'_> {
         let mut place = BESIDES.start;
         for region in &guest.regions {
             let (pieces, mine, its) = match &region.what {
+                What::HostMemory { host, access, .. } => {
+                    (alloc::vec![(*host, region.size())], 0, rights(*access))
+                }
                 What::Rom { module } => (self.rom(module, region, taken)?, MEM_R, MEM_R | MEM_X),
                 What::Shared { name, access } => {
                     let piece = self.shares.enter(name, &guest.name, loader::scrub)?;
-                    let rights = match access {
-                        Access::Read => MEM_R,
-                        Access::ReadWrite => MEM_RW,
-                    };
+                    let rights = rights(*access);
                     (alloc::vec![piece], rights, rights)
                 }
             };
             let mut done = 0;
             for (physical, bytes) in pieces {
-                loader::give(pd, physical, bytes, place + done, mine, Space::Host)?;
+                // A device's registers are the guest's alone: its monitor does not see them.
+                if mine != 0 {
+                    loader::give(pd, physical, bytes, place + done, mine, Space::Host)?;
+                }
                 loader::give(pd, physical, bytes, region.range.start + done, its, Space::Guest)?;
                 done += bytes;
             }
@@ -64,10 +84,60 @@ impl Maker<'_> {
             if done != size || place + size > BESIDES.end {
                 return Err(format!("{}: {done} bytes for a region of {size}", region.node));
             }
-            orders.push(Order { address, size, place, write: mine == MEM_RW });
+            let seen = if mine == 0 { 0 } else { place };
+            orders.push(Order { address, size, place: seen, write: mine == MEM_RW });
             place += size;
         }
-        Ok(regions::encode(&orders))
+        for Ports { first, last, .. } in &guest.ports {
+            loader::give_ports(pd, *first, *last)?;
+        }
+        let ports: Vec<_> = guest.ports.iter().map(|ports| (ports.first, ports.last)).collect();
+        Ok(regions::encode(&orders, &ports))
+    }
+
+    /// Refuses a manifest that gives a guest what is somebody else's, and says of what is dangerous that it is.
+    ///
+    /// # Errors
+    /// A sentence with the node's path.
+    pub fn pass(&self, manifest: &Manifest) -> Result<(), String> {
+        if manifest.passes_anything() {
+            manifest.may_have(&self.owned()).map_err(|refusal| format!("manifest: {refusal}"))?;
+            manifest.unprotected().for_each(|line| rt::println!("root: {line}"));
+        }
+        Ok(())
+    }
+
+    /// What of the machine no guest may have, or only if the manifest says that it reaches all memory.
+    pub fn owned(&self) -> Vec<Owned> {
+        let of =
+            |space, range, whose: &str| Owned { space, range, whose: whose.into(), dma: false };
+        let memory = |range| of(Where::Memory, range, "");
+        let mut all: Vec<Owned> = Vec::new();
+        for range in self.boot.hip.memory() {
+            let whose = match range.kind {
+                MemoryKind::Ram => "RAM",
+                MemoryKind::Hypervisor => "the kernel's",
+                MemoryKind::Module => "a boot module",
+                // What firmware reserves may be a device; its tables are not (ACPI 6.5, table 15.1).
+                MemoryKind::Other(RESERVED) => continue,
+                MemoryKind::Other(_) => "the firmware's",
+            };
+            let end = range.addr.saturating_add(range.size);
+            all.push(Owned { whose: whose.into(), ..memory(range.addr..end) });
+        }
+        all.push(Owned { whose: "the screen's".into(), ..memory(SCREEN) });
+        for port in power::ports(&self.boot) {
+            let range = u64::from(port)..u64::from(port) + 4;
+            all.push(of(Where::Ports, range, "the power management's"));
+        }
+        if rt::memory::delegate_ports(PCI_ADDRESS, 3).is_ok() {
+            let mut read = |address: u32| {
+                outl(PCI_ADDRESS, 1 << 31 | address);
+                inl(PCI_ADDRESS + 4)
+            };
+            all.extend(root::pci::owned(&mut read));
+        }
+        all
     }
 
     /// A module's whole pages where they lie; of its last one, if it is not whole, a copy with zeros behind it.

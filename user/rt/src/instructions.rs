@@ -86,6 +86,40 @@ pub fn inw(port: u16) -> u16 {
     }
 }
 
+/// Writes 32 bits to an I/O port; on a host nothing happens.
+#[inline]
+pub fn outl(port: u16, value: u32) {
+    #[cfg(target_os = "none")]
+    // SAFETY: as for `outb`.
+    unsafe {
+        core::arch::asm!("out dx, eax", in("dx") port, in("eax") value,
+            options(nomem, nostack, preserves_flags));
+    }
+    #[cfg(not(target_os = "none"))]
+    let _ = (port, value);
+}
+
+/// Reads 32 bits from an I/O port; on a host the answer is 0xffff_ffff.
+#[inline]
+#[must_use]
+pub fn inl(port: u16) -> u32 {
+    #[cfg(target_os = "none")]
+    {
+        let value: u32;
+        // SAFETY: as for `inb`.
+        unsafe {
+            core::arch::asm!("in eax, dx", in("dx") port, out("eax") value,
+                options(nomem, nostack, preserves_flags));
+        }
+        value
+    }
+    #[cfg(not(target_os = "none"))]
+    {
+        let _ = port;
+        0xffff_ffff
+    }
+}
+
 /// The FS base: where this thread's UTCB is, by our convention.
 #[cfg(target_os = "none")]
 #[inline]

@@ -1,5 +1,5 @@
 //! The guest's ATA disk: between its ports and the board's.
-use crate::machine::{Now, Vm};
+use crate::machine::Vm;
 use crate::memory::GuestMemory;
 use alloc::format;
 use alloc::string::String;
@@ -30,24 +30,20 @@ impl<'a> AtaDisk<'a> {
 }
 
 impl Vm<'_> {
-    /// The guest reads `size` bytes (1, 2 or 4) at `port`.
-    pub fn port_read(&mut self, port: u16, size: u8, now: Now) -> u32 {
-        match self.ata.as_mut().and_then(|disk| disk.ata.read(port, size)) {
-            Some(value) => {
-                self.settle_ata();
-                value
-            }
-            None => self.board.port_read(port, size, now.ns),
-        }
+    /// What the guest reads if the port is the disk's.
+    pub(crate) fn ata_read(&mut self, port: u16, size: u8) -> Option<u32> {
+        let value = self.ata.as_mut()?.ata.read(port, size)?;
+        self.settle_ata();
+        Some(value)
     }
 
-    /// The guest writes `size` bytes (1, 2 or 4) at `port`.
-    pub fn port_write(&mut self, port: u16, size: u8, value: u32, now: Now) {
-        if self.ata.as_mut().is_some_and(|disk| disk.ata.write(port, size, value)) {
+    /// Whether the port is the disk's, and then it took what the guest wrote.
+    pub(crate) fn ata_write(&mut self, port: u16, size: u8, value: u32) -> bool {
+        let taken = self.ata.as_mut().is_some_and(|disk| disk.ata.write(port, size, value));
+        if taken {
             self.settle_ata();
-        } else {
-            self.board.port_write(port, size, value, now.ns);
         }
+        taken
     }
 
     /// Carries the disk's wire to the board, and what the log should hear.

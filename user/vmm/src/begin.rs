@@ -18,7 +18,7 @@ use devices::virtio::console::Console;
 use devices::virtio::mmio;
 use devices::virtio::net::Net;
 use devices::virtio::overlay::Overlay;
-use rt::instructions::rdtsc;
+use rt::instructions::{inb, inl, inw, outb, outl, outw, rdtsc};
 use rt::sync::Semaphore;
 use vmm::ata::AtaDisk;
 use vmm::claims::Seen;
@@ -29,6 +29,8 @@ use vmm::linux::{self, Image};
 use vmm::machine::{Mailbox, Vm};
 use vmm::memory::{GuestMemory, Region};
 use vmm::orders::{self, Backing, Order, What};
+use vmm::passed::Passed;
+use vmm::regions::Ports;
 use vmm::status::Kind;
 use vmm::virtio::{Bus, Kind as Device, Peer, Place, Port};
 use vmm::{acpi, layout, mptable, multiboot};
@@ -63,7 +65,8 @@ fn copy(address: u64) -> [u64; 512] {
 /// Builds the machine, starts the threads, serves the streams. Returns only with a refusal.
 fn run(control: &Control) -> Result<(), String> {
     let all = words(control::RAM, control.memory + control.high_memory);
-    let memory = GuestMemory::with_high(all, control.memory).and(regions());
+    let (regions, ports) = regions();
+    let memory = GuestMemory::with_high(all, control.memory).and(regions);
     let orders = orders::decode(&copy(control::DEVICES));
     let virtio = Bus::new(orders.iter().filter_map(place).collect());
     let ata = orders.iter().find_map(ata_disk);
@@ -77,7 +80,7 @@ fn run(control: &Control) -> Result<(), String> {
         lines.push(Line { sleep, vcpu: AtomicU64::new(0) });
     }
     let ended = Semaphore::new(0).map_err(|status| format!("no semaphore: {status}"))?;
-    let machine = Vm { ata, ..machine(control, memory, virtio, clock) };
+    let machine = Vm { ata, ..machine(control, memory, passed(ports), virtio, clock) };
     let shared: &'static Shared =
         Box::leak(Box::new(Shared::new(machine, clock, lines, control.silent_s, ended)));
     let name = control.name().to_string();
@@ -100,16 +103,31 @@ fn run(control: &Control) -> Result<(), String> {
     Ok(())
 }
 
-/// The guest's regions besides RAM.
-fn regions() -> &'static [Region<'static>] {
-    let orders = vmm::regions::decode(&copy(control::REGIONS));
+/// The guest's regions besides RAM, and its ports of the machine.
+fn regions() -> (&'static [Region<'static>], Vec<Ports>) {
+    let (orders, ports) = vmm::regions::decode(&copy(control::REGIONS));
     let region = |order: &vmm::regions::Order| Region {
         start: order.address,
         size: order.size,
         words: if order.place == 0 { &[] } else { words(order.place, order.size) },
         write: order.write,
     };
-    Vec::leak(orders.iter().map(region).collect())
+    (Vec::leak(orders.iter().map(region).collect()), ports)
+}
+
+/// The machine's ports that the guest has.
+fn passed(ranges: Vec<Ports>) -> Passed {
+    let read = |port, size| match size {
+        1 => inb(port).into(),
+        2 => inw(port).into(),
+        _ => inl(port),
+    };
+    let write = |port, size, value| match size {
+        1 => outb(port, value as u8),
+        2 => outw(port, value as u16),
+        _ => outl(port, value),
+    };
+    Passed { ranges, read, write }
 }
 
 fn spawn(
@@ -185,6 +203,7 @@ fn board(control: &Control) -> Board {
 fn machine(
     control: &Control,
     memory: GuestMemory<'static>,
+    passed: Passed,
     virtio: Bus<'static>,
     clock: Clock,
 ) -> Vm<'static> {
@@ -193,6 +212,7 @@ fn machine(
         virtio,
         ata: None,
         memory,
+        passed,
         vmx: control.hip_flags & FLAG_VMX != 0,
         host_cpuid,
         tsc_zero: clock.zero,

@@ -30,6 +30,7 @@ pub mod msr;
 pub mod multiboot;
 pub mod orders;
 pub mod paravirtual;
+pub mod passed;
 pub mod regions;
 pub mod registers;
 pub mod report;

@@ -6,6 +6,7 @@ use crate::cpuid::{Leaf, View};
 use crate::inject::Source;
 use crate::memory::GuestMemory;
 use crate::msr::MsrFile;
+use crate::passed::Passed;
 use crate::report::History;
 use crate::virtio::Bus;
 use abi::utcb::StatePage;
@@ -75,6 +76,8 @@ pub struct Vm<'a> {
     pub ata: Option<AtaDisk<'a>>,
     /// Its RAM.
     pub memory: GuestMemory<'a>,
+    /// Ports of the machine that it has.
+    pub passed: Passed,
     /// The processor's own virtualization is VMX, so that exits are fully qualified.
     pub vmx: bool,
     /// Asks the real processor.
@@ -123,6 +126,23 @@ impl Vm<'_> {
             cr4: page.cr4,
             xcr0: page.xcr0,
             apic_enabled: !matches!(apic_base, Some(Ok(base)) if base & (1 << 11) == 0),
+        }
+    }
+
+    /// The guest reads `size` bytes (1, 2 or 4) at `port`: of the machine, of its disk, of its board.
+    pub fn port_read(&mut self, port: u16, size: u8, now: Now) -> u32 {
+        if self.passed.has(port, size) {
+            return (self.passed.read)(port, size);
+        }
+        self.ata_read(port, size).unwrap_or_else(|| self.board.port_read(port, size, now.ns))
+    }
+
+    /// The guest writes `size` bytes (1, 2 or 4) at `port`.
+    pub fn port_write(&mut self, port: u16, size: u8, value: u32, now: Now) {
+        if self.passed.has(port, size) {
+            (self.passed.write)(port, size, value);
+        } else if !self.ata_write(port, size, value) {
+            self.board.port_write(port, size, value, now.ns);
         }
     }
 

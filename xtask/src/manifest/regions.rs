@@ -50,7 +50,11 @@ fn each_refusal_of_a_region_names_file_line_and_reason() {
         ("", "", "fine"),
         ("bios@fff00000", "bios", "fine"),
         ("kind = \"rom\";", "", "22: ROM: kind is missing"),
-        ("\"rom\"", "\"rmo\"", "24: ROM: kind is \"rmo\", not ram, rom or shared"),
+        (
+            "\"rom\"",
+            "\"rmo\"",
+            "24: ROM: kind is \"rmo\", not ram, rom, shared, host-memory or host-ports",
+        ),
         (
             "bios@fff00000",
             "bi.os",

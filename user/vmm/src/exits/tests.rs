@@ -4,6 +4,7 @@ use crate::claims::Seen;
 use crate::cpuid::Leaf;
 use crate::machine::Mailbox;
 use crate::memory::{GuestMemory, Region};
+use crate::passed::Passed;
 use crate::virtio::Bus;
 use core::sync::atomic::AtomicU64;
 use devices::board::{Board, Config};
@@ -28,6 +29,7 @@ pub(crate) fn vm(words: &[AtomicU64]) -> Vm<'_> {
         virtio: Bus::default(),
         ata: None,
         memory: GuestMemory::new(words),
+        passed: Passed::none(),
         vmx: true,
         host_cpuid: host,
         tsc_zero: 0,
