@@ -1,7 +1,7 @@
 //! A driver from hell: rings that make no sense, for every virtio device it finds (virtio 1.2, 2.7 and 4.2).
 //!
 //! Each way to break a ring, by name, must break the device, which then wants a reset (`docs/devices.md`, "Virtio"); after the
-//! reset it works. Then rings full of random words, for both queues of a device, and the same check. What devices are
+//! reset it works. Then rings full of random words, for both queues of a device, random words in registers, and the same check. What devices are
 //! told to write goes to this program's own arena, or to no memory at all.
 
 use crate::machine;
@@ -275,6 +275,8 @@ pub fn rings() -> Result<(), Failure> {
         device.works()?;
         random(&device);
         device.works()?;
+        registers(&device);
+        device.works()?;
         println!(
             "small: device {} at {:#x} has had {ROUNDS} random rings",
             device.id, device.address
@@ -323,6 +325,26 @@ fn random(device: &Device) {
         };
         put(DRIVER + 2, 1, index.into());
         device.kick();
+    }
+}
+
+/// Random words in the registers, apart from the addresses of rings, which stay in the arena.
+fn registers(device: &Device) {
+    const ADDRESSES: core::ops::Range<u64> = 0x80..0xa8;
+    let mut random = Random(!device.address);
+    for _ in 0..ROUNDS {
+        if random.below(16) == 0 {
+            device.begin(device.queue()..=device.queue(), RINGS.map(at));
+            good();
+        }
+        let offset = [0x30, 0x38, 0x44, 0x50, 0x70, random.below(0x1000)];
+        let offset = offset.get(random.below(6) as usize).copied().unwrap_or(0);
+        machine::read(device.address + offset, 1 << random.below(4));
+        if !ADDRESSES.contains(&(offset & !3)) {
+            let value = [random.below(20), random.next(), u64::MAX];
+            let value = value.get(random.below(3) as usize).copied().unwrap_or(0);
+            device.put(offset & !3, value as u32);
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! A guest's virtual devices: what the monitor gets for them, and the order that says where it lies.
 use crate::cell::Maker;
-use crate::loader::{self, Space, give_object, refused};
+use crate::loader::{self, Space, give_object};
 use crate::switches::word;
 use abi::cap::{MEM_R, MEM_RW, SM_UP};
 use abi::{PAGE_SIZE, Selector};

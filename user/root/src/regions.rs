@@ -1,7 +1,6 @@
 //! A guest's regions besides RAM: its monitor and the guest get them, each with its own rights; ports its monitor alone.
 use crate::cell::Maker;
 use crate::loader::{self, Space, refused};
-use crate::power;
 use abi::cap::{MEM_R, MEM_RW, MEM_X};
 use abi::hip::MemoryKind;
 use abi::{PAGE_SIZE, Selector};
@@ -9,6 +8,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use manifest::{Access, Guest, Manifest, Owned, Ports, Region, Space as Where, What};
+use root::power;
 use root::taken::Taken;
 use rt::instructions::{inl, outl};
 use rt::memory::Window;

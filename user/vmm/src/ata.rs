@@ -64,6 +64,7 @@ impl Vm<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::Now;
     use core::sync::atomic::AtomicU64;
 
     /// A guest with a disk of one block, over a store of so many words.
