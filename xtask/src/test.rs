@@ -78,9 +78,7 @@ pub fn test(args: &TestArgs) -> Result<()> {
     if is_rebreak || (!named && args.long) {
         tally.add(rebreak::all(None)?);
     }
-    let is_told =
-        |one: &&LongHost| wanted(one.name) && (named || args.long || one.tier == Tier::Quick);
-    for one in LONG_HOST.iter().filter(is_told) {
+    for one in LONG_HOST.iter().filter(|one| wanted(one.name) && (named || args.long)) {
         let begun = Instant::now();
         tally.add(long_host_test(one)?);
         timed.push(Timed { name: one.name.to_string(), took: begun.elapsed() });
@@ -133,29 +131,19 @@ fn host_tests(name: Option<&str>) -> Result<Tally> {
 /// Host tests that take minutes or a build of their own.
 struct LongHost {
     name: &'static str,
-    tier: Tier,
     arguments: &'static [&'static str],
-    /// A variable of the compiler's, beyond the usual.
-    variable: Option<(&'static str, &'static str)>,
+    /// What the compiler is told beyond the usual.
+    rustflags: Option<&'static str>,
 }
 
-const LONG_HOST: [LongHost; 3] = [
-    // The interpreter asks for one unstable feature (docs/decisions/0090-aml-apart.md).
-    LongHost {
-        name: "aml_host",
-        tier: Tier::Quick,
-        arguments: &["-p", "aml", "--target-dir", "target/aml"],
-        variable: Some(("RUSTC_BOOTSTRAP", "acpi")),
-    },
+const LONG_HOST: [LongHost; 2] = [
     LongHost {
         name: "loom",
-        tier: Tier::Long,
         arguments: &["-p", "sync", "--release", "--target-dir", "target/loom", "loom"],
-        variable: Some(("RUSTFLAGS", "--cfg loom")),
+        rustflags: Some("--cfg loom"),
     },
     LongHost {
         name: "ten_million",
-        tier: Tier::Long,
         arguments: &[
             "-p",
             "syscalls",
@@ -166,7 +154,7 @@ const LONG_HOST: [LongHost; 3] = [
             "--ignored",
             "--nocapture",
         ],
-        variable: None,
+        rustflags: None,
     },
 ];
 
@@ -174,8 +162,8 @@ const LONG_HOST: [LongHost; 3] = [
 fn long_host_test(one: &LongHost) -> Result<Tally> {
     let (tally, said) = cargo_test(one.name, |command| {
         command.args(one.arguments);
-        if let Some((name, value)) = one.variable {
-            command.env(name, value);
+        if let Some(flags) = one.rustflags {
+            command.env("RUSTFLAGS", flags);
         }
     })?;
     print!("{said}");

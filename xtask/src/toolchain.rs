@@ -75,12 +75,7 @@ impl Toolchain {
         let target_dir = desk::root().join("target").join(subdir);
         let mut flags = flags.to_vec();
         let mut command = match self {
-            Self::Pinned => {
-                let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-                // One crate below the program `aml` asks for an unstable feature, and no other may.
-                command.env("RUSTC_BOOTSTRAP", "acpi");
-                command
-            }
+            Self::Pinned => Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into())),
             Self::Debian(linker) => {
                 flags.push(format!("-Clinker={}", linker.display()));
                 let mut command = Command::new("/usr/bin/cargo");
