@@ -50,14 +50,28 @@ impl Cpu {
         let parked = state.parked.take();
         let idle = parked.is_some();
         drop(parked);
+        let alone = state.blocked.is_none() && state.top.as_ref().is_some_and(|top| top.same(ec));
         if idle {
             state.resume = Resume::Dead;
+        } else if alone {
+            self.forget_alone(ec);
         } else if self.burial.is_none() {
             self.burial = self.begin_burial(ec);
             self.bury_links();
         } else {
             let _ = self.dying_ecs.push_back(ec.clone());
         }
+    }
+
+    /// A dead context that is its whole chain, and does not run.
+    fn forget_alone(&mut self, ec: &Counted<Ec>) {
+        let Some(state) = ec.cell.open(&mut self.key) else { return };
+        let itself = state.top.take();
+        let was = core::mem::replace(&mut state.resume, Resume::Dead);
+        let interrupted = state.interrupted.take();
+        drop(itself);
+        ec.mark.clear();
+        self.leave_guest(was, interrupted);
     }
 
     /// A chain whose time was taken from it may be one that nobody runs any more.
@@ -91,7 +105,7 @@ impl Cpu {
             self.burial = if dead { self.begin_burial(&ec) } else { self.begin_look(&ec) };
         }
         if self.burial.is_some() {
-            self.mine.note_work();
+            self.mourn();
         }
     }
 
@@ -116,6 +130,7 @@ impl Cpu {
                 None
             }
             Burial::Apart { at } => {
+                at.mark.clear();
                 let state = at.cell.open(&mut self.key)?;
                 let was = core::mem::replace(&mut state.resume, Resume::Dead);
                 let interrupted = state.interrupted.take();

@@ -59,6 +59,8 @@ pub struct Cpu {
     pub(crate) burial: Option<Burial>,
     /// Dead contexts whose chains come after it (link 2).
     pub(crate) dying_ecs: List<Ec, 2>,
+    /// There is something in any of these.
+    pub(crate) mourns: bool,
     limbo: Limbo,
     /// Not 0 if there is anything in `limbo`.
     tables: u8,
@@ -153,6 +155,7 @@ impl Cpu {
             dying_sms: List::new(),
             burial: None,
             dying_ecs: List::new(),
+            mourns: false,
             limbo: Limbo::default(),
             tables: 0,
             hurried: 0,
@@ -217,7 +220,7 @@ impl Cpu {
     /// A dead domain joined the list of those to be buried.
     pub(crate) fn bury_later(&mut self, pd: Counted<Pd>) {
         let _ = self.dying.push_back(pd);
-        self.mine.note_work();
+        self.mourn();
     }
 
     /// The quiescent state: between two rounds this CPU holds no borrowed reference.

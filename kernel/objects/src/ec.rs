@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use abi::Status;
 use arch::{ExitKind, Thread};
-use sync::{Counted, CpuCell, List, SharedPage};
+use sync::{Counted, CpuCell, List, Mark, SharedPage};
 
 use crate::{Charge, OwnedFrames, Pd, Pt, Sc, Vcpu};
 
@@ -40,6 +40,8 @@ pub struct Ec {
     pub utcb_mapping: Option<(Counted<Pd>, u64)>,
     /// Register state, place in a call chain: its CPU's alone.
     pub cell: CpuCell<EcState>,
+    /// Where its revocation is in a delegation tree. Only its CPU moves it.
+    pub mark: Mark,
     attention: AtomicU32,
     utcb: OwnedFrames,
     fpu: OwnedFrames,
@@ -217,6 +219,7 @@ impl Ec {
             event_base,
             utcb_mapping,
             cell,
+            mark: Mark::new(),
             attention: AtomicU32::new(0),
             utcb,
             fpu,

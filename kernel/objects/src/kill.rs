@@ -7,7 +7,7 @@
 use core::sync::atomic::Ordering::Relaxed;
 
 use abi::Status;
-use sync::{AnyCounted, CapSpace, Counted, Creator, Removed, Token, Tree};
+use sync::{AnyCounted, Counted, Creator, Mark, Removed, Token, Tree};
 
 use crate::{Attention, Cpu, Ec, Kp, Pd, Pt, Resume, Sc, Sm, Vcpu};
 
@@ -49,7 +49,7 @@ impl Cpu {
         sm.kill();
         if !self.release_orphans(&sm) {
             let _ = self.dying_sms.push_back(sm);
-            self.mine.note_work();
+            self.mourn();
         }
     }
 
@@ -147,6 +147,7 @@ impl Cpu {
     pub fn kill_current(&mut self, reason: &'static str) {
         self.depart();
         let Some(current) = self.current.take() else { return };
+        current.mark.clear();
         self.tell_killed(reason);
         current.ask(Attention::KILL);
         let Some(state) = current.cell.open(&mut self.key) else { return };
@@ -178,52 +179,62 @@ impl Cpu {
     /// Whether something dead still has parts to take back. A revoke does not end before that is done.
     #[inline(always)]
     pub fn has_dying(&self) -> bool {
-        !self.dying.is_empty() || !self.dying_sms.is_empty() || self.burial.is_some()
+        self.mourns
+    }
+
+    /// Somebody dead has parts to take back.
+    pub(crate) fn mourn(&mut self) {
+        self.mourns = true;
+        self.mine.note_work();
     }
 
     /// One step of taking back what the dead hold: places in chains; waiters; contexts, capabilities, ports.
     #[inline]
     pub fn bury_some(&mut self, token: &Token) {
         if self.burial.is_some() {
-            return self.bury_links();
-        }
-        if let Some(sm) = self.dying_sms.first_counted() {
+            self.bury_links();
+        } else if let Some(sm) = self.dying_sms.first_counted() {
             if self.release_orphans(&sm) {
                 let _ = self.dying_sms.pop_front();
             }
-            return;
+        } else if let Some(pd) = self.dying.first_counted() {
+            self.bury_domain(&pd, token);
         }
-        let Some(pd) = self.dying.first_counted() else { return };
+        self.mourns = self.burial.is_some() || !self.dying_sms.is_empty() || !self.dying.is_empty();
+    }
+
+    fn bury_domain(&mut self, pd: &Pd, token: &Token) {
         for _ in 0..CONTEXTS {
             let first = pd.ecs.lock().first_counted();
             match first {
                 Some(ec) => self.kill_ec(ec),
-                None => return self.bury_spaces(&pd, token),
+                None => return self.bury_spaces(pd, token),
             }
         }
     }
 
     /// The step of a dead domain without contexts.
     fn bury_spaces(&mut self, pd: &Pd, token: &Token) {
-        if let Some(next) = self.revoke_space(&pd.objects, self.dying_cursor, token) {
+        if let Some(next) = self.revoke_space(pd, self.dying_cursor, token) {
             self.dying_cursor = next;
         } else if !crate::ports::revoke_one(self.kernel, pd) {
             self.dying_cursor = 0;
+            pd.mark.clear();
             let _ = self.dying.pop_front();
         }
     }
 
     /// Takes some capabilities from a space; the next cursor, or `None` at the end.
-    fn revoke_space(&mut self, objects: &CapSpace, from: u64, token: &Token) -> Option<u64> {
-        let (first, count) = objects.next_page(from)?;
+    fn revoke_space(&mut self, pd: &Pd, from: u64, token: &Token) -> Option<u64> {
+        let (first, count) = pd.objects.next_page(from)?;
         let mut left = EFFORT;
         for selector in first..first + count {
-            let Some(slot) = objects.slot(selector) else { continue };
+            let Some(slot) = pd.objects.slot(selector) else { continue };
             loop {
                 if left == 0 {
                     return Some(selector);
                 }
-                let effort = self.revoke_step(slot, abi::cap::ALL, true, token);
+                let effort = self.revoke_step(slot, abi::cap::ALL, true, &pd.mark, token);
                 left = left.saturating_sub(effort.cost());
                 if effort != Effort::Nothing {
                     continue;
@@ -234,23 +245,19 @@ impl Cpu {
         Some(first + count)
     }
 
-    /// One step of revoking `permissions` below a slot, and with `itself` from it.
+    /// One step of revoking `permissions` below a slot, and with `itself` from it. Where it goes on is kept by `mark`.
     pub fn revoke_step(
         &mut self,
         slot: &sync::CapSlot,
         permissions: u8,
         itself: bool,
+        mark: &Mark,
         token: &Token,
     ) -> Effort {
+        mark.prepare(slot);
         let removed = {
             let Some(tree) = Tree::lock(slot, token) else { return Effort::Nothing };
-            match tree.revoke_descendant(permissions) {
-                Removed::Nothing if itself => match tree.revoke_self(permissions) {
-                    Removed::Reduced => Removed::Nothing,
-                    other => other,
-                },
-                other => other,
-            }
+            tree.revoke(permissions, itself, mark)
         };
         match removed {
             Removed::Nothing => Effort::Nothing,
@@ -258,7 +265,7 @@ impl Cpu {
                 self.kill(object);
                 Effort::Death
             }
-            Removed::Reduced | Removed::Slot(..) => Effort::Capability,
+            Removed::More | Removed::Slot(..) => Effort::Capability,
         }
     }
 }
@@ -268,7 +275,7 @@ impl Cpu {
 pub enum Effort {
     /// Nothing was left to do.
     Nothing,
-    /// One capability changed; there may be more.
+    /// One capability vanished, or many were looked at; there may be more.
     Capability,
     /// An object died.
     Death,

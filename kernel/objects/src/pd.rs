@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use logic::Oom;
 use logic::addr::{Frame, PAGE_SIZE};
 use sync::{
-    AnyCounted, CapSlot, CapSpace, Counted, Dismantle, List, NewTables, Pool, Site, SpinLock,
+    AnyCounted, CapSlot, CapSpace, Counted, Dismantle, List, Mark, NewTables, Pool, Site, SpinLock,
 };
 
 use crate::ports::PortMaps;
@@ -41,6 +41,8 @@ pub struct Pd {
     /// Domains of one group trust each other with what speculation may tell.
     trust_group: AtomicU64,
     dead: AtomicBool,
+    /// Once it is dead: where the revocation of its capabilities is in a delegation tree.
+    pub(crate) mark: Mark,
     /// How far its selectors have been taken apart at the end.
     dismantled: u64,
     _charge: Charge,
@@ -64,6 +66,7 @@ impl Pd {
             guest_ports: AtomicU64::new(0),
             trust_group: AtomicU64::new(0),
             dead: AtomicBool::new(false),
+            mark: Mark::new(),
             dismantled: 0,
             account,
             _charge: charge,

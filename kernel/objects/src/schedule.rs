@@ -353,11 +353,13 @@ impl Cpu {
                 self.arm_timer();
                 return;
             }
-            let _ = self.put_away();
-            if let Some(sc) = self.sc.take()
-                && stays
-            {
-                self.queue.push(sc, if used_up { End::Tail } else { End::Head });
+            let chain = self.put_away();
+            if let Some(sc) = self.sc.take() {
+                if stays {
+                    self.queue.push(sc, if used_up { End::Tail } else { End::Head });
+                } else {
+                    self.forget_unrunnable(chain.as_ref().unwrap_or(&sc.ec));
+                }
             }
         }
         while let Some(sc) = self.queue.pop() {

@@ -13,6 +13,7 @@
 //! Leaf pages stay until their space is dropped.
 
 mod end;
+mod tree;
 
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
@@ -22,7 +23,9 @@ use logic::Oom;
 
 use crate::door::{self, Site};
 use crate::slab::Header;
-use crate::{AnyCounted, AnyRef, Guard, Pool, Ref, Slab, Token};
+use crate::{AnyCounted, AnyRef, Pool, Ref, Slab, Token};
+
+pub use tree::{Creator, Mark, Removed, Tree};
 
 /// How many selectors a space has (abi.md 1).
 pub const SELECTORS: u64 = 1 << 26;
@@ -31,8 +34,8 @@ const PERMISSIONS: u64 = 0x1f;
 /// Table entries that one search looks at, at most.
 const LOOKS: usize = 128;
 
-/// One selector's place.
-#[repr(C, align(64))]
+/// One selector's place. 64 bytes; those of a leaf page are aligned to as many.
+#[repr(C)]
 pub struct CapSlot {
     word: AtomicU64,
     next: AtomicPtr<CapSlot>,
@@ -40,6 +43,9 @@ pub struct CapSlot {
     /// Depth in bits 63:32, selector in bits 31:0.
     place: AtomicU64,
     space: AtomicU64,
+    /// What a [`Mark`] below this slot is known by, until the slot is filled again; 0 for none.
+    stamp: AtomicU64,
+    _rest: [u64; 2],
 }
 
 /// What a slot holds, borrowed.
@@ -391,6 +397,7 @@ impl CapSlot {
     fn set_place(&self, depth: u64, selector: u64, space: u64) {
         self.place.store(depth << 32 | selector & 0xffff_ffff, Relaxed);
         self.space.store(space, Relaxed);
+        self.stamp.store(0, Relaxed);
     }
 
     /// Makes this slot the creator's capability of a new object; refuses an occupied slot.
@@ -425,6 +432,19 @@ impl CapSlot {
         }
     }
 
+    /// Puts the slot into the list of its object, behind another one. The tree's lock is held.
+    #[inline(always)]
+    fn link(&self, behind: &CapSlot) {
+        let next = behind.next.load(Relaxed);
+        self.next.store(next, Relaxed);
+        self.previous.store(core::ptr::from_ref(behind).cast_mut(), Relaxed);
+        behind.next.store(core::ptr::from_ref(self).cast_mut(), Relaxed);
+        // SAFETY: linked slots live; the tree's lock is held.
+        if let Some(n) = unsafe { next.as_ref() } {
+            n.previous.store(core::ptr::from_ref(self).cast_mut(), Relaxed);
+        }
+    }
+
     /// Takes the slot out of its object's list and frees it. The tree's lock is held.
     fn unlink(&self) -> Option<AnyCounted> {
         let node = self.node()?;
@@ -441,143 +461,5 @@ impl CapSlot {
         self.word.store(0, Release);
         // SAFETY: the word owned this count and is gone.
         Some(unsafe { AnyCounted::from_raw(node) })
-    }
-}
-
-/// An object's delegation tree, locked, seen from one slot of it.
-pub struct Tree<'a> {
-    slot: &'a CapSlot,
-    _lock: Guard<'a, ()>,
-}
-
-/// What a step of a revocation did to one slot.
-pub enum Removed {
-    /// The slot is free again; the object's count and whether it was the creator's capability.
-    Slot(AnyCounted, Creator),
-    /// Permissions were reduced and some remain.
-    Reduced,
-    /// Nothing (more) to remove.
-    Nothing,
-}
-
-/// Whether a removed capability was the creator's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Creator {
-    /// Depth 0: the object dies now.
-    Yes,
-    /// A delegated one.
-    No,
-}
-
-impl<'a> Tree<'a> {
-    /// Locks the tree of the object in `slot`; `None` if the slot is free.
-    pub fn lock(slot: &'a CapSlot, token: &'a Token) -> Option<Tree<'a>> {
-        loop {
-            let cap = slot.load(token)?;
-            let node = cap.object.node();
-            // SAFETY: the token keeps the node.
-            let lock = unsafe { &*node.as_ptr() }.tree.lock();
-            if slot.node() == Some(node) {
-                return Some(Tree { slot, _lock: lock });
-            }
-        }
-    }
-
-    /// The permissions of the slot.
-    pub fn permissions(&self) -> u8 {
-        (self.slot.word.load(Relaxed) & PERMISSIONS) as u8
-    }
-
-    /// Gives a copy with `permissions` (a subset; the rest is dropped) to a free slot; `false` if it is occupied or
-    /// nothing would be given.
-    pub fn delegate(&self, to: &CapSlot, permissions: u8, space: &CapSpace, selector: u64) -> bool {
-        let permissions = self.permissions() & permissions;
-        let Some(node) = self.slot.node() else { return false };
-        if permissions == 0 || !to.is_free() {
-            return false;
-        }
-        // SAFETY: our slot counts the node; this makes one more count, for the new slot.
-        let object = unsafe {
-            let ours = core::mem::ManuallyDrop::new(AnyCounted::from_raw(node));
-            ours.borrow().hold()
-        };
-        let Some(object) = object else { return false };
-        if to.fill(object, permissions).is_err() {
-            return false;
-        }
-        to.set_place(self.slot.depth() + 1, selector, space.identity);
-        let next = self.slot.next.load(Relaxed);
-        to.next.store(next, Relaxed);
-        to.previous.store(core::ptr::from_ref(self.slot).cast_mut(), Relaxed);
-        self.slot.next.store(core::ptr::from_ref(to).cast_mut(), Relaxed);
-        // SAFETY: linked slots live; the tree's lock is held.
-        if let Some(n) = unsafe { next.as_ref() } {
-            n.previous.store(core::ptr::from_ref(to).cast_mut(), Relaxed);
-        }
-        true
-    }
-
-    /// Takes `permissions` away from the first descendant that has any of them.
-    pub fn revoke_descendant(&self, permissions: u8) -> Removed {
-        let depth = self.slot.depth();
-        let mut at = self.slot.next.load(Relaxed);
-        // SAFETY: linked slots live; the tree's lock is held.
-        while let Some(slot) = unsafe { at.as_ref() } {
-            if slot.depth() <= depth {
-                break;
-            }
-            let next = slot.next.load(Relaxed);
-            match reduce(slot, permissions) {
-                Removed::Nothing => at = next,
-                done => return done,
-            }
-        }
-        Removed::Nothing
-    }
-
-    /// Takes `permissions` away from the slot itself.
-    pub fn revoke_self(&self, permissions: u8) -> Removed {
-        reduce(self.slot, permissions)
-    }
-
-    /// The selector of the nearest slot above this one that lies in the given space; without one, this slot's own
-    /// if it lies there (abi.md 6.3).
-    pub fn find_in(&self, space: &CapSpace) -> Option<u64> {
-        let own = self.slot.space() == space.identity;
-        let mut slot = self.slot;
-        loop {
-            let depth = slot.depth();
-            if depth == 0 {
-                return own.then(|| self.slot.selector());
-            }
-            // The parent is the nearest predecessor that is less deep.
-            loop {
-                // SAFETY: linked slots live; the tree's lock is held.
-                slot = unsafe { slot.previous.load(Relaxed).as_ref() }?;
-                if slot.depth() < depth {
-                    break;
-                }
-            }
-            if slot.space() == space.identity {
-                return Some(slot.selector());
-            }
-        }
-    }
-}
-
-fn reduce(slot: &CapSlot, permissions: u8) -> Removed {
-    let word = slot.word.load(Relaxed);
-    let left = word & !(u64::from(permissions) & PERMISSIONS);
-    if left == word {
-        return Removed::Nothing;
-    }
-    if left & PERMISSIONS != 0 {
-        slot.word.store(left, Release);
-        return Removed::Reduced;
-    }
-    let creator = if slot.depth() == 0 { Creator::Yes } else { Creator::No };
-    match slot.unlink() {
-        Some(object) => Removed::Slot(object, creator),
-        None => Removed::Nothing,
     }
 }

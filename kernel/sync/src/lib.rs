@@ -52,7 +52,7 @@ mod tests;
 
 pub use bell::Bell;
 #[cfg(not(loom))]
-pub use cap::{CapSlot, CapSpace, Capability, Creator, NewTables, Removed, SELECTORS, Tree};
+pub use cap::{CapSlot, CapSpace, Capability, Creator, Mark, NewTables, Removed, SELECTORS, Tree};
 #[cfg(not(loom))]
 pub use cell::{CpuCell, CpuKey};
 #[cfg(not(loom))]

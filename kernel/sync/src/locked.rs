@@ -1,4 +1,5 @@
-//! How many locked instructions counts and locks took: what tests on the host ask. In the kernel it is nothing.
+//! How many locked instructions counts and locks took, and how far walks went: what tests on the host ask. In the
+//! kernel it is nothing.
 
 #[cfg(all(not(target_os = "none"), not(loom)))]
 mod tally {
@@ -8,6 +9,7 @@ mod tally {
     thread_local! {
         static COUNTS: Cell<u64> = const { Cell::new(0) };
         static LOCKS: Cell<u64> = const { Cell::new(0) };
+        static LOOKS: Cell<u64> = const { Cell::new(0) };
     }
 
     /// Locked instructions of this thread so far.
@@ -17,13 +19,15 @@ mod tally {
         pub counts: u64,
         /// Of spin locks.
         pub locks: u64,
+        /// Not locked: elements of lists and trees that walks looked at.
+        pub looks: u64,
     }
 
     impl Locked {
         /// What they are by now.
         #[must_use]
         pub fn so_far() -> Self {
-            Self { counts: COUNTS.get(), locks: LOCKS.get() }
+            Self { counts: COUNTS.get(), locks: LOCKS.get(), looks: LOOKS.get() }
         }
     }
 
@@ -36,12 +40,17 @@ mod tally {
     pub(crate) fn lock() {
         LOCKS.set(LOCKS.get() + 1);
     }
+
+    /// A walk came by an element.
+    pub(crate) fn look() {
+        LOOKS.set(LOOKS.get() + 1);
+    }
 }
 
 #[cfg(all(not(target_os = "none"), not(loom)))]
 pub use tally::Locked;
 #[cfg(all(not(target_os = "none"), not(loom)))]
-pub(crate) use tally::{count, lock};
+pub(crate) use tally::{count, lock, look};
 
 /// A reference was counted.
 #[cfg(any(target_os = "none", loom))]
@@ -52,3 +61,9 @@ pub(crate) fn count() {}
 #[cfg(any(target_os = "none", loom))]
 #[inline(always)]
 pub(crate) fn lock() {}
+
+/// A walk came by an element.
+#[cfg(any(target_os = "none", loom))]
+#[inline(always)]
+#[cfg_attr(loom, expect(dead_code, reason = "the models have no walks"))]
+pub(crate) fn look() {}

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use logic::addr::Frame;
 
 use crate::{
-    CapSpace, Collected, Counted, CpuKey, Creator, List, Pool, Rcu, Removed, SharedPage, Site,
-    Slab, Token, Tree,
+    CapSpace, Collected, Counted, CpuKey, Creator, List, Mark, Pool, Rcu, Removed, SharedPage,
+    Site, Slab, Token, Tree,
 };
 
 fn pool(frames: usize) -> &'static Pool {
@@ -112,7 +112,7 @@ fn a_borrowed_reference_cannot_revive_the_dead() {
     let seen = slot.load(&w.token).unwrap();
     drop(kept);
     let tree = Tree::lock(slot, &w.token).unwrap();
-    let Removed::Slot(object, Creator::Yes) = tree.revoke_self(3) else { panic!() };
+    let Removed::Slot(object, Creator::Yes) = tree.revoke(3, true, &Mark::new()) else { panic!() };
     drop(tree);
     drop(object);
     assert!(seen.object.downcast::<Noisy>().unwrap().hold().is_none());
@@ -199,6 +199,7 @@ fn list_order_against_a_deque() {
 /// Delegations and revocations against a plain tree: who holds what is the same after every step.
 #[test]
 fn capability_tree_against_a_model() {
+    const SLOTS: usize = 200;
     #[derive(Clone)]
     struct Node {
         parent: Option<usize>,
@@ -206,13 +207,14 @@ fn capability_tree_against_a_model() {
     }
     let mut w = world();
     let space = CapSpace::new(w.pool);
-    let mut model: Vec<Option<Node>> = vec![None; 64];
+    let mut model: Vec<Option<Node>> = vec![None; SLOTS];
     let object = w.make();
-    let slot = |i: usize| space.ensure(i as u64 * 1000, || Ok(())).unwrap();
+    let slot = |i: usize| space.ensure(i as u64 * 10, || Ok(())).unwrap();
     let mut seed = 7u64;
-    for _ in 0..4000 {
+    let mark = Mark::new();
+    for _ in 0..12_000 {
         seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        let (a, b) = ((seed >> 40) as usize % 64, (seed >> 50) as usize % 64);
+        let (a, b) = ((seed >> 40) as usize % SLOTS, (seed >> 50) as usize % SLOTS);
         let permissions = (seed >> 33) as u8 & 0x1f;
         if model[a].is_none() && model.iter().all(Option::is_none) {
             assert!(slot(a).create(object.clone().erase(), 0x1f, &space, a as u64).is_ok());
@@ -227,14 +229,10 @@ fn capability_tree_against_a_model() {
         } else {
             let own = seed >> 63 != 0;
             loop {
+                mark.prepare(slot(a));
                 let Some(tree) = Tree::lock(slot(a), &w.token) else { break };
-                match tree.revoke_descendant(permissions) {
-                    Removed::Nothing if own => {
-                        let _ = tree.revoke_self(permissions);
-                        break;
-                    }
-                    Removed::Nothing => break,
-                    _ => {}
+                if matches!(tree.revoke(permissions, own, &mark), Removed::Nothing) {
+                    break;
                 }
             }
             let below = |mut i: usize, model: &[Option<Node>]| {
@@ -247,7 +245,7 @@ fn capability_tree_against_a_model() {
                 false
             };
             if model[a].is_some() {
-                let hit: Vec<usize> = (0..64)
+                let hit: Vec<usize> = (0..SLOTS)
                     .filter(|&i| model[i].is_some() && (below(i, &model) || own && i == a))
                     .collect();
                 for i in hit {

@@ -173,9 +173,10 @@ fn repeat(cpu: &mut Cpu) {
 #[cold]
 #[inline(never)]
 fn refused(cpu: &mut Cpu, status: Status) -> Status {
-    if let Some(state) = cpu.state() {
+    if let Some((ec, state)) = cpu.running() {
         state.cursor = 0;
         state.making = None;
+        ec.mark.clear();
     }
     status
 }

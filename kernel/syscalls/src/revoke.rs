@@ -5,7 +5,7 @@ use abi::cap::ALL;
 use abi::{CrdKind, Status};
 use logic::addr::{is_user_block, units};
 use objects::{Cpu, EFFORT, Effort, Pd, Resume, Target};
-use sync::{SELECTORS, Token};
+use sync::{Mark, SELECTORS, Token};
 
 use crate::authority::{caller_ref, domain_ref};
 use crate::{Outcome, Verdict, Words};
@@ -52,7 +52,13 @@ pub fn revoke(cpu: &mut Cpu, token: &Token, words: Words) -> Outcome {
             (left == 0).then_some(0)
         }
         CrdKind::Object => {
-            objects(cpu, token, pd, crd.base(), crd.order(), crd.perms(), own, cursor)
+            let mark = &cpu.current.as_ref().ok_or(Status::Abort)?.under(token).get().mark;
+            let range = (crd.base(), crd.order());
+            let next = objects(cpu, token, pd, range, crd.perms(), own, mark, cursor);
+            if next.is_none() {
+                mark.clear();
+            }
+            next
         }
     };
     // What died by this is taken apart before the call returns.
@@ -108,10 +114,10 @@ fn objects(
     cpu: &mut Cpu,
     token: &Token,
     pd: &Pd,
-    base: u64,
-    order: u8,
+    (base, order): (u64, u8),
     permissions: u8,
     own: bool,
+    mark: &Mark,
     cursor: u64,
 ) -> Option<u64> {
     let first = base & !(units(order) - 1);
@@ -129,7 +135,7 @@ fn objects(
         at = selector;
         if let Some(slot) = pd.objects.slot(selector) {
             loop {
-                let effort = cpu.revoke_step(slot, permissions & ALL, own, token);
+                let effort = cpu.revoke_step(slot, permissions & ALL, own, mark, token);
                 if effort != Effort::Capability {
                     left = left.saturating_sub(effort.cost() - 1);
                     break;

@@ -436,3 +436,19 @@ fn an_msi_of_a_page_in_the_kernels_half_is_no_device() {
         assert_eq!(world.status(msi.encode()), Status::BadDev, "{device:#x}");
     }
 }
+
+/// A thread whose time is taken away in the same moment keeps nothing: it was the last of its chain, and dead.
+#[test]
+fn a_spinning_thread_dies_with_its_time() {
+    let world = World::new(2, FRAMES);
+    let mut free = None;
+    for _ in 0..3 {
+        let other = world.other();
+        assert!(!other.is_inside());
+        world.must(revoke(110, 1));
+        world.must(revoke(112, 1));
+        world.must(revoke(192, 6));
+        let now = world.free_frames();
+        assert_eq!(*free.get_or_insert(now), now);
+    }
+}

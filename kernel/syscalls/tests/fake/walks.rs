@@ -3,12 +3,13 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use abi::args::{CallPortal, Reply, Words};
+use abi::args::{CallPortal, PdCtrl, Reply, Revoke, Words};
 use abi::cap::ROOT_PD;
-use abi::{Mtd, Status};
+use abi::crd::ItemMeta;
+use abi::{Crd, Mtd, Status};
 use sync::Locked;
 
-use crate::world::{Terminal, World, create_sm, down, revoke, status_of, syscall};
+use crate::world::{Terminal, World, create_sm, down, revoke, status_of, syscall, up};
 
 const FRAMES: usize = 8192;
 /// Contexts in a long chain of calls.
@@ -116,5 +117,122 @@ fn a_long_dead_chain_is_taken_apart() {
         world.must(revoke(SEMAPHORE, 0));
         let now = world.free_frames();
         assert_eq!(*free.get_or_insert(now), now, "all of it came back");
+    }
+}
+
+/// Capabilities that came from one.
+const WIDE: u64 = 2000;
+/// Where the wide tree's capabilities are in the root domain.
+const COPIES: u64 = 0x4000;
+/// Elements of lists and trees that one pass looks at, at most.
+const MOST_LOOKS: u64 = 500;
+
+fn looks() -> u64 {
+    Locked::so_far().looks
+}
+
+/// Takes one permission from what came from a capability, where that has others: perhaps from it, too.
+fn reduce(selector: u64, permission: u8, own: bool) -> Words {
+    let crd = Crd::objects(selector, 0, permission);
+    Revoke { own, remote: false, crd, pd: 0 }.encode()
+}
+
+fn copy(from: u64, to: u64, order: u8) -> Words {
+    let crd = Crd::objects(from, order, 0x1f);
+    let meta = ItemMeta::DELEGATE.at(to);
+    let window = Crd::objects(to, order, 0x1f);
+    PdCtrl::Delegate { source: ROOT_PD, destination: ROOT_PD, crd, meta, window }.encode()
+}
+
+/// A semaphore with a wide tree below it: one level of 40 copies, below each of which are 50.
+fn wide_tree(world: &World) {
+    world.must(create_sm(SEMAPHORE, 0));
+    for number in 0..WIDE {
+        let from = if number % 50 == 0 { SEMAPHORE } else { COPIES + number - number % 50 };
+        world.must(copy(from, COPIES + number, 0));
+    }
+}
+
+fn with_permission(world: &World, permission: u8) -> usize {
+    let has = |number| world.permissions(&world.root.pd, COPIES + number) & permission != 0;
+    (0..WIDE).filter(|number| has(*number)).count()
+}
+
+/// Capabilities that keep other permissions are passed by in steps, and looked at once.
+#[test]
+fn a_wide_tree_loses_a_permission_in_steps() {
+    let world = World::new(1, FRAMES);
+    for own in [false, true] {
+        wide_tree(&world);
+        let back = || world.terminal.result().is_some();
+        let before = looks();
+        let (most, passes) = watch(&world, reduce(SEMAPHORE, 2, own), looks, back);
+        assert!(most <= MOST_LOOKS && passes > 4, "{most} looked at in one of {passes}");
+        assert!(looks() - before < 2 * WIDE, "none is looked at again and again");
+        assert_eq!((with_permission(&world, 2), with_permission(&world, 1)), (0, WIDE as usize));
+        let itself = world.permissions(&world.root.pd, SEMAPHORE);
+        assert_eq!(itself & 3, if own { 1 } else { 3 });
+        world.must(revoke(COPIES, 11));
+        world.must(revoke(SEMAPHORE, 0));
+    }
+}
+
+/// While one thread takes a permission away, another one takes the tree apart, or does the same in it.
+#[test]
+fn a_walk_through_a_tree_meets_others() {
+    let world = World::new(2, FRAMES);
+    let other = world.other();
+    let mut free = None;
+    let meets = [
+        revoke(SEMAPHORE, 0),
+        revoke(COPIES, 11),
+        revoke(COPIES + 50, 5),
+        reduce(SEMAPHORE, 1, true),
+        reduce(SEMAPHORE, 2, false),
+        reduce(COPIES + 100, 2, true),
+        copy(SEMAPHORE, COPIES + WIDE, 0),
+    ];
+    for (number, words) in meets.into_iter().enumerate() {
+        for at in [1, 3, 6] {
+            wide_tree(&world);
+            world.terminal.order(reduce(SEMAPHORE, 2, true));
+            (0..at).for_each(|_| world.step(0));
+            other.order(words);
+            (0..at).for_each(|_| world.step(1));
+            world.steps(400);
+            assert!(other.result().is_some(), "{number} at {at}");
+            let back = world.terminal.result().expect("the walk ends");
+            assert_eq!(status_of(&back), Status::Success);
+            assert_eq!(with_permission(&world, 2), 0, "{number} at {at}");
+            let late = world.permissions(&world.root.pd, COPIES + WIDE);
+            assert_eq!(late & 2, 0, "nobody gets it meanwhile");
+            world.must(revoke(COPIES, 11));
+            world.must(revoke(SEMAPHORE, 0));
+            let now = world.free_frames();
+            assert_eq!(*free.get_or_insert(now), now, "{number} at {at}");
+        }
+    }
+}
+
+/// Who dies in the midst of such a walk leaves nothing behind, even if it walked through its own tree.
+#[test]
+fn a_walk_through_a_tree_ends_with_its_thread() {
+    let world = World::new(2, FRAMES);
+    let mut free = None;
+    for at in 0..12 {
+        wide_tree(&world);
+        let walker = world.spawn((120, 300), 1, 0x50_0000, 5, &[]);
+        walker.order(reduce(SEMAPHORE, 2, true));
+        world.terminal.order(up(123));
+        (0..20).for_each(|_| world.step(0));
+        (0..at).for_each(|_| world.step(1));
+        assert!(world.terminal.result().is_some());
+        world.must(revoke(120, 2));
+        world.must(revoke(256, 6));
+        world.must(revoke(320, 6));
+        world.must(revoke(COPIES, 11));
+        world.must(revoke(SEMAPHORE, 0));
+        let now = world.free_frames();
+        assert_eq!(*free.get_or_insert(now), now, "at {at}");
     }
 }
