@@ -117,6 +117,9 @@ pub fn check_cpu(options: &Options) {
     if !arch::check_cpu(unwanted) {
         fail(format_args!("the CPU lacks what is listed above"));
     }
+    if arch::pcid_available() {
+        log::info!("address spaces are tagged (PCID)");
+    }
     step("CPU features");
 }
 

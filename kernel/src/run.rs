@@ -34,6 +34,11 @@ impl Host for Hands<'_> {
     fn quick(&mut self) -> Quick {
         syscalls::quick(self.cpu, self.token)
     }
+
+    #[inline(always)]
+    fn quick_vcpu_ctrl(&mut self) -> Quick {
+        syscalls::quick_poke(self.cpu, self.token)
+    }
 }
 
 /// One round, by which tests step CPUs.

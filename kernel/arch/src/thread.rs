@@ -70,10 +70,12 @@ pub struct Thread {
     pub exit: ExitKind,
 }
 
-/// Bit N: a [`Host`] may settle call number N (modulo 32) at once. None in a kernel that measures its stretches: there
-/// every call goes the way that is measured.
-pub const QUICK_CALLS: u32 =
-    if cfg!(feature = "stretch") { 0 } else { 1 << Call::PtCtrl as u32 | 1 << Call::SmCtrl as u32 };
+/// Bit N: a [`Host`] may settle call number N (modulo 32) at once; of `vcpu_ctrl` all but a run (sub-operation 0). None in a kernel that measures its stretches: there every call goes the way that is measured.
+pub const QUICK_CALLS: u32 = if cfg!(feature = "stretch") {
+    0
+} else {
+    1 << Call::PtCtrl as u32 | 1 << Call::SmCtrl as u32 | 1 << Call::VcpuCtrl as u32
+};
 
 /// What [`crate::run`] runs a thread for.
 pub trait Host {
@@ -85,6 +87,9 @@ pub trait Host {
     /// RAX, RDX, RSI, RDI and R8 to R10 are in its registers and come from there afterwards. RBX, RBP and R12 to R15
     /// are still on the processor: whoever settles a call here reads and writes none of them.
     fn quick(&mut self) -> Quick;
+
+    /// The same for `vcpu_ctrl`, apart from the others so that they do not ask for it.
+    fn quick_vcpu_ctrl(&mut self) -> Quick;
 }
 
 /// What became of a quick call.
@@ -99,23 +104,28 @@ pub enum Quick {
     Done = 3,
 }
 
-/// A host, and the door by which entry code comes to it: assembly knows that the door is the first word.
+/// A host, and the doors by which entry code comes to it: assembly knows that they are the first words.
 ///
 /// There is one on each CPU, while [`crate::with_seat`] runs.
 #[repr(C)]
 pub struct Seat<H> {
     door: extern "C" fn(&mut Seat<H>) -> Quick,
+    vcpu_door: extern "C" fn(&mut Seat<H>) -> Quick,
     /// Who decides.
     pub host: H,
 }
 
 impl<H: Host> Seat<H> {
     pub(crate) fn new(host: H) -> Self {
-        Seat { door: Self::quick, host }
+        Seat { door: Self::quick, vcpu_door: Self::quick_vcpu_ctrl, host }
     }
 
     extern "C" fn quick(&mut self) -> Quick {
         self.host.quick()
+    }
+
+    extern "C" fn quick_vcpu_ctrl(&mut self) -> Quick {
+        self.host.quick_vcpu_ctrl()
     }
 }
 

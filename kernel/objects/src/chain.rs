@@ -5,7 +5,6 @@
 
 use sync::Counted;
 
-use crate::cpu::enter_space;
 use crate::{Cpu, Ec, EcState, Pt, Resume};
 
 /// Lending steps without progress after which a caller is taken for part of a deadlock (abi.md 8).
@@ -99,7 +98,7 @@ impl Cpu {
         caller.resume = resume;
         callee.start(pt);
         arch::exchange(&mut caller.thread, current.fpu(), &mut callee.thread, ec.fpu());
-        enter_space(&mut self.space, &mut self.trust_group, self.mine, &ec.pd);
+        self.loaded.enter(self.mine, &ec.pd);
         let next = callee.parked.take();
         callee.caller = core::mem::replace(&mut self.current, next);
         if ec.has_attention() {
@@ -150,7 +149,7 @@ impl Cpu {
             return Reply::More;
         }
         arch::exchange(&mut mine.thread, current.fpu(), &mut theirs.thread, caller.fpu());
-        enter_space(&mut self.space, &mut self.trust_group, self.mine, &caller.pd);
+        self.loaded.enter(self.mine, &caller.pd);
         if caller.has_attention() {
             self.mine.note_work();
         }

@@ -14,6 +14,7 @@ use logic::addr::Frame;
 use sync::{Counted, CpuKey, List, Rcu, Token};
 
 use crate::burial::Burial;
+use crate::loaded::Loaded;
 use crate::{
     Deadlines, Ec, EcState, Frees, Kernel, Memory, Pd, Progress, Remote, RunQueue, Sc, Sm,
 };
@@ -49,7 +50,8 @@ pub struct Cpu {
     pub(crate) started: u64,
     /// When the timer fires, TSC; `u64::MAX` for never.
     pub(crate) armed: u64,
-    pub(crate) space: u64,
+    /// The address space, and what is known of others.
+    pub(crate) loaded: Loaded,
     /// Dead domains whose contexts, capabilities and ports are not all taken back (link 0).
     pub(crate) dying: List<Pd, 0>,
     pub(crate) dying_cursor: u64,
@@ -70,8 +72,6 @@ pub struct Cpu {
     pub waiting_since: u64,
     /// Kernel entries until a running CPU looks after garbage again.
     patience: u8,
-    /// The trust group of the program that ran here last.
-    pub(crate) trust_group: u64,
     /// The domain whose guest ran here last.
     pub(crate) guest_owner: u64,
     /// Tags for guests' translations.
@@ -149,7 +149,7 @@ impl Cpu {
             deadlines: Deadlines::new(),
             started: 0,
             armed: u64::MAX,
-            space: 0,
+            loaded: Loaded::new(),
             dying: List::new(),
             dying_cursor: 0,
             dying_sms: List::new(),
@@ -161,7 +161,6 @@ impl Cpu {
             hurried: 0,
             waiting_since: 0,
             patience: 0,
-            trust_group: 0,
             guest_owner: 0,
             tags: Tags::new(),
         }
@@ -235,7 +234,7 @@ impl Cpu {
         let Some(current) = &self.current else { return };
         // A page the thread cannot reach: its own FPU area, always valid.
         let _ = arch::fpu_restore(current.fpu());
-        enter_space(&mut self.space, &mut self.trust_group, self.mine, &current.pd);
+        self.loaded.enter(self.mine, &current.pd);
         if current.has_attention() {
             self.mine.note_work();
         }
@@ -254,7 +253,7 @@ impl Cpu {
                 let _ = arch::fpu_restore(next.fpu());
             }
         }
-        enter_space(&mut self.space, &mut self.trust_group, self.mine, &next.pd);
+        self.loaded.enter(self.mine, &next.pd);
         if next.has_attention() {
             self.mine.note_work();
         }
@@ -264,8 +263,8 @@ impl Cpu {
     /// Leaves the space of whoever ran last, if nobody runs now: its domain may end.
     #[inline(always)]
     pub fn leave_space(&mut self) {
-        if self.current.is_none() && self.space != 0 {
-            self.space = 0;
+        if self.current.is_none() && self.loaded.space != 0 {
+            self.loaded.space = 0;
             arch::load_kernel_space();
             self.mine.space.store(0, SeqCst);
         }
@@ -308,7 +307,7 @@ impl Cpu {
 
     /// Makes every CPU that uses a domain's host or guest tables forget what it knows of them.
     fn shoot_down(&mut self, identity: u64) {
-        if self.space == identity {
+        if self.loaded.space == identity {
             arch::flush_space(None);
         }
         let kernel = self.kernel;
@@ -476,21 +475,5 @@ impl Cpu {
         let progress = memory.map_kernel_page(page, frame, rights);
         self.settle(pd.identity(), &progress);
         if progress.oom { Err(logic::Oom) } else { Ok(()) }
-    }
-}
-
-/// Loads the space of `pd` if another one is loaded, and isolates it from the last domain if they do not trust each
-/// other: `space` is the identity of the loaded one, `trust_group` its group.
-#[inline(always)]
-pub(crate) fn enter_space(space: &mut u64, trust_group: &mut u64, mine: &Remote, pd: &Pd) {
-    if pd.identity() != *space {
-        *space = pd.identity();
-        mine.space.store(*space, SeqCst);
-        arch::load_space(pd.memory.root(), None, true);
-        let group = pd.trust_group();
-        if group != *trust_group {
-            *trust_group = group;
-            arch::isolate(arch::Isolate::Domain);
-        }
     }
 }

@@ -28,6 +28,7 @@ mod guest;
 mod irq;
 mod kill;
 mod kp;
+mod loaded;
 mod log;
 pub mod machine;
 mod make;

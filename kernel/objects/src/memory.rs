@@ -64,7 +64,12 @@ pub struct Memory {
     dismantled: [u64; 2],
     /// Counts changes of guest mappings; a vCPU that saw an older value flushes before it enters.
     generation: AtomicU64,
+    /// What the host table's translations are known by; see [`Memory::stamp`].
+    stamp: AtomicU64,
 }
+
+/// The next stamp; a number is never used again.
+static STAMPS: AtomicU64 = AtomicU64::new(1);
 
 /// Tables one walk may lack, the root included.
 const LEVELS: usize = 4;
@@ -146,6 +151,7 @@ impl Memory {
             pages: AtomicU64::new(1),
             dismantled: [0; 2],
             generation: AtomicU64::new(1),
+            stamp: AtomicU64::new(STAMPS.fetch_add(1, Relaxed)),
         })
     }
 
@@ -184,6 +190,18 @@ impl Memory {
     #[inline(always)]
     pub fn generation(&self) -> u64 {
         self.generation.load(SeqCst)
+    }
+
+    /// A number that changes whenever translations of the host table may be stale. Read it after the space is marked as
+    /// loaded ([`Remote::space`](crate::Remote::space)).
+    #[inline(always)]
+    pub fn stamp(&self) -> u64 {
+        self.stamp.load(SeqCst)
+    }
+
+    /// What any CPU still knows of the host table is void. Before the marks of CPUs are read.
+    fn take_new_stamp(&self) {
+        self.stamp.store(STAMPS.fetch_add(1, Relaxed), SeqCst);
     }
 
     fn table(&self) -> Result<Frame, Oom> {
@@ -382,8 +400,11 @@ impl Memory {
             Ok(step) => (step.done, step.flush, false),
             Err(Oom) => (false, Flush::Needed, true),
         };
-        if target == Target::Guest && flush.is_needed() {
-            self.generation.fetch_add(1, SeqCst);
+        if flush.is_needed() {
+            match target {
+                Target::Host => self.take_new_stamp(),
+                Target::Guest => _ = self.generation.fetch_add(1, SeqCst),
+            }
         }
         Progress { done, flush, released, oom }
     }
@@ -400,6 +421,7 @@ impl Memory {
     pub fn set_root_entry(&self, index: usize, entry: u64) {
         let _lock = self.lock.lock();
         self.pool.page(self.root).set_word(index, entry);
+        self.take_new_stamp();
     }
 }
 

@@ -32,6 +32,7 @@ use sync::Token;
 
 pub use event::raise;
 pub use items::go_on as move_items;
+pub use vcpu::quick_poke;
 
 /// How a call goes on.
 #[must_use]
@@ -57,7 +58,7 @@ type Words = abi::args::Words;
 
 /// Does what the running thread asks for in its registers: the table of calls (abi.md 4).
 ///
-/// Call, reply and a poke are part of the loop itself; every other call is a function of its own ([`serve`]), so that none
+/// Call and reply are part of the loop itself; every other call is a function of its own ([`serve`]), so that none
 /// pays for the registers that another one needs. [`quick`] comes before it for some.
 ///
 /// `first` is the call's first word, RDI. Whether somebody runs afterwards.

@@ -117,6 +117,7 @@ pub(super) struct State {
     pub console: Vec<u8>,
     pub killed: Vec<(usize, &'static str)>,
     pub fpu_order: u8,
+    pub pcid: bool,
     /// Interrupts that nobody asked for: CPU and vector.
     pub unclaimed: Vec<(usize, u8)>,
     /// Deadly events: CPU, event, address.
@@ -149,6 +150,7 @@ impl State {
             console: Vec::new(),
             killed: Vec::new(),
             fpu_order: 0,
+            pcid: false,
             unclaimed: Vec::new(),
             faults: Vec::new(),
             memory_types: [(0, 6), (0xc_0000, 0), (0x10_0000, 6)].into(),
@@ -317,6 +319,11 @@ impl Machine {
     /// Gives the machine sleep registers: writing them takes its power, or nothing happens.
     pub fn set_sleeps(loses_power: bool) {
         with(|state| state.sleeps = Some(loses_power));
+    }
+
+    /// From now on the CPUs tag address spaces, or do not.
+    pub fn set_pcid(there: bool) {
+        with(|state| state.pcid = there);
     }
 
     /// How a pin was programmed last.

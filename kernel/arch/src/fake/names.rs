@@ -28,7 +28,13 @@ pub fn run<H: Host>(seat: &mut Seat<H>) -> Option<(Event, u64)> {
     let event = run_thread(thread);
     let first = thread.registers.rdi;
     let quick = event == Event::Syscall && QUICK_CALLS >> (first & 31) & 1 != 0;
-    if quick && seat.host.quick() != Quick::Not {
+    let settled = match (first as u8 == abi::Call::VcpuCtrl as u8, abi::call::sub(first)) {
+        _ if !quick => Quick::Not,
+        (false, _) => seat.host.quick(),
+        (true, 0) => Quick::Not,
+        (true, _) => seat.host.quick_vcpu_ctrl(),
+    };
+    if settled != Quick::Not {
         return Some((Event::Settled, first));
     }
     Some((event, first))
@@ -206,10 +212,10 @@ pub fn flush_space(tag: Option<u16>) {
     with(|state| state.record(Deed::FlushSpace(tag)));
 }
 
-/// The fake has no address-space tags.
+/// Whether address spaces may be tagged.
 #[must_use]
 pub fn pcid_available() -> bool {
-    false
+    with(|state| state.pcid)
 }
 
 /// What the last three slots of every domain's root hold; the tables behind do not exist.

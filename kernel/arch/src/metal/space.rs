@@ -15,17 +15,15 @@ const KEEP: u64 = 1 << 63;
 
 /// Switches to the address space whose top-level table is `root`.
 ///
-/// With PCID in use `tag` names its translations (0 if there is none) and `flush` drops those that
-/// the CPU still has under it; without PCID all but the kernel's are always dropped.
-#[inline]
+/// `tag` names its translations, and `flush` drops those that the CPU still has under it; only where there is PCID
+/// (`pcid_available`). Without a tag all but the kernel's are dropped (with PCID: all of tag 0).
+#[inline(always)]
 pub fn load_space(root: Frame, tag: Option<u16>, flush: bool) {
-    let mut value = root.address();
-    if cpu::pcid_available() {
-        value |= u64::from(tag.unwrap_or(0) & 0xfff);
-        if tag.is_some() && !flush {
-            value |= KEEP;
-        }
-    }
+    let value = match tag {
+        None => root.address(),
+        Some(tag) if flush => root.address() | u64::from(tag & 0xfff),
+        Some(tag) => root.address() | u64::from(tag & 0xfff) | KEEP,
+    };
     // SAFETY: every top-level table carries the kernel's slots (`kernel_root_entries`), so code and
     // stack stay mapped; user parts are made by `logic::page_table` alone.
     unsafe { asm!("mov cr3, {}", in(reg) value, options(nostack, preserves_flags)) };

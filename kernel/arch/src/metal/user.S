@@ -42,10 +42,13 @@ come_back:
 quick_call:
     shr rcx, 47                                     # SYSRET must not see such an address (`run`)
     jnz come_back_slowly
+    cmp dil, {VCPU_CTRL}
+    je quick_vcpu_ctrl
     mov byte ptr [r11 + {EXIT}], 0
     push r11
     mov rdi, gs:[{SEAT}]
     call [rdi]
+quick_settled:
     pop r11
     mov rdi, [r11 + {RDI}]
     cmp eax, {QUICK_DONE}
@@ -61,6 +64,16 @@ quick_call:
     mov r11d, 0x202
     swapgs
     sysretq
+
+# A virtual processor is run the long way; a poke has a door of its own.
+quick_vcpu_ctrl:
+    test edi, {SUB_OPERATION}
+    jz come_back_slowly
+    mov byte ptr [r11 + {EXIT}], 0
+    push r11
+    mov rdi, gs:[{SEAT}]
+    call [rdi + 8]
+    jmp quick_settled
 
 # RDI: the thread.
 .global leave_by_sysret

@@ -20,6 +20,8 @@ global_asm!(
     THREAD = const THREAD,
     SEAT = const SEAT,
     QUICK_CALLS = const QUICK_CALLS,
+    VCPU_CTRL = const abi::Call::VcpuCtrl as u8,
+    SUB_OPERATION = const abi::Call::VcpuCtrl.word(3, 0) as u32 & !0xff,
     QUICK_DONE = const Quick::Done as u32,
     EXIT = const offset_of!(Thread, exit),
     KERNEL_RSP = const KERNEL_RSP,

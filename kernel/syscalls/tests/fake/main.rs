@@ -29,6 +29,8 @@ mod steps;
 #[cfg(test)]
 mod storm;
 #[cfg(test)]
+mod tags;
+#[cfg(test)]
 mod told;
 #[cfg(test)]
 mod trust;
