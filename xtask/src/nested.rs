@@ -8,7 +8,7 @@ use crate::build;
 use crate::cpio::Archive;
 use crate::desk;
 use crate::guest;
-use crate::image;
+use crate::image::{self, Module};
 use crate::progress::Step;
 use crate::run;
 use crate::test;
@@ -92,12 +92,12 @@ pub fn nested(args: &NestedArgs) -> Result<()> {
         "bochs" => Engine::Bochs,
         other => bail!("--engine {other}: nested runs in qemu (KVM on SVM) or bochs (KVM on VMX)"),
     };
-    let stories = stories(args.name.as_deref())?;
+    let stories = stories(args.name.as_deref(), engine)?;
     build::build(&[])?;
     let interrupted = run::interruptible()?;
     let dir = desk::out_dir("nested")?;
     let step = Step::new("the first floor's initrd");
-    let initrd = first_floor(&dir, &stories)?;
+    let initrd = first_floor(engine, &dir, &stories)?;
     step.finish(&format!("{} MiB", fs::metadata(&initrd)?.len() >> 20));
     let mut serial = Serial::new(
         Emulator::start(&machine(engine, &dir, &initrd)?)?,
@@ -135,11 +135,13 @@ pub fn nested(args: &NestedArgs) -> Result<()> {
 }
 
 /// The stories told: in QEMU's variant, which fits the second floor's machine on either processor.
-fn stories(name: Option<&str>) -> Result<Vec<&'static Story>> {
+fn stories(name: Option<&str>, engine: Engine) -> Result<Vec<&'static Story>> {
     let fits = |story: &&Story| {
         let load = matches!(story.load, Load::Root | Load::Small(_) | Load::Program("suite"));
         let plain = story.cpu_model.is_empty() && story.qemu_args.is_empty() && story.load_at == 0;
-        story.engine == Engine::Qemu && story.cpus <= 2 && plain && load
+        // Nothing in Bochs ends a guest that spins with interrupts off below KVM (docs/testing.md).
+        let ends = engine != Engine::Bochs || story.load != Load::Small("spin");
+        story.engine == Engine::Qemu && story.cpus <= 2 && plain && load && ends
     };
     let usual = |story: &&Story| story.name.starts_with("small_");
     let wanted = |story: &&Story| name.map_or(usual(story), |part| story.name.contains(part));
@@ -210,7 +212,7 @@ fn machine(engine: Engine, dir: &Path, initrd: &Path) -> Result<Machine> {
 
 /// The first floor's files: busybox, KVM's modules, QEMU with its libraries, and for each story a
 /// folder with what QEMU's loader takes.
-fn first_floor(dir: &Path, stories: &[&Story]) -> Result<PathBuf> {
+fn first_floor(engine: Engine, dir: &Path, stories: &[&Story]) -> Result<PathBuf> {
     tools::need(QEMU, "qemu-system-x86")?;
     let mut archive = Archive::default();
     let mut folders = BTreeSet::new();
@@ -249,7 +251,13 @@ fn first_floor(dir: &Path, stories: &[&Story]) -> Result<PathBuf> {
     place(&mut archive, "modules/kernel.elf32", 0o644, &fs::read(kernel)?);
     archive.directory("stories");
     for story in stories {
-        let recipe = test::recipe(story)?;
+        let mut recipe = test::recipe(story)?;
+        if engine == Engine::Bochs && story.load == Load::Program("suite") {
+            // Three modules ask for guests that spin with interrupts on (tests/suite/src/vcpu.rs): Bochs loses the
+            // interrupt that would end one with interrupts off, while KVM has them off, too.
+            let any = desk::out()?.join("small.bin");
+            recipe.modules.extend(["open", "guests"].map(|name| Module::new(name, any.clone())));
+        }
         let mut words = Vec::new();
         for module in &recipe.modules {
             let bytes = fs::read(&module.file)?;
@@ -312,9 +320,10 @@ mod tests {
 
     #[test]
     fn small_guests_are_told_unless_another_is_named() {
-        let usual = stories(None).unwrap();
+        let usual = stories(None, Engine::Qemu).unwrap();
         assert!(usual.len() > 3 && usual.iter().all(|story| story.name.starts_with("small_")));
-        assert_eq!(stories(Some("suite_qemu_1")).unwrap().len(), 1);
-        assert!(stories(Some("linux_bochs")).is_err());
+        assert_eq!(stories(Some("suite_qemu_1"), Engine::Qemu).unwrap().len(), 1);
+        assert!(stories(Some("linux_bochs"), Engine::Qemu).is_err());
+        assert_eq!(stories(None, Engine::Bochs).unwrap().len() + 1, usual.len());
     }
 }

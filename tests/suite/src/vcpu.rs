@@ -8,6 +8,7 @@ use abi::cap::MEM_RWX;
 use abi::crd::ItemMeta;
 use abi::exit::ExitReason;
 use abi::hip::{FLAG_SVM, FLAG_VMX};
+use core::sync::atomic::{AtomicU64, Ordering};
 use rt::memory::{Window, free_ram};
 use rt::stub::syscall;
 use rt::sync::{Mutex, sleep_us};
@@ -32,6 +33,11 @@ const CODE: [u8; 24] = [
 
 /// Where the guest spins.
 const SPIN: u64 = 0x10e;
+/// What a guest that spins has in RFLAGS: nothing, so that only the kernel can end it. With three boot modules: interrupts
+/// on. `cargo xtask nested --engine bochs` asks for that: Bochs loses the interrupt that would end a guest with interrupts
+/// off while its host, KVM, has them off, too.
+static SPIN_RFLAGS: AtomicU64 = AtomicU64::new(2);
+const OPEN_RFLAGS: u64 = 0x202;
 /// Where the last byte of VMCALL is, which tells it from VMMCALL.
 const VMCALL_END: usize = 13;
 
@@ -41,6 +47,10 @@ pub fn run(world: &mut World) {
     if world.boot.hip.flags() & (FLAG_VMX | FLAG_SVM) == 0 {
         world.tally.skip("guest", "no virtualization");
         return;
+    }
+    if world.boot.hip.modules().count() > 2 {
+        SPIN_RFLAGS.store(OPEN_RFLAGS, Ordering::Relaxed);
+        world.tally.skip("guests that spin with interrupts off", "a third module asks for others");
     }
     guest(world);
     busy(world);
@@ -117,8 +127,8 @@ fn guest(world: &mut World) {
     tally.equal("poke", vcpu.poke(), Ok(()));
     tally.equal("a poked one exits", step(&mut vcpu, 0x10e), Ok(ExitReason::Poked));
     vcpu.state().tsc_timeout = 10_000_000;
-    vcpu.state().rip = 0x10e;
-    let exit = vcpu.run(Mtd::RIP_LEN | Mtd::STA | Mtd::TSC_TIMEOUT);
+    (vcpu.state().rip, vcpu.state().rflags) = (0x10e, SPIN_RFLAGS.load(Ordering::Relaxed));
+    let exit = vcpu.run(Mtd::RIP_LEN | Mtd::RFLAGS | Mtd::STA | Mtd::TSC_TIMEOUT);
     tally.equal("its time runs out", exit, Ok(ExitReason::PreemptionTimer));
 }
 
@@ -157,7 +167,7 @@ pub fn spinning(cpu: u16) -> Result<Selector, Status> {
     *ENDED.lock() = None;
     thread::spawn(cpu, 1, move || {
         real_mode(vcpu.state(), 0x100);
-        vcpu.state().rip = SPIN;
+        (vcpu.state().rip, vcpu.state().rflags) = (SPIN, SPIN_RFLAGS.load(Ordering::Relaxed));
         let ended = vcpu.run(ALL);
         *ENDED.lock() = Some(ended);
     })?;
