@@ -228,6 +228,8 @@ pub struct CheckArgs {
 #[cfg(test)]
 mod devices;
 #[cfg(test)]
+mod fits;
+#[cfg(test)]
 mod passed;
 #[cfg(test)]
 mod regions;

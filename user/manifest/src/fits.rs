@@ -116,7 +116,10 @@ impl Manifest {
 /// What is left of the memory after the changes of a guest's disks.
 fn changes(guest: &Guest, mut left: u64, size: Size<'_>) -> Result<u64, Refusal> {
     for device in &guest.devices {
-        let Model::Block { module, changes } = &device.model else { continue };
+        let (Model::Block { module, changes } | Model::Ata { module, changes }) = &device.model
+        else {
+            continue;
+        };
         let Some(image) = size(module) else { continue };
         let bytes = store_size(image, changes.unwrap_or(u64::MAX)).unwrap_or(u64::MAX);
         left = left.checked_sub(bytes).ok_or_else(|| {
