@@ -234,6 +234,8 @@ mod passed;
 #[cfg(test)]
 mod regions;
 #[cfg(test)]
+mod settings;
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -25,6 +25,7 @@ impl Manifest {
     /// # Errors
     /// The first guest that is too much.
     pub fn fits(&self, machine: Machine, size: Size<'_>) -> Result<(), Refusal> {
+        machine.cpus.map_or(Ok(()), |cpus| self.host.fits(cpus))?;
         let mut left = machine.memory.unwrap_or(u64::MAX);
         for (name, bytes) in regions::shares(&self.guests) {
             left = left.checked_sub(bytes).ok_or_else(|| self.share_refused(name, bytes, left))?;
