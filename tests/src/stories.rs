@@ -477,6 +477,7 @@ pub const STORIES: &[Story] = &[
         timeout_s: 900,
         ..regions::SHARED
     },
+    Story { name: "manifest_host_qemu", ..regions::HOST },
     Story { name: "passed_qemu", ..regions::PASSED },
     Story { name: "passed_bochs", engine: Engine::Bochs, timeout_s: 600, ..regions::PASSED },
     regions::refused!(

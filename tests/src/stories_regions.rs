@@ -1,4 +1,4 @@
-//! Stories about regions of a guest's memory besides its RAM.
+//! Stories about what a manifest says besides processors, RAM and devices.
 
 use crate::stories::{BOOT, DIED, Line, Load, REFUSED, Story};
 use crate::stories_small::FAILED;
@@ -107,3 +107,38 @@ macro_rules! refused {
     };
 }
 pub(crate) use refused;
+
+/// A processor that no guest is put on, the terminal for one of three guests, time-outs for all: what `/host` and `/vmm` say
+/// has its effect.
+pub(crate) const HOST: Story = Story {
+    load: Load::Smalls { monitor: "vmm-crash", manifest: "tests/manifests/host.dts" },
+    cpus: 2,
+    lines: &[
+        Line::Never(DIED),
+        Line::Never(REFUSED),
+        Line::Never("vmm ticks: silent"),
+        Line::Says("root: guest ticks started"),
+        // Without a word of ours.
+        Line::Says("small: tick 2"),
+        Line::Type("\x1d"),
+        Line::Says("hematite> "),
+        Line::Type("guest start doze"),
+        Line::Says("doze is READY"),
+        Line::Type("cpu"),
+        Line::Says("LAPIC id 0; doze; ticks"),
+        Line::Says("LAPIC id 1; kept for the root task"),
+        Line::Says("vmm doze: silent for 2 s:"),
+        Line::Type("guest start hang"),
+        Line::Says("hang is READY"),
+        Line::Type("guest console hang"),
+        Line::Says("small: hello"),
+        Line::Type("\x1d"),
+        Line::Says("hematite> "),
+        Line::Type("guest pause hang"),
+        Line::Says("hang: the monitor does not answer within 300 ms"),
+        Line::Type("guest halt hang"),
+        Line::Says("hang is HALTED"),
+    ],
+    timeout_s: 300,
+    ..BOOT
+};

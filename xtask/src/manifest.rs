@@ -228,9 +228,13 @@ pub struct CheckArgs {
 #[cfg(test)]
 mod devices;
 #[cfg(test)]
+mod fits;
+#[cfg(test)]
 mod passed;
 #[cfg(test)]
 mod regions;
+#[cfg(test)]
+mod settings;
 #[cfg(test)]
 mod tests {
     use super::*;

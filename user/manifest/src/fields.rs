@@ -47,6 +47,19 @@ pub fn numbers(node: &FdtNode, path: &str, name: &str) -> Result<Option<Vec<u32>
     Ok(Some(cells.iter().map(|cell| u32::from_be_bytes(*cell)).collect()))
 }
 
+/// The processors in `cpus`, bit by bit; none if the property is not there.
+pub fn cpus(node: &FdtNode, path: &str) -> Result<u64, Refusal> {
+    let mut cpus = 0;
+    for cpu in numbers(node, path, "cpus")?.unwrap_or_default() {
+        let bit = 1_u64.checked_shl(cpu).filter(|bit| cpus & bit == 0).ok_or_else(|| {
+            let why = format!("cpus has {cpu}: each once, 0 to 63");
+            Refusal::new(path, "cpus", why)
+        })?;
+        cpus |= bit;
+    }
+    Ok(cpus)
+}
+
 /// A string, if the property is there.
 pub fn text(node: &FdtNode, path: &str, name: &str) -> Result<Option<String>, Refusal> {
     let Some(property) = node.property(name) else { return Ok(None) };

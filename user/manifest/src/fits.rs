@@ -25,6 +25,7 @@ impl Manifest {
     /// # Errors
     /// The first guest that is too much.
     pub fn fits(&self, machine: Machine, size: Size<'_>) -> Result<(), Refusal> {
+        machine.cpus.map_or(Ok(()), |cpus| self.host.fits(cpus))?;
         let mut left = machine.memory.unwrap_or(u64::MAX);
         for (name, bytes) in regions::shares(&self.guests) {
             left = left.checked_sub(bytes).ok_or_else(|| self.share_refused(name, bytes, left))?;
@@ -116,7 +117,10 @@ impl Manifest {
 /// What is left of the memory after the changes of a guest's disks.
 fn changes(guest: &Guest, mut left: u64, size: Size<'_>) -> Result<u64, Refusal> {
     for device in &guest.devices {
-        let Model::Block { module, changes } = &device.model else { continue };
+        let (Model::Block { module, changes } | Model::Ata { module, changes }) = &device.model
+        else {
+            continue;
+        };
         let Some(image) = size(module) else { continue };
         let bytes = store_size(image, changes.unwrap_or(u64::MAX)).unwrap_or(u64::MAX);
         left = left.checked_sub(bytes).ok_or_else(|| {

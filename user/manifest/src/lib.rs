@@ -13,6 +13,7 @@ mod fields;
 mod fits;
 mod passed;
 mod regions;
+mod settings;
 #[cfg(test)]
 mod tests;
 
@@ -23,10 +24,11 @@ use core::fmt;
 pub use devices::{ADDRESSES, ATA, Device, INTERRUPTS, Model, PORTS};
 use dtoolkit::Node;
 use dtoolkit::fdt::{Fdt, FdtNode};
-use fields::{flag, number, numbers, only, text, texts, within};
+use fields::{flag, number, only, text, texts, within};
 pub use fits::Machine;
 pub use passed::{Dma, Owned, Ports, Space};
 pub use regions::{Access, LARGEST, REGIONS, Region, What, shares};
+pub use settings::{Host, STOP_MS, Vmm};
 
 /// What `compatible` of the root node says.
 pub const VERSION: &str = "hematite,manifest-v1";
@@ -57,6 +59,10 @@ const RAM: [&str; 2] = ["ram@0", "ram@100000000"];
 /// A judged manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
+    /// About the machine.
+    pub host: Host,
+    /// About monitors and console.
+    pub vmm: Vmm,
     /// The guests, in the order of the file.
     pub guests: Vec<Guest>,
 }
@@ -216,21 +222,20 @@ pub fn parse(blob: &[u8]) -> Result<Manifest, Refusal> {
         let why = format!("compatible is \"{version}\"; this is for \"{VERSION}\"");
         return Err(Refusal::new("/", "compatible", why));
     }
-    only(&root, "/", &["compatible"], &["host", "guests"])?;
-    if let Some(host) = root.child("host") {
-        only(&host, "/host", &[], &[])?;
-    }
+    only(&root, "/", &["compatible"], &["host", "vmm", "guests"])?;
+    let (host, vmm) = (settings::host(&root)?, settings::vmm(&root)?);
     let node = child(&root, "", "guests")?;
     let names: Vec<&str> = node.children().map(|node| node.name()).collect();
     only(&node, "/guests", &[], &names)?;
-    let guests = node.children().map(|node| guest(&node)).collect::<Result<Vec<_>, _>>()?;
+    let guests = node.children().map(|node| guest(&node, &vmm)).collect::<Result<Vec<_>, _>>()?;
     if guests.is_empty() {
         return Err(Refusal::new("/guests", "", "no guest"));
     }
     devices::check_switches(&guests)?;
     regions::check_shares(&guests)?;
     passed::check_passed(&guests)?;
-    Ok(Manifest { guests })
+    settings::check(host, &vmm, &guests)?;
+    Ok(Manifest { host, vmm, guests })
 }
 
 fn child<'a>(node: &FdtNode<'a>, path: &str, name: &str) -> Result<FdtNode<'a>, Refusal> {
@@ -238,7 +243,7 @@ fn child<'a>(node: &FdtNode<'a>, path: &str, name: &str) -> Result<FdtNode<'a>, 
     node.child(name).ok_or_else(missing)
 }
 
-fn guest(node: &FdtNode) -> Result<Guest, Refusal> {
+fn guest(node: &FdtNode, vmm: &Vmm) -> Result<Guest, Refusal> {
     let name = node.name().to_string();
     let path = format!("/guests/{name}");
     let known = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
@@ -259,7 +264,7 @@ fn guest(node: &FdtNode) -> Result<Guest, Refusal> {
     Ok(Guest {
         autostart: flag(node, &path, "autostart")?,
         stop_on_unclaimed,
-        silent_s: within(node, &path, "silent-s", SILENT_S)?.unwrap_or(0) as u32,
+        silent_s: within(node, &path, "silent-s", SILENT_S)?.unwrap_or(vmm.silent_s.into()) as u32,
         vcpus: vcpus(&child(node, &path, "vcpus")?, &format!("{path}/vcpus"))?,
         memory,
         high_memory,
@@ -276,14 +281,7 @@ fn vcpus(node: &FdtNode, path: &str) -> Result<Vcpus, Refusal> {
     if node.property("count").is_none() {
         return Err(Refusal::new(path, "", "count is missing"));
     }
-    let mut cpus = 0;
-    for cpu in numbers(node, path, "cpus")?.unwrap_or_default() {
-        let bit = 1_u64.checked_shl(cpu).filter(|bit| cpus & bit == 0).ok_or_else(|| {
-            let why = format!("cpus has {cpu}: each once, 0 to 63");
-            Refusal::new(path, "cpus", why)
-        })?;
-        cpus |= bit;
-    }
+    let cpus = fields::cpus(node, path)?;
     let count = within(node, path, "count", 1..=VCPUS)?.unwrap_or(1);
     let dedicated = flag(node, path, "dedicated")?;
     if dedicated && u64::from(cpus.count_ones()) != count {

@@ -294,7 +294,8 @@ mod tests {
             ports: alloc::vec![ports],
             image,
         };
-        Manifest { guests: alloc::vec![guest] }
+        let vmm = crate::Vmm { console: None, silent_s: 0, stop_ms: 1000 };
+        Manifest { host: crate::Host::default(), vmm, guests: alloc::vec![guest] }
     }
 
     fn owned(space: Space, range: Range<u64>, whose: &str, dma: bool) -> Owned {

@@ -63,10 +63,13 @@ fn console(boot: Boot) {
         return;
     };
     let wanted = wanted(&boot, &modules, pool.bytes());
-    let cpus = Cpus::new(boot.hip.cpus().count() as u32, u32::from(boot.cpu));
+    let (kept, stop_ms, line) = wanted.as_ref().map_or((0, 1000, None), |wanted| {
+        (wanted.host.kept, wanted.vmm.stop_ms, wanted.vmm.console.clone())
+    });
+    let cpus = Cpus::new(boot.hip.cpus().count() as u32, u32::from(boot.cpu), kept);
     let (wall_clock, switches, shares) = (wall_clock(), Switches::default(), Shares::default());
     let (pool, modules) = (&mut pool, modules.as_slice());
-    let mut maker = Maker { boot, pool, modules, wall_clock, cpus, switches, shares };
+    let mut maker = Maker { boot, pool, modules, wall_clock, cpus, switches, shares, stop_ms };
     let wanted = wanted.and_then(|wanted| maker.pass(&wanted).map(|()| wanted));
     let shared = wanted.and_then(|wanted| maker.share(&wanted).map(|()| wanted.guests));
     let guests = match shared {
@@ -77,7 +80,10 @@ fn console(boot: Boot) {
         }
     };
     let running = |guest: &Cell| guest.state != State::Unknown;
-    let home = guests.iter().position(running).filter(|_| guests.len() == 1);
+    let home = match line {
+        Some(name) => guests.iter().position(|guest| guest.guest.name == name && running(guest)),
+        None => guests.iter().position(running).filter(|_| guests.len() == 1),
+    };
     let serial = Serial::new(&boot, &wake);
     let console = Console::new(home);
     let kernel = KernelSays::new(&boot);

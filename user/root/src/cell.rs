@@ -48,6 +48,8 @@ pub struct Maker<'a> {
     pub switches: Switches,
     /// Memory that guests share.
     pub shares: Shares,
+    /// How long a monitor has to hold its guest before it is taken apart, in milliseconds.
+    pub stop_ms: u32,
 }
 
 /// A guest of the manifest, alive or not.
@@ -80,8 +82,6 @@ pub struct Cell {
 
 /// Bytes of a guest's output that are kept.
 const LOG: usize = 16 << 10;
-/// How long a monitor has to hold its guest before it is taken apart, in microseconds.
-const OBEY_US: u64 = 1_000_000;
 const POLL_US: u64 = 500;
 
 impl Cell {
@@ -117,11 +117,11 @@ impl Cell {
         match operation {
             Operation::Create => self.build(maker)?,
             Operation::Kick => self.kick(maker)?,
-            Operation::Pause => self.hold()?,
+            Operation::Pause => self.hold(maker.stop_ms)?,
             Operation::Resume => self.seat.order(Order::Run),
             Operation::Halt => {
                 self.end = "halted";
-                if self.hold().is_err() {
+                if self.hold(maker.stop_ms).is_err() {
                     self.tear_down(maker);
                 }
             }
@@ -283,17 +283,21 @@ impl Cell {
         maker.thread(&self.seat)
     }
 
-    /// Holds the guest; an error if its monitor does not do so in time.
-    fn hold(&self) -> Result<(), String> {
+    /// Holds the guest; an error if its monitor does not do so in so many milliseconds.
+    fn hold(&self, stop_ms: u32) -> Result<(), String> {
         self.seat.order(Order::Hold);
-        for _ in 0..OBEY_US / POLL_US {
+        for _ in 0..polls(stop_ms) {
             if self.seat.obeyed(Order::Hold) {
                 return Ok(());
             }
             rt::sync::sleep_us(POLL_US);
         }
         self.seat.order(Order::Run);
-        Err("the monitor does not answer within a second; halt or reset the guest".into())
+        let bound = match stop_ms {
+            1000 => "a second".to_string(),
+            other => format!("{other} ms"),
+        };
+        Err(format!("the monitor does not answer within {bound}; halt or reset the guest"))
     }
 
     fn build(&mut self, maker: &mut Maker<'_>) -> Result<(), String> {
@@ -323,12 +327,12 @@ impl Cell {
 
     /// Lets the monitor's threads come to rest, so that nothing of it faults while it is taken apart. One that does not
     /// answer, or has crashed, is not waited for any longer.
-    fn quieten(&self) {
+    fn quieten(&self, stop_ms: u32) {
         if matches!(self.state, State::Unknown | State::Reset) || self.seat.crashed() {
             return;
         }
         self.seat.order(Order::End);
-        for _ in 0..OBEY_US / POLL_US {
+        for _ in 0..polls(stop_ms) {
             let obeyed = self.seat.obeyed(Order::End);
             // Once more after the answer: who gave it is still on its way to sleep.
             rt::sync::sleep_us(POLL_US);
@@ -343,7 +347,7 @@ impl Cell {
         if !core::mem::take(&mut self.alive) {
             return;
         }
-        self.quieten();
+        self.quieten(maker.stop_ms);
         maker.shares.leave(&self.guest.name);
         maker.cpus.leave(core::mem::take(&mut self.place));
         self.seat.close();
@@ -359,6 +363,11 @@ impl Cell {
             rt::println!("root: {} KiB of {name} are kept out of use: {why}", bytes >> 10);
         }
     }
+}
+
+/// How often a monitor's answer is looked for in so many milliseconds.
+fn polls(stop_ms: u32) -> u64 {
+    u64::from(stop_ms) * 1000 / POLL_US
 }
 
 /// Kernel memory that a monitor may use, in bytes: for itself; for each processor's control blocks, pages and threads;

@@ -1,6 +1,6 @@
 //! Which guest's virtual processors live where, and which processors belong to one guest alone.
 //!
-//! A processor is for all guests until one that wants it for itself is created there, and again after that one is destroyed.
+//! Some are kept for the root task from the beginning. Any other processor is for all guests until one that wants it for itself is created there, and again after that one is destroyed.
 use alloc::format;
 use alloc::string::String;
 use vmm::control::turns;
@@ -15,6 +15,8 @@ pub struct Cpus {
     guests: [u16; 64],
     /// Those that belong to one guest, bit by bit.
     dedicated: u64,
+    /// Those that no guest may have, bit by bit.
+    kept: u64,
 }
 
 /// Where a guest lives.
@@ -29,9 +31,14 @@ pub struct Place {
 }
 
 impl Cpus {
-    /// A machine of `count` processors, 1 to 64, with the console on `home`.
-    pub fn new(count: u32, home: u32) -> Self {
-        Self { count: count.clamp(1, 64), home, guests: [0; 64], dedicated: 0 }
+    /// A machine of `count` processors, 1 to 64, with the console on `home`; no guest may have those in `kept`.
+    pub fn new(count: u32, home: u32, kept: u64) -> Self {
+        Self { count: count.clamp(1, 64), home, guests: [0; 64], dedicated: 0, kept }
+    }
+
+    /// Whether no guest may have a processor.
+    pub fn keeps(&self, cpu: u16) -> bool {
+        self.kept.checked_shr(cpu.into()).unwrap_or(0) & 1 != 0
     }
 
     /// Finds a place for a guest with so many virtual processors on some of the processors in `affinity`, 0 for all, which it
@@ -40,7 +47,11 @@ impl Cpus {
     /// # Errors
     /// Why there is none; nothing has changed.
     pub fn settle(&mut self, vcpus: u32, affinity: u64, dedicated: bool) -> Result<Place, String> {
-        let all = u64::MAX >> (64 - self.count);
+        let all = u64::MAX >> (64 - self.count) & !self.kept;
+        let kept = if all == 0 { self.kept } else { affinity & self.kept };
+        if let Some(cpu) = kept.checked_ilog2() {
+            return Err(format!("CPU {cpu} is kept for the root task"));
+        }
         let wanted = if affinity & all == 0 { all } else { affinity & all };
         let taken = wanted & self.dedicated;
         if taken != 0 && (dedicated || affinity != 0 || taken == wanted) {
@@ -87,7 +98,7 @@ mod tests {
 
     #[test]
     fn a_dedicated_processor_is_nobody_elses_until_it_comes_back() {
-        let mut cpus = Cpus::new(4, 0);
+        let mut cpus = Cpus::new(4, 0, 0);
         let common = cpus.settle(2, 0, false).unwrap();
         assert_eq!((common.cpus, common.affinity), (0b11, 0b1111));
         let refused = |cpus: &mut Cpus, affinity, dedicated| {
@@ -118,8 +129,22 @@ mod tests {
     }
 
     #[test]
+    fn a_processor_that_is_kept_is_nobodys() {
+        let mut cpus = Cpus::new(3, 0, 0b10);
+        assert!(cpus.keeps(1) && !cpus.keeps(0) && !cpus.keeps(64));
+        let any = cpus.settle(4, 0, false).unwrap();
+        assert_eq!((any.cpus, any.affinity), (0b101, 0b101));
+        for dedicated in [false, true] {
+            let why = "CPU 1 is kept for the root task";
+            assert_eq!(cpus.settle(1, 0b10, dedicated).unwrap_err(), why);
+        }
+        let none = Cpus::new(2, 0, 0b11).settle(1, 0, false);
+        assert_eq!(none.unwrap_err(), "CPU 1 is kept for the root task");
+    }
+
+    #[test]
     fn all_who_leave_leave_nothing() {
-        let mut cpus = Cpus::new(2, 0);
+        let mut cpus = Cpus::new(2, 0, 0);
         for _ in 0..100 {
             for place in [cpus.settle(3, 0, false), cpus.settle(1, 0, false)] {
                 cpus.leave(place.unwrap());

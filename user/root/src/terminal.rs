@@ -191,7 +191,9 @@ impl Terminal<'_> {
             Command::Processors => {
                 for cpu in self.maker.boot.hip.cpus() {
                     let guests = self.guests.iter().filter(|guest| guest.sits_on(cpu.number));
+                    let kept = self.maker.cpus.keeps(cpu.number);
                     let names = guests.map(|guest| guest.guest.name.as_str());
+                    let names = names.chain(kept.then_some("kept for the root task"));
                     say(out, &listing::processor(&cpu, names));
                 }
             }
