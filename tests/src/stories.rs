@@ -393,12 +393,7 @@ pub const STORIES: &[Story] = &[
     Story { name: "device_lives_qemu", ..virtio::LIVES },
     Story { name: "pair_tick_qemu", ..PAIR_TICK },
     Story { name: "pair_net_disk_qemu", ..virtio::PAIR_NET_DISK },
-    Story {
-        name: "pair_net_disk_bochs",
-        engine: Engine::Bochs,
-        timeout_s: 7200,
-        ..virtio::PAIR_NET_DISK
-    },
+    Story { name: "pair_net_bochs", engine: Engine::Bochs, timeout_s: 5400, ..virtio::PAIR_NET },
     Story { name: "guest_life_qemu", cpus: 2, ..LIFE },
     // The conformance suite: plain, with SVM, and with VMX on processors of three generations.
     Story { name: "suite_bochs_skylake", ..SUITE_BOCHS },

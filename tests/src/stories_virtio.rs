@@ -109,3 +109,26 @@ pub(crate) const PAIR_NET_DISK: Story = Story {
     tier: Tier::Long,
     ..BOOT
 };
+
+/// Both reach their prompts, see their disks and reach each other: what the slow engine has time for.
+pub(crate) const PAIR_NET: Story = Story {
+    lines: &[
+        Line::Never(DIED),
+        Line::Never(REFUSED),
+        Line::Never("needs a reset"),
+        Line::Never(" stopped"),
+        Line::Says("guest right started"),
+        look!("left"),
+        up!("10.0.0.1"),
+        Line::Type("head -c 19 /dev/vda"),
+        Line::Says("A disk of Hematite."),
+        BACK,
+        look!("right"),
+        up!("10.0.0.2"),
+        Line::Type("head -c 19 /dev/vda"),
+        Line::Says("A disk of Hematite."),
+        Line::Type("ping -c 3 10.0.0.1"),
+        Line::Says("3 packets transmitted, 3 packets received"),
+    ],
+    ..PAIR_NET_DISK
+};

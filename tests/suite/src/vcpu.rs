@@ -159,6 +159,9 @@ fn told(tally: &mut Tally, vcpu: &mut Vcpu) {
 /// How the run of a spinning guest ended.
 static ENDED: Mutex<Option<Result<ExitReason, Status>>> = Mutex::new(None);
 
+/// The RIP that this exit told.
+static STOPPED_AT: AtomicU64 = AtomicU64::new(0);
+
 /// A thread on `cpu` that runs a guest which spins with interrupts off; the selector of the
 /// virtual processor. The guest's page is where [`guest`] left it.
 pub fn spinning(cpu: u16) -> Result<Selector, Status> {
@@ -169,6 +172,7 @@ pub fn spinning(cpu: u16) -> Result<Selector, Status> {
         real_mode(vcpu.state(), 0x100);
         (vcpu.state().rip, vcpu.state().rflags) = (SPIN, SPIN_RFLAGS.load(Ordering::Relaxed));
         let ended = vcpu.run(ALL);
+        STOPPED_AT.store(vcpu.state().rip, Ordering::Release);
         *ENDED.lock() = Some(ended);
     })?;
     sleep_us(60_000);
@@ -193,8 +197,20 @@ fn busy(world: &mut World) {
     tally.holds("it spins", ENDED.lock().is_none());
     tally.equal("run of a running one", calls::run_vcpu(vcpu, Mtd::NONE), Err(Status::Busy));
     tally.ours("run_ext of a running one", calls::run_vcpu_ext(&plain(vcpu)), Err(Status::Busy));
-    tally.equal("poke of a preempted one", calls::poke_vcpu(vcpu), Ok(()));
+    // Another guest's turn between its last and the poke, and the other is still there: what is told is its own.
+    let mut other = Vcpu::new(world.boot.cpu);
+    let exit = other.as_mut().map_err(|status| *status).and_then(|other| {
+        real_mode(other.state(), 0x100);
+        other.run(ALL)
+    });
+    // Nothing in between gives the spinning guest a turn, not even the line about it.
+    let poked = calls::poke_vcpu(vcpu);
+    tally.equal("another guest's turn", exit, Ok(ExitReason::Cpuid));
+    tally.equal("poke of a preempted one", poked, Ok(()));
     tally.equal("ends its run", ended(), Some(Ok(ExitReason::Poked)));
+    let at = STOPPED_AT.load(Ordering::Acquire);
+    tally.holds("and tells its own state", (SPIN..SPIN + 4).contains(&at));
+    drop(other);
 }
 
 fn elsewhere(world: &mut World) {

@@ -148,8 +148,6 @@ pub(super) fn keep(place: &AtomicU64, pool: &Pool, order: u8) -> Result<Frame, &
 pub struct Guest {
     software: Software,
     back: Back,
-    /// Entered since the last load: what a poke waits for.
-    entered: bool,
 }
 
 #[expect(clippy::large_enum_variant, reason = "a machine has guests of one kind only")]
@@ -172,7 +170,7 @@ impl Guest {
             GuestVendor::Svm => (Back::Svm(Svm::new(pool)?), NO_LIMIT),
             GuestVendor::None => return Err(Oom),
         };
-        Ok(Self { software: Software::new(longest), back, entered: false })
+        Ok(Self { software: Software::new(longest), back })
     }
 
     /// Takes the guest off its CPU, so that its memory can go: on the home CPU, before [`Self::free`].
@@ -201,7 +199,6 @@ impl Guest {
         extended: bool,
         surround: impl FnOnce() -> GuestEnv<'a>,
     ) -> GuestEvent {
-        self.entered = true;
         self.software.load(page, mtd);
         match &mut self.back {
             Back::Vmx(vmx) => {
@@ -226,13 +223,10 @@ impl Guest {
     }
 
     /// Runs the guest until something happens. Interrupts are off before and after. The monitor's FPU state is
-    /// saved and comes back.
+    /// saved and comes back. A poked guest is entered, too, and comes back at once: after that its own VMCS is the current
+    /// one, from which [`Self::store`] reads, and what `env` orders to be forgotten is forgotten.
     #[inline(never)]
     pub fn enter(&mut self, env: GuestEnv) -> GuestEvent {
-        if env.pending_poke && self.entered {
-            return GuestEvent::Exit(abi::exit::POKED);
-        }
-        self.entered = true;
         match &mut self.back {
             Back::Vmx(vmx) => {
                 vmx.activate(&mut self.software);

@@ -194,6 +194,8 @@ impl Svm {
         env: &GuestEnv,
         block: &SharedPage,
     ) -> Option<GuestEvent> {
+        // Kept until a VMRUN has done it: not every way from here leads to one.
+        self.flush |= env.flush_tag;
         let injects = software.event.0 & VALID != 0;
         if software.timeout == 0 && !injects && !env.pending_poke {
             return self.own_exit(TIMED_OUT);
@@ -209,7 +211,7 @@ impl Svm {
         let shadow = software.asked.primary & primary::TPR_SHADOW != 0;
         let tpr = if shadow { env.pool.page(env.place.vlapic).read_u8(VLAPIC_TPR) >> 4 } else { 0 };
         self.state.write_virtual_interrupt(block, software, tpr);
-        let flush = match core::mem::take(&mut self.flush) || env.flush_tag {
+        let flush = match self.flush {
             false => 0,
             true if features() & FLUSH_BY_ASID != 0 => 3,
             true => 1,
@@ -268,6 +270,7 @@ impl Svm {
         let meaning = raw.meaning();
         self.state.settle_copy(block, raw.refused());
         if !raw.refused() {
+            self.flush = false;
             software.event = (0, 0);
             block.write_u64(vmcb::EVENT_INJECTION, 0);
             if software.asked.primary & primary::TPR_SHADOW != 0 {
