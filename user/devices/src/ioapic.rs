@@ -113,8 +113,13 @@ impl IoApic {
 
     /// Takes the next message to deliver, lowest pin first. Call until there is none.
     pub fn take_message(&mut self) -> Option<Message> {
-        for (pin, entry) in self.entries.iter_mut().enumerate() {
-            let bit = 1 << (pin & 31);
+        // Most of the time nothing is asserted, and this is asked after every access.
+        let mut asserted = self.edges | self.lines;
+        while asserted != 0 {
+            let pin = asserted.trailing_zeros();
+            let bit = 1 << pin;
+            asserted &= !bit;
+            let Some(entry) = self.entries.get_mut(pin as usize) else { break };
             let level = *entry & LEVEL != 0;
             let due = if level {
                 self.lines & bit != 0 && *entry & REMOTE_IRR == 0

@@ -93,7 +93,10 @@ impl Chip {
 
     /// The most urgent input in `set`, and how many inputs come before it.
     fn most_urgent(&self, set: u8) -> Option<(u8, u8)> {
-        (0..8).map(|rank| (self.top.wrapping_add(rank) & 7, rank)).find(|(i, _)| set >> i & 1 != 0)
+        // From the input with the highest priority on, which comes to stand at bit 0.
+        let ranked = set.rotate_right(self.top.into());
+        let rank = u8::try_from(ranked.trailing_zeros()).ok().filter(|_| set != 0)?;
+        Some((self.top.wrapping_add(rank) & 7, rank))
     }
 
     /// The input that the chip asks the processor to serve.

@@ -254,6 +254,8 @@ pub struct Pit {
     control: u8,
     /// The tick up to which edges of counter 0 have been reported.
     seen: u64,
+    /// Before this instant there is no edge of counter 0, so that [`Pit::advance`] has nothing to do.
+    quiet_ns: u64,
 }
 
 impl Default for Pit {
@@ -270,6 +272,7 @@ impl Pit {
             counters: [Counter::new(true), Counter::new(true), Counter::new(false)],
             control: 0,
             seen: 0,
+            quiet_ns: 0,
         }
     }
 
@@ -296,6 +299,7 @@ impl Pit {
     /// Call [`Pit::advance`] first, so that edges before this write are not lost.
     pub fn write(&mut self, port: u16, value: u8, now_ns: u64) {
         let tick = CLOCK.ticks(now_ns);
+        self.quiet_ns = 0;
         match port {
             0x40..=0x42 => {
                 if let Some(counter) = self.counters.get_mut(usize::from(port - 0x40)) {
@@ -334,10 +338,17 @@ impl Pit {
     /// Lets time pass. `true`: OUT of counter 0, the wire of IRQ 0, has risen since the last
     /// call; several edges are reported as one.
     #[must_use]
+    #[inline]
     pub fn advance(&mut self, now_ns: u64) -> bool {
+        now_ns >= self.quiet_ns && self.look(now_ns)
+    }
+
+    /// Whether OUT of counter 0 has risen, and until when it does not.
+    fn look(&mut self, now_ns: u64) -> bool {
         let tick = CLOCK.ticks(now_ns);
         let rose = self.counters[0].next_rise(self.seen).is_some_and(|rise| rise <= tick);
         self.seen = self.seen.max(tick);
+        self.quiet_ns = self.next_deadline().unwrap_or(u64::MAX);
         rose
     }
 

@@ -55,13 +55,16 @@ pub struct Pm {
     control: u16,
     wide: bool,
     seen_ns: u64,
+    /// When the timer's highest bit toggles next; reckoned anew when it has.
+    carry_ns: Option<u64>,
 }
 
 impl Pm {
     /// After power-on. `wide` gives the timer 32 bits (the FADT's `TMR_VAL_EXT` flag), else 24.
     #[must_use]
     pub fn new(wide: bool) -> Self {
-        Self { status: 0, enable: 0, control: SCI_ENABLED, wide, seen_ns: 0 }
+        let carry_ns = next_carry(wide, 0);
+        Self { status: 0, enable: 0, control: SCI_ENABLED, wide, seen_ns: 0, carry_ns }
     }
 
     /// The guest reads `size` bytes (1, 2 or 4) at `offset` of the block; reserved bytes are 0.
@@ -117,31 +120,35 @@ impl Pm {
         self.status & self.enable & STATUSES != 0
     }
 
-    /// Lets time pass: the timer's highest bit may have toggled.
-    pub fn advance(&mut self, now_ns: u64) {
-        if self.next_carry().is_some_and(|at| at <= now_ns) {
-            self.status |= TIMER_CARRY;
-        }
+    /// Lets time pass. `true`: the timer's highest bit has toggled.
+    pub fn advance(&mut self, now_ns: u64) -> bool {
         self.seen_ns = self.seen_ns.max(now_ns);
+        let toggled = self.carry_ns.is_some_and(|at| at <= now_ns);
+        if toggled {
+            self.status |= TIMER_CARRY;
+            self.carry_ns = next_carry(self.wide, self.seen_ns);
+        }
+        toggled
     }
 
     /// When an enabled carry comes next, guest nanoseconds.
     #[must_use]
     pub fn next_deadline(&self) -> Option<u64> {
         let waits = self.enable & TIMER_CARRY != 0 && self.status & TIMER_CARRY == 0;
-        if waits { self.next_carry() } else { None }
+        self.carry_ns.filter(|_| waits)
     }
 
     fn timer(&self, now_ns: u64) -> u32 {
         let ticks = CLOCK.ticks(now_ns) as u32;
         if self.wide { ticks } else { ticks & 0xff_ffff }
     }
+}
 
-    fn next_carry(&self) -> Option<u64> {
-        let half = if self.wide { 1 << 31 } else { 1 << 23 };
-        let passed = CLOCK.ticks(self.seen_ns) / half;
-        passed.checked_add(1)?.checked_mul(half).map(|ticks| CLOCK.nanoseconds(ticks))
-    }
+/// When the highest bit of a timer toggles first after an instant.
+fn next_carry(wide: bool, after_ns: u64) -> Option<u64> {
+    let half = if wide { 1 << 31 } else { 1 << 23 };
+    let passed = CLOCK.ticks(after_ns) / half;
+    passed.checked_add(1)?.checked_mul(half).map(|ticks| CLOCK.nanoseconds(ticks))
 }
 
 #[cfg(test)]
@@ -191,9 +198,9 @@ mod tests {
         assert_eq!(pm.write(2, 2, 1, 0), None);
         let at = pm.next_deadline().unwrap();
         assert_eq!(at, CLOCK.nanoseconds(1 << 23));
-        pm.advance(at - 1);
+        assert!(!pm.advance(at - 1));
         assert!(!pm.irq());
-        pm.advance(at);
+        assert!(pm.advance(at));
         assert!(pm.irq());
         assert_eq!(pm.write(0, 2, 1, at), None);
         assert_eq!(pm.next_deadline(), Some(CLOCK.nanoseconds(1 << 24)));

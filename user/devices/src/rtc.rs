@@ -53,6 +53,8 @@ pub struct Rtc {
     /// Up to when flags have been collected.
     seen_ns: u64,
     flags: u8,
+    /// Before this instant no flag changes. Looking for the next alarm takes long, and time passes at every exit.
+    quiet_ns: u64,
 }
 
 impl Rtc {
@@ -68,6 +70,7 @@ impl Rtc {
             periodic_ns: 0,
             seen_ns: 0,
             flags: 0,
+            quiet_ns: 0,
         };
         rtc.set(0x0a, 0x26);
         rtc.set(0x0b, B_24H);
@@ -117,6 +120,7 @@ impl Rtc {
             0x0c => {
                 let flags = self.flags | if self.irq() { 0x80 } else { 0 };
                 self.flags = 0;
+                self.quiet_ns = 0;
                 flags
             }
             // Valid RAM and time: the battery is good.
@@ -133,44 +137,63 @@ impl Rtc {
             0x71 => {
                 self.advance(now_ns);
                 self.write_cell(value, now_ns);
+                self.quiet_ns = 0;
             }
             _ => {}
         }
     }
 
-    /// Lets time pass: collects the flags of register C.
-    pub fn advance(&mut self, now_ns: u64) {
-        if now_ns <= self.seen_ns {
-            return;
+    /// Lets time pass: collects the flags of register C. `true`: one was raised.
+    #[inline]
+    pub fn advance(&mut self, now_ns: u64) -> bool {
+        let raised = now_ns >= self.quiet_ns && self.collect(now_ns);
+        self.seen_ns = self.seen_ns.max(now_ns);
+        raised
+    }
+
+    /// Raises the flags whose time came after `seen_ns`, and notes when the next of the others comes. `true`: one was raised.
+    fn collect(&mut self, now_ns: u64) -> bool {
+        let before = self.flags;
+        self.quiet_ns = u64::MAX;
+        for flag in [B_PERIODIC, B_UPDATE, B_ALARM] {
+            // A flag that is up stays up until it is read.
+            if self.flags & flag != 0 {
+                continue;
+            }
+            match self.next(flag, self.seen_ns) {
+                Some(at) if at <= now_ns => self.flags |= flag,
+                Some(at) => self.quiet_ns = self.quiet_ns.min(at),
+                None => {}
+            }
         }
-        if self.next_periodic(self.seen_ns).is_some_and(|at| at <= now_ns) {
-            self.flags |= B_PERIODIC;
+        self.flags != before
+    }
+
+    /// When the cause of this flag comes next after an instant.
+    fn next(&self, flag: u8, after: u64) -> Option<u64> {
+        match flag {
+            B_PERIODIC => self.next_periodic(after),
+            B_UPDATE => self.next_update(after),
+            _ => self.next_alarm(after),
         }
-        if self.next_update(self.seen_ns).is_some_and(|at| at <= now_ns) {
-            self.flags |= B_UPDATE;
-        }
-        if self.next_alarm(self.seen_ns).is_some_and(|at| at <= now_ns) {
-            self.flags |= B_ALARM;
-        }
-        self.seen_ns = now_ns;
     }
 
     /// When an enabled interrupt comes next, guest nanoseconds. An interrupt that is pending
     /// already makes no deadline: the guest has to read register C first.
     #[must_use]
+    #[inline]
     pub fn next_deadline(&self) -> Option<u64> {
-        if self.irq() {
-            return None;
-        }
-        let when = |bit: u8, at: Option<u64>| at.filter(|_| self.get(0x0b) & bit != 0);
-        [
-            when(B_PERIODIC, self.next_periodic(self.seen_ns)),
-            when(B_UPDATE, self.next_update(self.seen_ns)),
-            when(B_ALARM, self.next_alarm(self.seen_ns)),
-        ]
-        .into_iter()
-        .flatten()
-        .min()
+        let enabled = self.get(0x0b) & INTERRUPTS;
+        if enabled == 0 || self.irq() { None } else { self.first(enabled) }
+    }
+
+    /// When the first of these flags is due.
+    fn first(&self, enabled: u8) -> Option<u64> {
+        let flags = [B_PERIODIC, B_UPDATE, B_ALARM].into_iter();
+        flags
+            .filter(|flag| enabled & flag != 0)
+            .filter_map(|flag| self.next(flag, self.seen_ns))
+            .min()
     }
 
     /// The interrupt output, IRQ 8.

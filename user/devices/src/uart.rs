@@ -174,18 +174,25 @@ impl Uart {
 
     /// Whether bytes wait for [`Uart::take_output`].
     #[must_use]
+    #[inline]
     pub fn has_output(&self) -> bool {
         !self.output.is_empty()
     }
 
     /// Takes all bytes the guest has sent since the last call.
     pub fn take_output(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.move_output(&mut bytes);
+        bytes
+    }
+
+    /// The same, behind what `into` holds.
+    pub fn move_output(&mut self, into: &mut Vec<u8>) {
         let was_full = !self.transmitter_ready();
-        let bytes = self.output.drain(..).collect();
+        into.extend(self.output.drain(..));
         if was_full {
             self.thre_latched = true;
         }
-        bytes
     }
 
     /// Bytes the guest sent into a busy transmitter, and so lost.

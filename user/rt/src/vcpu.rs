@@ -74,6 +74,7 @@ impl Vcpu {
     ///
     /// # Errors
     /// What `vcpu_ctrl` refuses.
+    #[inline]
     pub fn run(&mut self, mtd: Mtd) -> Result<ExitReason, Status> {
         calls::run_vcpu(self.sel, mtd)?;
         Ok(ExitReason::from_word(self.state().exit_reason))

@@ -1,7 +1,7 @@
 //! From the control page to running threads.
 use crate::pages::{extend_heap, words};
 use crate::processor::{self, Entry};
-use crate::shared::{Clock, Line, Shared};
+use crate::shared::{Line, Shared};
 use crate::streams;
 use crate::told;
 use abi::hip::FLAG_VMX;
@@ -22,6 +22,7 @@ use rt::instructions::{inb, inl, inw, outb, outl, outw, rdtsc};
 use rt::sync::Semaphore;
 use vmm::ata::AtaDisk;
 use vmm::claims::Seen;
+use vmm::clock::Clock;
 use vmm::control::{self, Boot, Control, End};
 use vmm::cpuid::{Leaf, XCR0_ALLOWED};
 use vmm::frames::{RING, Ring};
@@ -72,7 +73,7 @@ fn run(control: &Control) -> Result<(), String> {
     let ata = orders.iter().find_map(ata_disk);
     let resources = virtio.resources();
     let entry = load(control, &memory, &resources)?;
-    let clock = Clock { zero: rdtsc(), khz: control.tsc_khz };
+    let clock = Clock::new(rdtsc(), control.tsc_khz);
     let vcpus = control.vcpus as usize;
     let mut lines = Vec::new();
     for _ in 0..vcpus {
@@ -215,8 +216,8 @@ fn machine(
         passed,
         vmx: control.hip_flags & FLAG_VMX != 0,
         host_cpuid,
-        tsc_zero: clock.zero,
-        tsc_khz: clock.khz,
+        tsc_zero: clock.zero(),
+        tsc_khz: control.tsc_khz,
         epoch: control.wall_clock,
         xcr0_allowed: XCR0_ALLOWED & xcr0_host(),
         unclaimed: control.unclaimed,

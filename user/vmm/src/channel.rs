@@ -55,6 +55,12 @@ impl<'a> Channel<'a> {
         count
     }
 
+    /// Bytes that wait for the reader; at most [`CAPACITY`].
+    pub fn waiting(&self) -> u64 {
+        let taken = self.counter(1, Ordering::Acquire);
+        self.counter(0, Ordering::Relaxed).wrapping_sub(taken).min(CAPACITY)
+    }
+
     /// Whether everything written has been read.
     pub fn is_empty(&self) -> bool {
         self.counter(0, Ordering::Acquire) == self.counter(1, Ordering::Acquire)
@@ -119,6 +125,7 @@ mod tests {
         let channel = Channel::new(&page).unwrap();
         assert_eq!(channel.write(&[1; 5000]), (CAPACITY as usize, true));
         assert_eq!(channel.write(&[1]), (0, false));
+        assert_eq!(channel.waiting(), CAPACITY);
         page[1].store(99_999, Ordering::Relaxed);
         assert_eq!(channel.read(&mut [0; 4]), 0);
         page[0].store(u64::MAX, Ordering::Relaxed);

@@ -76,10 +76,12 @@ const fn bits(list: &[u32]) -> u32 {
 
 /// The answer to leaf `eax`, sub-leaf `ecx`; `host` asks the real processor.
 pub fn answer(eax: u32, ecx: u32, view: &View, host: impl Fn(u32, u32) -> Leaf) -> Leaf {
-    let top = host(0, 0).eax.clamp(0x0b, 0x16);
-    let top = if vendor_is_intel(&host) { 0x16 } else { top };
+    // Asking the real processor is slow where it is a guest, too.
+    let vendor = host(0, 0);
+    let is_intel = vendor.ebx == u32::from_le_bytes(*b"Genu");
+    let top = if is_intel { 0x16 } else { vendor.eax.clamp(0x0b, 0x16) };
     match eax {
-        0 => Leaf { eax: top, ..host(0, 0) },
+        0 => Leaf { eax: top, ..vendor },
         1 => one(view, host(1, 0)),
         2 if top >= 2 => host(2, 0),
         4 => caches(view, host(4, ecx)),
@@ -140,10 +142,6 @@ fn crystal(tsc_khz: u32) -> Leaf {
         }
     }
     Leaf { eax: best.2 as u32, ebx: best.1 as u32, ecx: CRYSTAL_HZ, edx: 0 }
-}
-
-fn vendor_is_intel(host: &impl Fn(u32, u32) -> Leaf) -> bool {
-    host(0, 0).ebx == u32::from_le_bytes(*b"Genu")
 }
 
 fn one(view: &View, leaf: Leaf) -> Leaf {

@@ -11,6 +11,7 @@ pub mod acpi;
 pub mod ata;
 pub mod channel;
 pub mod claims;
+pub mod clock;
 pub mod control;
 pub mod control_registers;
 pub mod cpuid;

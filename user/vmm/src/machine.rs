@@ -117,15 +117,14 @@ pub enum Ended {
 
 impl Vm<'_> {
     /// What CPUID answers depend on.
-    pub fn view(&mut self, cpu: usize, page: &StatePage) -> View {
-        let apic_base = self.board.read_msr(cpu, 0x1b, 0);
+    pub fn view(&self, cpu: usize, page: &StatePage) -> View {
         View {
             apic_id: cpu as u32,
             vcpus: self.mailboxes.len() as u32,
             tsc_khz: self.tsc_khz,
             cr4: page.cr4,
             xcr0: page.xcr0,
-            apic_enabled: !matches!(apic_base, Some(Ok(base)) if base & (1 << 11) == 0),
+            apic_enabled: self.board.apic_is_on(cpu),
         }
     }
 
@@ -146,8 +145,19 @@ impl Vm<'_> {
         }
     }
 
+    /// Whether [`Vm::move_output`] has something.
+    #[inline]
+    pub fn has_output(&self) -> bool {
+        self.board.has_output() || self.virtio.has_output()
+    }
+
     /// Moves what the board wants done into mailboxes, kicks and the end; true if there is output.
+    #[inline]
     pub fn drain(&mut self) -> bool {
+        self.board.has_event() && self.drain_all()
+    }
+
+    fn drain_all(&mut self) -> bool {
         let mut output = false;
         while let Some(event) = self.board.take_event() {
             match event {

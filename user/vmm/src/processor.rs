@@ -38,7 +38,8 @@ const TURNS_PER_MS: u64 = 10;
 
 /// What comes next, decided under the lock.
 enum Step {
-    Run(Mtd),
+    /// Enter the guest, which must leave at this TSC at the latest.
+    Run(Mtd, Option<u64>),
     /// Sleep until this TSC value, or until somebody kicks.
     Sleep(Option<u64>),
     End,
@@ -83,32 +84,43 @@ fn live(
     let sleep = shared.lines.get(id).map_or(0, |line| line.sleep.selector());
     let me = Who::Processor(id);
     let mut cpu = Cpu::new(id);
-    vcpu.state().tsc_off = shared.clock.zero.wrapping_neg();
+    vcpu.state().tsc_off = shared.clock.zero().wrapping_neg();
     vcpu.state().tsc_aux = id as u32;
-    // Since when the last exit, and for which reason, is being handled.
-    let mut handling = None;
+    // The TSC at which the last exit came, until it has been handled.
+    let mut came: Option<u64> = None;
+    // What the exit before took, and for which reason it was.
+    let mut took = None;
     let begun = begin(shared, vcpu.state(), entry);
     let mut changed = begun.ok_or(("cannot start", Status::BadPar))?;
     loop {
         let step = shared.with(me, |inside| {
-            let now = shared.clock.now();
+            if let Some((reason, ticks)) = took.take() {
+                status::spent(told::page(), reason, ticks);
+            }
+            let now = shared.now();
+            inside.machine.board.advance(now.ns);
+            if came.is_some() {
+                changed = after(inside, &mut cpu, vcpu.state(), now);
+                inside.flush();
+            }
             let step = prepare(inside, shared, &mut cpu, vcpu.state(), &mut changed, now);
-            inside.note(id, !matches!(step, Step::Run(_)));
-            if let Some((reason, since)) = handling.take() {
-                status::spent(told::page(), reason, rdtsc().wrapping_sub(since));
+            let runs = matches!(step, Step::Run(..));
+            inside.note(id, !runs);
+            if !runs {
+                inside.hurry();
             }
             step
         });
+        if let Some(since) = came.take() {
+            took = Some((vcpu.state().exit_reason, rdtsc().wrapping_sub(since)));
+        }
         match step {
-            Step::Run(mtd) => {
+            Step::Run(mtd, deadline) => {
+                // Others may have had this processor since the lock was released.
+                let left = |tsc: u64| tsc.saturating_sub(rdtsc()).max(1);
+                vcpu.state().tsc_timeout = deadline.map_or(u64::MAX, left);
                 vcpu.run(mtd).map_err(|status| ("cannot be run", status))?;
-                handling = Some((vcpu.state().exit_reason, rdtsc()));
-                shared.with(me, |inside| {
-                    let now = shared.clock.now();
-                    inside.machine.board.advance(now.ns);
-                    changed = after(inside, &mut cpu, vcpu.state(), now);
-                    inside.flush();
-                });
+                came = Some(rdtsc());
             }
             Step::Sleep(deadline) => {
                 let _ = rt::calls::sm_down_all(sleep, deadline.unwrap_or(0));
@@ -164,7 +176,6 @@ fn prepare(
         let pending = (interrupt.map(|interrupt| format!("{interrupt:?}")), nmi);
         inside.machine.messages.extend(report::present(cpu, page, pending));
     }
-    inside.machine.board.advance(now.ns);
     inside.machine.serve_virtio();
     inside.machine.drain();
     read_mail(inside, cpu, page, changed);
@@ -173,6 +184,9 @@ fn prepare(
         // A device has more to do than one turn: the next comes soon.
         let soon = now.tsc.saturating_add(shared.clock.ticks_from_ms(1) / TURNS_PER_MS);
         deadline = Some(deadline.map_or(soon, |tsc| tsc.min(soon)));
+    }
+    if let Some(wake) = inside.wake_at() {
+        deadline = Some(deadline.map_or(wake, |tsc| tsc.min(wake)));
     }
     let machine = &mut inside.machine;
     if cpu.activity == Activity::Halted {
@@ -186,10 +200,9 @@ fn prepare(
         return Step::Sleep(deadline.map(|tsc| tsc.max(1)));
     }
     inject::before_entry(page, &mut Interrupts { vm: machine, cpu: cpu.id });
-    page.tsc_timeout = deadline.map_or(u64::MAX, |tsc| tsc.saturating_sub(now.tsc).max(1));
     let mtd = *changed | Mtd::INJ | Mtd::TSC_TIMEOUT;
     *changed = Mtd::NONE;
-    Step::Run(mtd)
+    Step::Run(mtd, deadline)
 }
 
 /// INIT and start-up messages (Intel SDM vol. 3, 10.4.3): INIT always, start-up only after it.

@@ -8,41 +8,15 @@ use devices::board::Board;
 use rt::instructions::rdtsc;
 use rt::sync::{Mutex, Semaphore};
 use vmm::ata::AtaDisk;
-use vmm::channel::Channel;
+use vmm::channel::{CAPACITY, Channel};
+use vmm::clock::Clock;
 use vmm::machine::{Mailbox, Now, Vm};
-
-/// Guest time from the TSC.
-#[derive(Clone, Copy, Debug)]
-pub struct Clock {
-    /// TSC at guest time 0.
-    pub zero: u64,
-    /// TSC frequency.
-    pub khz: u32,
-}
-
-impl Clock {
-    /// The present.
-    pub fn now(&self) -> Now {
-        let tsc = rdtsc();
-        let ticks = u128::from(tsc.saturating_sub(self.zero));
-        let ns = ticks * 1_000_000 / u128::from(self.khz.max(1));
-        Now { ns: u64::try_from(ns).unwrap_or(u64::MAX), tsc }
-    }
-
-    /// The TSC at a guest time, rounded up.
-    pub fn tsc_at(&self, ns: u64) -> u64 {
-        let ticks = (u128::from(ns) * u128::from(self.khz)).div_ceil(1_000_000);
-        self.zero.saturating_add(u64::try_from(ticks).unwrap_or(u64::MAX))
-    }
-
-    /// TSC ticks of so many milliseconds.
-    pub fn ticks_from_ms(&self, ms: u64) -> u64 {
-        ms.saturating_mul(u64::from(self.khz))
-    }
-}
 
 /// How often guest output is looked for in one turn.
 const FLUSHES: usize = 8;
+
+/// How long guest output waits in the stream before the root task is told, in milliseconds.
+const PATIENCE_MS: u64 = 1;
 
 /// How to reach a virtual processor's thread.
 pub struct Line {
@@ -52,6 +26,20 @@ pub struct Line {
     pub vcpu: AtomicU64,
 }
 
+/// What is done without the lock, after it was held.
+struct Follows {
+    /// The root task is told of output.
+    wake: bool,
+    /// Other monitors that are woken.
+    peers: Vec<u64>,
+    /// Lines for the log.
+    messages: Vec<String>,
+    /// Processors to wake, and whether their threads sleep.
+    kicks: Vec<(usize, bool)>,
+    /// The watcher is told of the end.
+    tell: bool,
+}
+
 /// What is under the lock.
 pub struct Inside {
     /// The machine.
@@ -59,7 +47,10 @@ pub struct Inside {
     /// Guest bytes that found the stream full.
     held: Vec<u8>,
     out: Option<Channel<'static>>,
-    wake_root: bool,
+    /// Output waits in the stream, and the root task is to be told of it at this TSC at the latest.
+    wake_at: Option<u64>,
+    /// How long after the first byte that is, in ticks.
+    patience: u64,
     /// The watcher knows of the end.
     told: bool,
     /// Which processors' threads sleep.
@@ -86,25 +77,75 @@ pub struct Inside {
 
 impl Inside {
     /// Moves guest output into the stream as far as it fits.
+    ///
+    /// The root task hears of it when the stream is half full, when this guest has nothing to do ([`Inside::hurry`]), or a
+    /// little later: to change to the root task and back for each byte costs more than the rest of the exit.
     pub fn flush(&mut self) {
-        self.machine.drain();
-        let Some(out) = self.out else { return };
+        let waits = !self.held.is_empty() || self.machine.has_output();
+        let Some(out) = self.out.filter(|_| waits) else { return };
         for _ in 0..FLUSHES {
             if self.held.is_empty() {
-                self.held = self.machine.take_output();
+                self.machine.move_output(&mut self.held);
             }
             if self.held.is_empty() {
                 break;
             }
-            (self.spoke, self.reported) = (rdtsc(), false);
+            let now = rdtsc();
+            (self.spoke, self.reported) = (now, false);
             let (count, was_empty) = out.write(&self.held);
             self.held.drain(..count);
-            self.wake_root |= was_empty && count > 0;
+            if was_empty && count > 0 && self.wake_at.is_none() {
+                self.wake_at = Some(now.saturating_add(self.patience));
+            }
+            if out.waiting() > CAPACITY / 2 {
+                self.hurry();
+            }
             if !self.held.is_empty() {
                 break;
             }
         }
+    }
+
+    /// What follows from what was done under the lock; nothing most of the time.
+    fn follows(&mut self, who: Who) -> Option<Follows> {
         self.machine.drain();
+        let machine = &mut self.machine;
+        let tell = machine.ended.is_some() && !self.told;
+        let calls = !machine.kicks.is_empty() || machine.virtio.has_wakes();
+        let output = match self.wake_at {
+            Some(at) => who == Who::Other || at <= rdtsc(),
+            None => false,
+        };
+        if !(calls || tell || output || !machine.messages.is_empty()) {
+            return None;
+        }
+        let messages = core::mem::take(&mut machine.messages);
+        let kicks = core::mem::take(&mut machine.kicks).into_iter();
+        let peers = machine.virtio.take_wakes();
+        if who == Who::Other || !messages.is_empty() {
+            // What the guest said before stands before them.
+            self.hurry();
+        }
+        let wake = self.wake_at.is_some_and(|at| at <= rdtsc());
+        if wake {
+            self.wake_at = None;
+        }
+        self.told |= tell;
+        let kicks = kicks
+            .filter(|cpu| who != Who::Processor(*cpu))
+            .map(|cpu| (cpu, self.asleep.get(cpu).copied().unwrap_or(true)))
+            .collect();
+        Some(Follows { wake, peers, messages, kicks, tell })
+    }
+
+    /// Output that waits in the stream waits no longer.
+    pub fn hurry(&mut self) {
+        self.wake_at = self.wake_at.map(|_| 0);
+    }
+
+    /// When the root task is to be told of output, if there is some; TSC.
+    pub fn wake_at(&self) -> Option<u64> {
+        self.wake_at
     }
 
     /// The guest begins again on a new board; all its processors' threads must be parked.
@@ -207,6 +248,11 @@ pub enum Who {
 }
 
 impl Shared {
+    /// The present.
+    pub fn now(&self) -> Now {
+        self.clock.at(rdtsc())
+    }
+
     /// A monitor around a machine.
     pub fn new(
         machine: Vm<'static>,
@@ -219,7 +265,8 @@ impl Shared {
             machine,
             held: Vec::new(),
             out: streams::channel(vmm::control::GUEST_OUT),
-            wake_root: false,
+            wake_at: None,
+            patience: clock.ticks_from_ms(PATIENCE_MS),
             told: false,
             // None has begun.
             asleep: lines.iter().map(|_| true).collect(),
@@ -240,35 +287,30 @@ impl Shared {
     pub fn with<T>(&self, who: Who, body: impl FnOnce(&mut Inside) -> T) -> T {
         let mut inside = self.inside.lock();
         let answer = body(&mut inside);
-        inside.machine.drain();
-        let kicks = core::mem::take(&mut inside.machine.kicks);
-        let messages: Vec<String> = core::mem::take(&mut inside.machine.messages);
-        let wake = core::mem::take(&mut inside.wake_root);
-        let peers = inside.machine.virtio.take_wakes();
-        let tell = inside.machine.ended.is_some() && !inside.told;
-        inside.told |= tell;
-        let kicks: Vec<(usize, bool)> = kicks
-            .into_iter()
-            .filter(|cpu| who != Who::Processor(*cpu))
-            .map(|cpu| (cpu, inside.asleep.get(cpu).copied().unwrap_or(true)))
-            .collect();
+        let follows = inside.follows(who);
         drop(inside);
-        if wake {
-            streams::wake_root();
-        }
-        for peer in peers {
-            let _ = rt::calls::sm_up(peer);
-        }
-        for message in messages {
-            rt::println!("{message}");
-        }
-        for (cpu, asleep) in kicks {
-            self.kick(cpu, asleep);
-        }
-        if tell {
-            let _ = self.ended.up();
+        if let Some(follows) = follows {
+            self.carry_out(follows);
         }
         answer
+    }
+
+    fn carry_out(&self, follows: Follows) {
+        if follows.wake {
+            streams::wake_root();
+        }
+        for peer in follows.peers {
+            let _ = rt::calls::sm_up(peer);
+        }
+        for message in follows.messages {
+            rt::println!("{message}");
+        }
+        for (cpu, asleep) in follows.kicks {
+            self.kick(cpu, asleep);
+        }
+        if follows.tell {
+            let _ = self.ended.up();
+        }
     }
 
     /// All processors' threads look at the machine again.

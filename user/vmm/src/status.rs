@@ -59,6 +59,7 @@ pub struct Thread {
 }
 
 /// The slot of a reason word.
+#[inline]
 pub fn slot(reason: u32) -> usize {
     match reason {
         POKED => OTHER - 1,
@@ -82,6 +83,7 @@ pub fn reason(slot: usize) -> Option<ExitReason> {
 }
 
 /// Counts an exit. One thread at a time.
+#[inline]
 pub fn count(page: &[AtomicU64], reason: u32) {
     if let Some(word) = page.get(slot(reason)) {
         word.store(word.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
@@ -98,6 +100,7 @@ pub fn counts(page: &[AtomicU64]) -> [u64; SLOTS] {
 }
 
 /// Adds the ticks from an exit's arrival to the next entry. One thread at a time.
+#[inline]
 pub fn spent(page: &[AtomicU64], reason: u32, ticks: u64) {
     let slot = slot(reason);
     if slot < TIMED

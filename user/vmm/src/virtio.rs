@@ -201,6 +201,11 @@ impl<'a> Bus<'a> {
         self.due
     }
 
+    /// Whether [`Bus::take_wakes`] has something.
+    pub fn has_wakes(&self) -> bool {
+        !self.wakes.is_empty()
+    }
+
     /// Other monitors to wake: what their semaphores are called here.
     pub fn take_wakes(&mut self) -> Vec<u64> {
         core::mem::take(&mut self.wakes)
@@ -256,19 +261,18 @@ impl Vm<'_> {
         taken
     }
 
-    /// What the guest has sent over its serial port, or else over its consoles.
-    pub fn take_output(&mut self) -> Vec<u8> {
-        let mut output = self.board.take_output();
+    /// Adds what the guest has sent over its serial port, or else over its consoles, to `output`, which is empty.
+    pub fn move_output(&mut self, output: &mut Vec<u8>) {
+        self.board.move_output(output);
         for index in 0..self.virtio.places.len() {
             let place = self.virtio.places.get_mut(index).filter(|_| output.is_empty());
             let Some(Kind::Console(console)) = place.map(|place| &mut place.kind) else { continue };
-            output = console.model().take_output();
+            output.extend(console.model().take_output());
             if !output.is_empty() {
                 // There is room again for what waited in its ring.
                 self.settle_virtio(index, true);
             }
         }
-        output
     }
 
     /// Goes on with what kicks left over, and with frames that have come.

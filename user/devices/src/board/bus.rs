@@ -62,10 +62,13 @@ impl Board {
             let mut claimed = false;
             for (index, byte) in (0..size.min(4)).zip(value.to_le_bytes()) {
                 claimed |= self.write_byte(port.wrapping_add(index.into()), byte, now_ns);
+                // Two edges of a wire within one word access would otherwise melt into one level.
+                self.settle();
             }
             if !claimed {
                 self.note(Space::Port, port.into(), size, true);
             }
+            return;
         }
         self.settle();
     }
@@ -168,8 +171,6 @@ impl Board {
             }
             SERIAL..=0x3ff => {
                 self.uart.write(port - SERIAL, value);
-                // Two edges within one word access would otherwise melt into one level.
-                self.settle();
             }
             pci::RESET => {
                 let event = self.pci.write_reset(value);

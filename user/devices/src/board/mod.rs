@@ -148,6 +148,13 @@ impl Board {
         }
     }
 
+    /// Whether [`Board::take_event`] has something.
+    #[must_use]
+    #[inline]
+    pub fn has_event(&self) -> bool {
+        !self.events.is_empty()
+    }
+
     /// The next thing to do for the guest. Drain after every other call.
     pub fn take_event(&mut self) -> Option<Event> {
         self.events.pop_front()
@@ -155,22 +162,29 @@ impl Board {
 
     /// Lets time pass in all devices.
     pub fn advance(&mut self, now_ns: u64) {
-        self.advance_pit(now_ns);
-        self.rtc.advance(now_ns);
-        self.pm.advance(now_ns);
-        self.lapics.iter_mut().for_each(|lapic| lapic.advance(now_ns));
-        self.settle();
+        let mut changed = self.advance_pit(now_ns);
+        changed |= self.rtc.advance(now_ns);
+        changed |= self.pm.advance(now_ns);
+        for lapic in &mut self.lapics {
+            changed |= lapic.advance(now_ns);
+        }
+        // Most of the time nothing happens, and this is called at every exit.
+        if changed {
+            self.settle();
+        }
     }
 
     /// When some device interrupts next, guest nanoseconds: call [`Board::advance`] then. It
     /// changes with every access.
     #[must_use]
     pub fn next_deadline(&self) -> Option<u64> {
-        [self.pit.next_deadline(), self.rtc.next_deadline(), self.pm.next_deadline()]
-            .into_iter()
-            .chain(self.lapics.iter().map(Lapic::next_deadline))
-            .flatten()
-            .min()
+        let earlier = |one: Option<u64>, other: Option<u64>| match (one, other) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
+        let mut first = earlier(self.pit.next_deadline(), self.rtc.next_deadline());
+        first = earlier(first, self.pm.next_deadline());
+        self.lapics.iter().fold(first, |first, lapic| earlier(first, lapic.next_deadline()))
     }
 
     /// Whether `vcpu` has an interrupt to take when its IF allows.
@@ -284,9 +298,30 @@ impl Board {
 
     /// The bytes the guest has sent over its serial port since the last call.
     pub fn take_output(&mut self) -> Vec<u8> {
-        let bytes = self.uart.take_output();
-        self.settle();
+        let mut bytes = Vec::new();
+        self.move_output(&mut bytes);
         bytes
+    }
+
+    /// Whether [`Board::take_output`] has something.
+    #[must_use]
+    #[inline]
+    pub fn has_output(&self) -> bool {
+        self.uart.has_output()
+    }
+
+    /// The same, behind what `into` holds.
+    pub fn move_output(&mut self, into: &mut Vec<u8>) {
+        if self.uart.has_output() {
+            self.uart.move_output(into);
+            self.settle();
+        }
+    }
+
+    /// Whether the local APIC of this processor is switched on (IA32_APIC_BASE); false when there is no such processor.
+    #[must_use]
+    pub fn apic_is_on(&self, vcpu: usize) -> bool {
+        self.lapics.get(vcpu).is_some_and(Lapic::is_on)
     }
 
     /// The user presses the power button.
@@ -322,11 +357,13 @@ impl Board {
         }
     }
 
-    fn advance_pit(&mut self, now_ns: u64) {
-        if self.pit.advance(now_ns) {
+    fn advance_pit(&mut self, now_ns: u64) -> bool {
+        let rose = self.pit.advance(now_ns);
+        if rose {
             self.wire(0, false);
             self.wire(0, true);
         }
+        rose
     }
 
     /// Drives an ISA interrupt wire into both controllers.
@@ -338,12 +375,14 @@ impl Board {
     /// Carries every change through the wires until nothing moves, and tells the monitor.
     fn settle(&mut self) {
         let levels = [self.i8042.irq(), self.uart.irq(), self.rtc.irq(), self.pm.irq()];
-        for ((irq, level), before) in WIRES.into_iter().zip(levels).zip(self.wires) {
-            if level != before {
-                self.wire(irq, level);
+        if levels != self.wires {
+            for ((irq, level), before) in WIRES.into_iter().zip(levels).zip(self.wires) {
+                if level != before {
+                    self.wire(irq, level);
+                }
             }
+            self.wires = levels;
         }
-        self.wires = levels;
         while let Some(message) = self.ioapic.take_message() {
             self.deliver(None, message);
         }

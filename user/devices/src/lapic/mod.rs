@@ -74,30 +74,33 @@ enum Lvt {
 
 /// A set of vectors: eight registers of 32 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Vectors([u32; 8]);
+struct Vectors {
+    words: [u32; 8],
+    /// Which words are not 0, so that the highest is found without looking at all.
+    used: u8,
+}
 
 impl Vectors {
     fn set(&mut self, vector: u8, on: bool) {
         let bit = 1 << (vector & 31);
-        let word = &mut self.0[usize::from(vector >> 5)];
+        let word = &mut self.words[usize::from(vector >> 5)];
         *word = if on { *word | bit } else { *word & !bit };
+        let used = 1 << (vector >> 5);
+        self.used = if *word != 0 { self.used | used } else { self.used & !used };
     }
 
     fn has(&self, vector: u8) -> bool {
-        self.0[usize::from(vector >> 5)] >> (vector & 31) & 1 != 0
+        self.words[usize::from(vector >> 5)] >> (vector & 31) & 1 != 0
     }
 
     fn highest(&self) -> Option<u8> {
-        (0..8_u8).rev().zip(self.0.iter().rev()).find(|(_, word)| **word != 0).map(
-            |(index, word)| {
-                let bit = 31_u8.saturating_sub(u8::try_from(word.leading_zeros()).unwrap_or(31));
-                index * 32 + bit
-            },
-        )
+        let index = self.used.checked_ilog2()?;
+        let bit = self.words[(index & 7) as usize].checked_ilog2()?;
+        u8::try_from(index * 32 + bit).ok()
     }
 
     fn word(&self, index: u32) -> u32 {
-        self.0[(index & 7) as usize]
+        self.words[(index & 7) as usize]
     }
 }
 
@@ -304,12 +307,20 @@ impl Lapic {
         routed && self.pins[0]
     }
 
-    /// Lets time pass: the timer may raise its interrupt.
-    pub fn advance(&mut self, now_ns: u64) {
-        if self.timer.advance(now_ns) && self.enabled() {
+    /// Lets time pass: the timer may raise its interrupt. `true`: it has expired.
+    pub fn advance(&mut self, now_ns: u64) -> bool {
+        let expired = self.timer.advance(now_ns);
+        if expired && self.enabled() {
             // The timer's entry has no delivery mode: it never asks for a message.
             let _ = self.raise(Lvt::Timer);
         }
+        expired
+    }
+
+    /// Whether the APIC is switched on in IA32_APIC_BASE, which CPUID shows.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.enabled()
     }
 
     /// When the timer interrupts next, guest nanoseconds; `None` too while its entry is masked.
