@@ -9,6 +9,7 @@ pub mod monitor;
 pub mod outside;
 pub mod process;
 pub mod serial;
+pub mod steady;
 pub mod stories;
 pub mod stories_boot;
 mod stories_cells;

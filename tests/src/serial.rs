@@ -3,6 +3,7 @@
 //! Everything that arrives goes to the log file; a search starts after the previous match.
 
 use crate::emulator::Emulator;
+use crate::steady::{Pace, Shares, Steady, tick};
 use crate::{monitor, outside};
 use anyhow::{Context, Result, bail};
 use std::collections::HashMap;
@@ -22,10 +23,16 @@ pub enum Step {
     Send(Vec<u8>),
     /// Fail when the serial line says this before the conversation ends.
     Refuse(String),
-    /// Wait for a line with this and remember the number at its end.
+    /// Wait for a line with this and remember its last number.
     Measure(String),
     /// Wait for a line with this; the number behind it is at most this.
     AtMost(String, u64),
+    /// Wait for a line with this whose last number is at most this.
+    LastAtMost(String, u64),
+    /// The last of many measured cycles cost what the first did.
+    Steady(Steady),
+    /// Wait until a guest has ticked so many times more; then all ticks since the last such step have the pace of the first.
+    Ticks(Ticks),
     /// Compare what two measured numbers have grown by since the first time.
     Compare(Shares),
     /// Wait until the machine ends by itself.
@@ -42,31 +49,15 @@ pub enum Step {
     Tables(u32),
 }
 
-/// How two measured numbers must have grown.
+/// A guest that ticks: lines `TEXT NUMBER SECONDS`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shares {
-    /// The texts by which they were measured.
-    pub rows: [&'static str; 2],
-    /// For each 1 of the first so many of the second.
-    pub times: u64,
-    /// How far off the second may be, in percent.
+pub struct Ticks {
+    /// What they begin with.
+    pub text: &'static str,
+    /// How many more are waited for.
+    pub more: usize,
+    /// How far off the first step's mean each gap may be, in percent.
     pub percent: u64,
-    /// Both together have grown by at least this.
-    pub least: u64,
-}
-
-impl Shares {
-    /// What is wrong with these growths, if anything is.
-    #[must_use]
-    pub fn wrong(&self, [one, other]: [u64; 2]) -> Option<String> {
-        let wanted = one * self.times;
-        let far = other.abs_diff(wanted) * 100 > wanted * self.percent;
-        let short = one + other < self.least;
-        (far || short).then(|| {
-            let [first, second] = self.rows;
-            format!("{first} grew by {one}, {second} by {other}: not 1 to {}", self.times)
-        })
-    }
 }
 
 /// Why a conversation did not reach its end.
@@ -84,6 +75,8 @@ pub enum Failure {
     Outside(String),
     /// Two numbers did not grow as they should.
     Unfair(String),
+    /// The number in this line is larger than this, or there is none.
+    Over(String, u64),
     /// The user interrupted us.
     Interrupted,
 }
@@ -97,6 +90,7 @@ impl std::fmt::Display for Failure {
             Self::Changed(first, now) => write!(f, "'{first}' became '{now}'"),
             Self::Outside(what) => write!(f, "seen from outside: {what}"),
             Self::Unfair(what) => write!(f, "{what}"),
+            Self::Over(line, most) => write!(f, "'{line}': at most {most}"),
             Self::Interrupted => write!(f, "interrupted"),
         }
     }
@@ -220,6 +214,7 @@ impl Serial {
         let deadline = timeout.map(|limit| Instant::now() + limit);
         let mut firsts = HashMap::new();
         let mut numbers: HashMap<&str, Vec<u64>> = HashMap::new();
+        let mut paces: HashMap<&str, (usize, Pace)> = HashMap::new();
         self.refused = steps
             .iter()
             .filter_map(|step| match step {
@@ -241,13 +236,44 @@ impl Serial {
                 Step::Tables(cpus) => self.tables(*cpus)?,
                 Step::Measure(text) => {
                     let (line, failure) = self.line(text, deadline, interrupted)?;
-                    let number = line.split_whitespace().last().and_then(|word| word.parse().ok());
-                    numbers.entry(text).or_default().push(number.unwrap_or(0));
+                    numbers.entry(text).or_default().push(last_number(&line).unwrap_or(0));
                     failure
                 }
                 Step::AtMost(text, most) => {
                     let (line, failure) = self.line(text, deadline, interrupted)?;
                     failure.or_else(|| more_than(&line, text, *most).map(Failure::Unfair))
+                }
+                Step::LastAtMost(text, most) => {
+                    let (line, failure) = self.line(text, deadline, interrupted)?;
+                    let over = last_number(&line).is_none_or(|number| number > *most);
+                    failure.or_else(|| over.then_some(Failure::Over(line, *most)))
+                }
+                Step::Steady(steady) => {
+                    let means = steady.means(&numbers);
+                    let words = means.map_or("too little was measured".into(), |m| m.to_string());
+                    eprintln!("        {words}");
+                    let holds = means.is_some_and(|means| steady.holds(means));
+                    (!holds).then_some(Failure::Unfair(words))
+                }
+                Step::Ticks(ticks) => {
+                    let from = paces.get(ticks.text).map_or(self.searched, |(from, _)| *from);
+                    let failure = self.ticks(ticks, deadline, interrupted)?;
+                    let said = last_lines(self.said.get(from..).unwrap_or_default(), usize::MAX);
+                    let all: Vec<_> = said.iter().filter_map(|l| tick(l, ticks.text)).collect();
+                    let pace = Pace::of(&all);
+                    eprintln!(
+                        "        {}",
+                        pace.map_or("no ticks".into(), |pace| pace.to_string())
+                    );
+                    let first = paces.get(ticks.text).map(|(_, first)| *first).or(pace);
+                    let even = pace.zip(first).filter(|(now, then)| now.like(then, ticks.percent));
+                    if let Some(first) = first {
+                        paces.insert(ticks.text, (self.searched, first));
+                    }
+                    failure.or_else(|| {
+                        let words = || format!("{} are not even", ticks.text);
+                        even.is_none().then(|| Failure::Unfair(words()))
+                    })
                 }
                 Step::Compare(shares) => {
                     let grown = shares.rows.map(|row| {
@@ -270,6 +296,24 @@ impl Serial {
             }
         }
         Ok(Ok(()))
+    }
+
+    /// Waits for so many ticks more.
+    fn ticks(
+        &mut self,
+        ticks: &Ticks,
+        deadline: Option<Instant>,
+        interrupted: &AtomicBool,
+    ) -> Result<Option<Failure>> {
+        let mut seen = 0;
+        while seen < ticks.more {
+            let (line, failure) = self.line(ticks.text, deadline, interrupted)?;
+            if failure.is_some() {
+                return Ok(failure);
+            }
+            seen += usize::from(tick(&line, ticks.text).is_some());
+        }
+        Ok(None)
     }
 
     /// Looks at the screen until it shows `text`.
@@ -440,6 +484,11 @@ fn find(said: &[u8], from: usize, text: &str) -> Option<usize> {
     rest.windows(text.len()).position(|part| part == text).map(|at| from + at + text.len())
 }
 
+/// The last whole number in a line, as a word of its own.
+fn last_number(line: &str) -> Option<u64> {
+    line.split_whitespace().rev().find_map(|word| word.parse().ok())
+}
+
 /// The last line of `said` that has `text`, made fit to print.
 fn line_with(said: Option<&[u8]>, text: &str) -> String {
     let said = last_lines(said.unwrap_or_default(), usize::MAX);
@@ -508,13 +557,10 @@ mod tests {
     }
 
     #[test]
-    fn shares_are_compared_within_their_margin() {
-        let shares = Shares { rows: ["a", "b"], times: 3, percent: 5, least: 400 };
-        assert_eq!(shares.wrong([100, 300]), None);
-        assert_eq!(shares.wrong([100, 315]), None);
-        assert!(shares.wrong([100, 316]).is_some() && shares.wrong([100, 284]).is_some());
-        assert_eq!(shares.wrong([50, 150]).as_deref(), Some("a grew by 50, b by 150: not 1 to 3"));
-        assert!(shares.wrong([0, 0]).is_some());
+    fn the_last_number_of_a_line_counts() {
+        assert_eq!(last_number("Cpuid  500  200/s  1200 ticks each"), Some(1200));
+        assert_eq!(last_number("small: cost of out 3"), Some(3));
+        assert_eq!(last_number("none here 1/s"), None);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The emulator suites as data: what is started, what it must say, how long it may take.
 
 use crate::emulator::Engine;
-use crate::serial::{Shares, Step};
+use crate::serial::{Step, Ticks};
+use crate::steady::{Shares, Steady};
 use crate::stories_boot::{MASKS, MATRIX, SLEEPS};
 use crate::stories_cells as cells;
 use crate::stories_regions as regions;
@@ -79,8 +80,14 @@ pub enum Line {
     Screen(&'static str),
     /// The live page tables of so many processors, seen from outside, keep what the kernel promises.
     Tables(u32),
-    /// A line with this text comes; the number at its end is remembered.
+    /// A line with this text comes; its last number is remembered.
     Measures(&'static str),
+    /// A line with this text comes, whose last number is at most this.
+    LastAtMost(&'static str, u64),
+    /// The last cycles cost what the first did.
+    Steady(Steady),
+    /// A guest goes on ticking as at the first such line.
+    Ticks(Ticks),
     /// So have two of those numbers grown since the first time.
     Grew(Shares),
     /// The machine ends by itself; in QEMU a reboot is an end, too.
@@ -103,6 +110,11 @@ impl Line {
             Line::Screen(text) => steps.push(Step::Screen((*text).to_string())),
             Line::Tables(cpus) => steps.push(Step::Tables(*cpus)),
             Line::Measures(text) => steps.push(Step::Measure((*text).to_string())),
+            Line::LastAtMost(text, most) => {
+                steps.push(Step::LastAtMost((*text).to_string(), *most));
+            }
+            Line::Steady(steady) => steps.push(Step::Steady(*steady)),
+            Line::Ticks(ticks) => steps.push(Step::Ticks(*ticks)),
             Line::Grew(shares) => steps.push(Step::Compare(*shares)),
             Line::AtMost(text, most) => steps.push(Step::AtMost((*text).to_string(), *most)),
             Line::Ends => steps.push(Step::End),
@@ -433,6 +445,7 @@ pub const STORIES: &[Story] = &[
     },
     Story { name: "small_triple_bochs", engine: Engine::Bochs, timeout_s: 420, ..small::TRIPLE },
     Story { name: "small_triple_qemu", ..small::TRIPLE },
+    Story { name: "small_cost_bochs", timeout_s: 420, ..small::COST_BOCHS },
     small::one!("small_hello_qemu", "hello"),
     small::one!("small_faults_qemu", "faults"),
     small::one!("small_unclaimed_qemu", "unclaimed"),
@@ -482,6 +495,8 @@ pub const STORIES: &[Story] = &[
     Story { name: "crash_monitor_qemu", ..cells::CRASH },
     Story { name: "cell_states_qemu", ..cells::STATES },
     Story { name: "cell_lives_qemu", ..cells::FEW_LIVES },
+    Story { name: "cell_steady_qemu", ..cells::STEADY_LIVES },
+    Story { name: "cell_linux_lives_qemu", ..cells::LINUX_LIVES },
     Story { name: "console_words_qemu", ..cells::WORDS },
     Story { name: "console_words_bochs", engine: Engine::Bochs, timeout_s: 600, ..cells::WORDS },
     Story { name: "console_reboot_qemu", ..cells::REBOOT },

@@ -1,6 +1,6 @@
 //! Stories about several small guests side by side, managed from the prompt.
 
-use crate::serial::Shares;
+use crate::steady::{Shares, Steady};
 use crate::stories::{BOOT, DIED, Line, Load, REFUSED, Story, Tier};
 
 /// Monitors that die in three ways beside a guest that ticks: each takes only its guest along, everything comes
@@ -181,6 +181,30 @@ const CYCLE: &[Line] = &[
     Line::Same("KiB free for guests"),
 ];
 
+/// What a life costs, in microseconds of each thread's time: of the deterministic clock, so 1000 instructions each.
+const COSTS: Steady = Steady {
+    counters: &["root            console"],
+    fresh: &["one             monitor", "one             streams", "one             vCPU 0"],
+    cycles: 10,
+    percent: 10,
+};
+
+/// One life with a look at what it costs.
+const MEASURED: &[Line] = &[
+    Line::Type("ps; guest start one; ps"),
+    Line::Measures(COSTS.counters[0]),
+    Line::Measures(COSTS.counters[0]),
+    Line::Says("small: hello"),
+    Line::Type("ps; guest stop one; guest destroy one; ps; mem"),
+    Line::Measures(COSTS.counters[0]),
+    Line::Measures(COSTS.fresh[0]),
+    Line::Measures(COSTS.fresh[1]),
+    Line::Measures(COSTS.fresh[2]),
+    Line::Measures(COSTS.counters[0]),
+    Line::Same("KiB free in the kernel"),
+    Line::Same("KiB free for guests"),
+];
+
 /// A few lives; what is free is the same after each.
 pub(crate) const FEW_LIVES: Story = Story {
     load: Load::Smalls { monitor: "vmm", manifest: "tests/manifests/one.dts" },
@@ -195,6 +219,21 @@ pub(crate) const FEW_LIVES: Story = Story {
     ..BOOT
 };
 
+/// A few lives, of which the last cost what the first did.
+pub(crate) const STEADY_LIVES: Story = Story {
+    deterministic: true,
+    lines: &[
+        Line::Never(DIED),
+        Line::Never(REFUSED),
+        Line::Never("kept out of use"),
+        Line::Says("hematite> "),
+        Line::Times(1, CYCLE),
+        Line::Times(6, MEASURED),
+        Line::Steady(Steady { cycles: 3, ..COSTS }),
+    ],
+    ..FEW_LIVES
+};
+
 /// The same a thousand times.
 pub(crate) const THOUSAND_LIVES: Story = Story {
     lines: &[
@@ -202,11 +241,51 @@ pub(crate) const THOUSAND_LIVES: Story = Story {
         Line::Never(REFUSED),
         Line::Never("kept out of use"),
         Line::Says("hematite> "),
-        Line::Times(1000, CYCLE),
+        Line::Times(1, CYCLE),
+        Line::Times(10, MEASURED),
+        Line::Times(979, CYCLE),
+        Line::Times(10, MEASURED),
+        Line::Steady(COSTS),
     ],
     tier: Tier::Long,
     timeout_s: 7200,
-    ..FEW_LIVES
+    ..STEADY_LIVES
+};
+
+/// What a life of Linux costs the root task, and how many seconds the guest's own clock says that it took up to its first words:
+/// both are instructions there.
+const LINUX_ROOT: Steady = Steady { counters: COSTS.counters, fresh: &[], cycles: 10, percent: 10 };
+const LINUX_UP: Steady = Steady { counters: &[], fresh: &["up for 1/100 s: "], ..LINUX_ROOT };
+
+/// One life of Linux, to its first words, which say how long it took.
+const LINUX_CYCLE: &[Line] = &[
+    Line::Type("ps; guest start one; ps"),
+    Line::Measures(LINUX_ROOT.counters[0]),
+    Line::Measures(LINUX_ROOT.counters[0]),
+    Line::Measures(LINUX_UP.fresh[0]),
+    Line::Type("ps; guest stop one; guest destroy one; ps; mem"),
+    Line::Measures(LINUX_ROOT.counters[0]),
+    Line::Measures(LINUX_ROOT.counters[0]),
+    Line::Same("KiB free in the kernel"),
+    Line::Same("KiB free for guests"),
+];
+
+/// Fifty lives of Linux.
+pub(crate) const LINUX_LIVES: Story = Story {
+    load: Load::Manifest("tests/manifests/linux.dts"),
+    lines: &[
+        Line::Never(DIED),
+        Line::Never(REFUSED),
+        Line::Never("kept out of use"),
+        Line::Says("hematite> "),
+        // The first takes what stays: tables of the root task's own.
+        Line::Times(51, LINUX_CYCLE),
+        Line::Steady(LINUX_ROOT),
+        Line::Steady(LINUX_UP),
+    ],
+    tier: Tier::Long,
+    timeout_s: 7200,
+    ..STEADY_LIVES
 };
 
 /// A guest is held for more than a second and let go: its clocks have run on, both alike, and another guest ticked

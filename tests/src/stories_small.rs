@@ -48,6 +48,34 @@ pub(crate) const ALL_BOCHS: Story = Story {
     ..SMALL
 };
 
+/// What an exit costs in Bochs, where a tick is an instruction: as the guest sees it, and the monitor's part of it.
+pub(crate) const COST_BOCHS: Story = Story {
+    engine: Engine::Bochs,
+    load: Load::Small("cost"),
+    lines: &[
+        Line::Never(DIED),
+        Line::Never(REFUSED),
+        Line::Never(FAILED),
+        Line::LastAtMost("small: cost of out ", 2500),
+        Line::LastAtMost("small: cost of in ", 2500),
+        Line::LastAtMost("small: cost of timer ", 2500),
+        Line::LastAtMost("small: cost of cpuid ", 2250),
+        Line::LastAtMost("small: cost of rdmsr ", 2250),
+        Line::LastAtMost("small: cost of wrmsr ", 2250),
+        Line::LastAtMost("small: cost of load ", 4000),
+        Line::LastAtMost("small: cost of store ", 4000),
+        Line::Says("linux powered off"),
+        Line::Says("hematite> "),
+        Line::Type("exits linux"),
+        Line::LastAtMost("Cpuid ", 1250),
+        Line::LastAtMost("Io ", 1700),
+        Line::LastAtMost("Rdmsr ", 1300),
+        Line::LastAtMost("Wrmsr ", 1400),
+        Line::Says("all  "),
+    ],
+    ..SMALL
+};
+
 /// The guest dies of a triple fault, the monitor says where and how, the host goes on.
 pub(crate) const TRIPLE: Story = Story {
     load: Load::Small("triple"),

@@ -8,6 +8,8 @@
 #[cfg(target_os = "none")]
 mod console;
 #[cfg(target_os = "none")]
+mod cost;
+#[cfg(target_os = "none")]
 mod exceptions;
 #[cfg(target_os = "none")]
 mod machine;

@@ -1,7 +1,7 @@
 //! The tests by name.
 
 use crate::exceptions::{self, raised_by};
-use crate::{machine, println, probe, regions, rings, timers};
+use crate::{cost, machine, println, probe, regions, rings, timers};
 use core::fmt;
 
 /// #UD.
@@ -77,6 +77,10 @@ pub fn run(name: &str) {
             Ok(())
         }
         "tick" => tick(),
+        "cost" => {
+            cost::rows();
+            Ok(())
+        }
         "gap" => timers::gap().map(|us| println!("small: a gap of {us} us")),
         "doze" => machine::doze(),
         "busy" => loop {
