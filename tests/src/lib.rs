@@ -13,6 +13,7 @@ pub mod steady;
 pub mod stories;
 pub mod stories_boot;
 mod stories_cells;
+mod stories_pair;
 mod stories_regions;
 mod stories_small;
 mod stories_virtio;

@@ -5,6 +5,7 @@ use crate::serial::{Step, Ticks};
 use crate::steady::{Shares, Steady};
 use crate::stories_boot::{MASKS, MATRIX, SLEEPS};
 use crate::stories_cells as cells;
+use crate::stories_pair::PAIR_TICK;
 use crate::stories_regions as regions;
 use crate::stories_small as small;
 use crate::stories_virtio as virtio;
@@ -390,6 +391,7 @@ pub const STORIES: &[Story] = &[
     Story { name: "guest_pair_qemu", ..PAIR },
     Story { name: "virtio_console_qemu", ..virtio::CONSOLE },
     Story { name: "device_lives_qemu", ..virtio::LIVES },
+    Story { name: "pair_tick_qemu", ..PAIR_TICK },
     Story { name: "pair_net_disk_qemu", ..virtio::PAIR_NET_DISK },
     Story {
         name: "pair_net_disk_bochs",

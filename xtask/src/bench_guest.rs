@@ -46,6 +46,12 @@ pub struct GuestArgs {
     /// Processors of the machine and of the guest; with two, interrupts between them are measured
     #[arg(long, default_value_t = 1, value_name = "N")]
     cpus: u32,
+    /// Beside the boot only this row: fork_exec, serial_64k or ipi
+    #[arg(long, value_name = "ROW", value_parser = ["fork_exec", "serial_64k", "ipi"])]
+    only: Option<String>,
+    /// Further words of both kernels' command line
+    #[arg(long, default_value = "", value_name = "WORDS")]
+    append: String,
 }
 
 /// Measures both sides, shows them beside each other.
@@ -68,13 +74,18 @@ pub fn guest(args: &GuestArgs) -> Result<()> {
     fs::write(&kernel, file)?;
     let initrd = initrd(&dir)?;
 
+    let mut append = [REFERENCE, &args.append].join(" ").trim_end().to_string();
+    if let Some(row) = &args.only {
+        // What stands after the two dashes are arguments of the first program.
+        append += &format!(" -- {row}");
+    }
     let native = dir.join("native.iso");
-    image::linux_iso(&native, &kernel, &initrd, REFERENCE)?;
+    image::linux_iso(&native, &kernel, &initrd, &append)?;
     let boot = BootArgs {
         cpus: args.cpus,
         kernel: Some(kernel),
         initrd: Some(initrd),
-        append: REFERENCE.to_string(),
+        append,
         guest_memory: MEMORY_MIB,
         // With the serial log on: the line is the guest's either way.
         cmdline: "serial".to_string(),
