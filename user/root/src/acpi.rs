@@ -4,6 +4,7 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 /// Physical memory that can be read.
 pub trait Physical {
@@ -24,6 +25,8 @@ pub struct Power {
     pub programs: Vec<Vec<u8>>,
     /// The port that resets the machine, and what to write there.
     pub reset: Option<(u16, u8)>,
+    /// Where PCI configuration space lies in memory.
+    pub configuration: Vec<Range<u64>>,
 }
 
 /// A table larger than this is nonsense.
@@ -44,6 +47,7 @@ impl Power {
         let wide = list.starts_with(b"XSDT");
         let mut power = None;
         let mut programs = Vec::new();
+        let mut configuration = Vec::new();
         for entry in list.get(HEADER..).unwrap_or_default().chunks_exact(if wide { 8 } else { 4 }) {
             let address = entry.iter().rev().fold(0, |all, byte| all << 8 | u64::from(*byte));
             let Some(table) = table(memory, address) else { continue };
@@ -54,12 +58,21 @@ impl Power {
                     power = Some(registers(&table)?);
                 }
                 Some(b"SSDT") => programs.push(table),
+                Some(b"MCFG") => configuration.extend(spaces(&table)),
                 _ => {}
             }
         }
         let mut power: Self = power.ok_or("there is no FADT")?;
         power.programs = programs;
+        power.configuration = configuration;
         Ok(power)
+    }
+
+    /// The first ports of the register blocks that rule the machine's power, each at most four.
+    pub fn ports(&self) -> impl Iterator<Item = u16> {
+        let reset = self.reset.map(|(port, _)| port);
+        let all = self.events.into_iter().chain(self.controls).chain(reset);
+        all.filter(|port| *port != 0)
     }
 }
 
@@ -73,6 +86,17 @@ fn table(memory: &impl Physical, address: u64) -> Option<Vec<u8>> {
     let bytes = memory.read(address, length as usize)?;
     let sum = bytes.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte));
     (sum == 0).then_some(bytes)
+}
+
+/// The ranges of an MCFG: 1 MiB for each bus, counted from bus 0 (PCI Firmware 3.2, table 4-3).
+fn spaces(mcfg: &[u8]) -> impl Iterator<Item = Range<u64>> {
+    let (entries, _) = mcfg.get(HEADER + 8..).unwrap_or_default().as_chunks::<16>();
+    entries.iter().filter_map(|entry| {
+        let base = u64::from(word(entry, 0)?) | u64::from(word(entry, 4)?) << 32;
+        let (first, last) = (*entry.get(10)?, *entry.get(11)?);
+        let bus = |number: u64| base.checked_add(number << 20);
+        Some(bus(first.into())?..bus(u64::from(last) + 1)?)
+    })
 }
 
 /// The FADT's registers.
@@ -153,13 +177,16 @@ mod tests {
         put(116, &[1, 8, 0, 1, 0xf9, 0x0c]);
         put(128, &[6]);
         let mut memory = vec![0; 0x1000];
-        let entries = [0x1600_u32, 0x1200].map(u32::to_le_bytes);
+        let entries = [0x1600_u32, 0x1200, 0x1680].map(u32::to_le_bytes);
+        let buses = [0xb000_0000_u64.to_le_bytes(), [0, 0, 1, 3, 0, 0, 0, 0]];
+        let mcfg = [&[0; 8], buses.as_flattened()].concat();
         let root = sealed(b"RSDT", entries.as_flattened());
         for (at, table) in [
             (0, root),
             (0x200, sealed(b"FACP", &fadt)),
             (0x400, sealed(b"DSDT", AML)),
             (0x600, sealed(b"SSDT", b"\xa3")),
+            (0x680, sealed(b"MCFG", &mcfg)),
         ] {
             memory[at..at + table.len()].copy_from_slice(&table);
         }
@@ -174,7 +201,9 @@ mod tests {
             facs: 0x9000,
             programs: vec![sealed(b"DSDT", AML), sealed(b"SSDT", b"\xa3")],
             reset: Some((0xcf9, 6)),
+            configuration: vec![0xb010_0000..0xb040_0000],
         };
+        assert_eq!(expected.ports().collect::<Vec<_>>(), [0x600, 0x604, 0xcf9]);
         assert_eq!(Power::read(&machine(), 0x1000), Ok(expected));
     }
 
@@ -182,7 +211,7 @@ mod tests {
     fn damage_is_named_or_survived() {
         assert!(Power::read(&machine(), 0x1200).is_err(), "a FADT is no root table");
         let whole = machine().0;
-        for at in 0..0x700 {
+        for at in 0..0x800 {
             for bit in [0, 3, 7] {
                 let mut memory = whole.clone();
                 memory[at] ^= 1 << bit;

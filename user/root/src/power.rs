@@ -51,13 +51,6 @@ pub fn tables(boot: &Boot) -> Result<Power, String> {
     }
 }
 
-/// The first ports of the register blocks that rule the machine's power, each at most four.
-pub fn ports(boot: &Boot) -> impl Iterator<Item = u16> {
-    let power = tables(boot).unwrap_or_default();
-    let reset = power.reset.map(|(port, _)| port);
-    power.events.into_iter().chain(power.controls).chain(reset).filter(|port| *port != 0)
-}
-
 /// Writes the sleep types of `\\_S5` to the PM1 control registers. Where nobody knows them: type 0, which is S5 on QEMU's
 /// boards. Then the word that ends Bochs.
 pub fn off(power: &Power, types: Option<[u8; 2]>) {

@@ -126,7 +126,11 @@ impl Maker<'_> {
             all.push(Owned { whose: whose.into(), ..memory(range.addr..end) });
         }
         all.push(Owned { whose: "the screen's".into(), ..memory(SCREEN) });
-        for port in power::ports(&self.boot) {
+        let power = power::tables(&self.boot).unwrap_or_default();
+        for range in &power.configuration {
+            all.push(Owned { whose: "PCI configuration's".into(), ..memory(range.clone()) });
+        }
+        for port in power.ports() {
             let range = u64::from(port)..u64::from(port) + 4;
             all.push(of(Where::Ports, range, "the power management's"));
         }
