@@ -101,14 +101,20 @@ impl Maker<'_> {
     /// A sentence with the node's path.
     pub fn pass(&self, manifest: &Manifest) -> Result<(), String> {
         if manifest.passes_anything() {
-            manifest.may_have(&self.owned()).map_err(|refusal| format!("manifest: {refusal}"))?;
+            let owned = self.owned().map_err(|why| {
+                format!("manifest: no guest may have memory or ports of the machine: {why}")
+            })?;
+            manifest.may_have(&owned).map_err(|refusal| format!("manifest: {refusal}"))?;
             manifest.unprotected().for_each(|line| rt::println!("root: {line}"));
         }
         Ok(())
     }
 
     /// What of the machine no guest may have, or only if the manifest says that it reaches all memory.
-    pub fn owned(&self) -> Vec<Owned> {
+    ///
+    /// # Errors
+    /// The machine's ACPI tables cannot be read: nobody knows which ports rule its power.
+    pub fn owned(&self) -> Result<Vec<Owned>, String> {
         let of =
             |space, range, whose: &str| Owned { space, range, whose: whose.into(), dma: false };
         let memory = |range| of(Where::Memory, range, "");
@@ -126,7 +132,7 @@ impl Maker<'_> {
             all.push(Owned { whose: whose.into(), ..memory(range.addr..end) });
         }
         all.push(Owned { whose: "the screen's".into(), ..memory(SCREEN) });
-        let power = power::tables(&self.boot).unwrap_or_default();
+        let power = power::tables(&self.boot)?;
         for range in &power.configuration {
             all.push(Owned { whose: "PCI configuration's".into(), ..memory(range.clone()) });
         }
@@ -141,7 +147,7 @@ impl Maker<'_> {
             };
             all.extend(root::pci::owned(&mut read));
         }
-        all
+        Ok(all)
     }
 
     /// A module's whole pages where they lie; of its last one, if it is not whole, a copy with zeros behind it.
