@@ -19,6 +19,9 @@ pub struct MatrixArgs {
     pub again: u32,
 }
 
+/// After so many boots in a row a line says how many there were.
+const TOLD: u32 = 10;
+
 /// Boots every row, one at a time; fails when one did.
 pub fn boot_matrix(args: &MatrixArgs) -> Result<()> {
     build::build(&["kernel", "root", "vmm", "aml"])?;
@@ -50,6 +53,9 @@ fn again(times: u32, interrupted: &std::sync::atomic::AtomicBool) -> Result<()> 
     for time in 1..=times {
         if let Err(error) = test::tell_one(&REPEATED, interrupted) {
             bail!("boot {time} of {times}: {error:#}");
+        }
+        if time % TOLD == 0 {
+            println!("{time} of {times} boots in a row: {:.0} s", begun.elapsed().as_secs_f64());
         }
     }
     if times > 0 {

@@ -1,4 +1,5 @@
-//! The guest: two instructions that count, with interrupts off, on one CPU.
+//! The guest: two instructions that count on one CPU. Its interrupts are on: Bochs loses one for the host that is pending when a
+//! guest is entered while both have them off.
 
 use abi::cap::MEM_RWX;
 use abi::crd::ItemMeta;
@@ -19,6 +20,8 @@ const CODE: u64 = u64::from_le_bytes([0x66, 0xff, 0x06, 0x00, 0x08, 0xeb, 0xf9, 
 /// Where it lies in the guest's only page, and where it counts.
 const START: u64 = 0x100;
 const COUNT: usize = 0x800;
+/// RFLAGS: interrupts on, and the bit that is always set.
+const INTERRUPTS_ON: u64 = 0x202;
 /// Everything a first entry loads.
 const ALL: Mtd = Mtd(0x01df_ffff & !Mtd::QUAL.0);
 /// As the first thread: they take turns if they share a CPU.
@@ -91,6 +94,7 @@ pub fn judge() -> Result<(), String> {
 /// Runs the guest for ever. Its time never runs out, but that exit may come all the same (`docs/spec/vcpu_ctrl.md`).
 fn serve(mut vcpu: Vcpu) {
     real_mode(vcpu.state(), START);
+    vcpu.state().rflags = INTERRUPTS_ON;
     let mut load = ALL;
     loop {
         let exit = vcpu.run(load);

@@ -201,7 +201,7 @@ mod tests {
             facs: 0x9000,
             programs: vec![sealed(b"DSDT", AML), sealed(b"SSDT", b"\xa3")],
             reset: Some((0xcf9, 6)),
-            configuration: vec![0xb010_0000..0xb040_0000],
+            configuration: std::iter::once(0xb010_0000..0xb040_0000).collect(),
         };
         assert_eq!(expected.ports().collect::<Vec<_>>(), [0x600, 0x604, 0xcf9]);
         assert_eq!(Power::read(&machine(), 0x1000), Ok(expected));
