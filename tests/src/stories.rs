@@ -483,7 +483,7 @@ pub const STORIES: &[Story] = &[
     regions::refused!(
         "manifest_ram_qemu",
         "taken-ram.dts",
-        "/guests/one/aspace/window: host-address 0x1000000 to 0x1001000 is RAM"
+        "/guests/one/aspace/window: host-address 0x20000000 to 0x20001000 is RAM"
     ),
     regions::refused!(
         "manifest_pci_qemu",
