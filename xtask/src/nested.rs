@@ -8,7 +8,7 @@ use crate::build;
 use crate::cpio::Archive;
 use crate::desk;
 use crate::guest;
-use crate::image::{self, Module};
+use crate::image;
 use crate::progress::Step;
 use crate::run;
 use crate::test;
@@ -97,7 +97,7 @@ pub fn nested(args: &NestedArgs) -> Result<()> {
     let interrupted = run::interruptible()?;
     let dir = desk::out_dir("nested")?;
     let step = Step::new("the first floor's initrd");
-    let initrd = first_floor(engine, &dir, &stories)?;
+    let initrd = first_floor(&dir, &stories)?;
     step.finish(&format!("{} MiB", fs::metadata(&initrd)?.len() >> 20));
     let mut serial = Serial::new(
         Emulator::start(&machine(engine, &dir, &initrd)?)?,
@@ -212,7 +212,7 @@ fn machine(engine: Engine, dir: &Path, initrd: &Path) -> Result<Machine> {
 
 /// The first floor's files: busybox, KVM's modules, QEMU with its libraries, and for each story a
 /// folder with what QEMU's loader takes.
-fn first_floor(engine: Engine, dir: &Path, stories: &[&Story]) -> Result<PathBuf> {
+fn first_floor(dir: &Path, stories: &[&Story]) -> Result<PathBuf> {
     tools::need(QEMU, "qemu-system-x86")?;
     let mut archive = Archive::default();
     let mut folders = BTreeSet::new();
@@ -251,13 +251,7 @@ fn first_floor(engine: Engine, dir: &Path, stories: &[&Story]) -> Result<PathBuf
     place(&mut archive, "modules/kernel.elf32", 0o644, &fs::read(kernel)?);
     archive.directory("stories");
     for story in stories {
-        let mut recipe = test::recipe(story)?;
-        if engine == Engine::Bochs && story.load == Load::Program("suite") {
-            // Three modules ask for guests that spin with interrupts on (tests/suite/src/vcpu.rs): Bochs loses the
-            // interrupt that would end one with interrupts off, while KVM has them off, too.
-            let any = desk::out()?.join("small.bin");
-            recipe.modules.extend(["open", "guests"].map(|name| Module::new(name, any.clone())));
-        }
+        let recipe = test::recipe(story)?;
         let mut words = Vec::new();
         for module in &recipe.modules {
             let bytes = fs::read(&module.file)?;

@@ -1,5 +1,5 @@
-//! The guest: two instructions that count on one CPU. Its interrupts are on: Bochs loses one for the host that is pending when a
-//! guest is entered while both have them off.
+//! The guest: two instructions that count on one CPU. Its interrupts are on: with them off the ring gets on more slowly in
+//! Bochs, which seems to lose one for the host that is pending when a guest is entered while both have them off.
 
 use abi::cap::MEM_RWX;
 use abi::crd::ItemMeta;
